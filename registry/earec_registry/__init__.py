@@ -1,1 +1,36 @@
-"""The model registry."""
+"""The model registry: content-addressed, immutable, verifiable. Needs nothing but the standard library."""
+
+from __future__ import annotations
+
+from .check import GcReport, Report
+from .errors import (
+    DamagedError,
+    InvalidError,
+    LayoutError,
+    NotFoundError,
+    RegistryError,
+    StorageError,
+)
+from .manifest import KINDS, FileEntry, Manifest, Parent
+from .refs import LogEntry, Problem
+from .registry import Entry, Listing, Registry
+
+__all__ = [
+    "KINDS",
+    "DamagedError",
+    "Entry",
+    "FileEntry",
+    "GcReport",
+    "InvalidError",
+    "LayoutError",
+    "Listing",
+    "LogEntry",
+    "Manifest",
+    "NotFoundError",
+    "Parent",
+    "Problem",
+    "Registry",
+    "RegistryError",
+    "Report",
+    "StorageError",
+]

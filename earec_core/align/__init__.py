@@ -1,0 +1,5 @@
+"""Stage 1: align one modality to the anchor (Eq. 3)."""
+
+from earec_core.align.stage import Alignment, align
+
+__all__ = ["Alignment", "align"]

@@ -1,0 +1,73 @@
+"""Training samples: a prompt and the anchor to be generated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from earec_core.instructions import Instructions
+from earec_core.prompts import Ids, Prompt
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One instruction sample.
+
+    Attributes:
+        prompt: the prompt, relations dropped where they did not fit.
+        response: ids of the anchor and the end of the sequence.
+        length: positions of prompt and response.
+    """
+
+    prompt: Prompt
+    response: Ids
+    length: int
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of some items.
+
+    Attributes:
+        samples: in row order.
+        without_anchor: items left out for want of an anchor.
+        without_input: items left out for want of the modality.
+        dropped_relations: relation slots dropped because an anchor would not have fit.
+    """
+
+    samples: tuple[Sample, ...]
+    without_anchor: int
+    without_input: int
+    dropped_relations: int
+
+
+def build(instructions: Instructions, modality: str, rows: Sequence[int]) -> Samples:
+    """Samples of the items of `rows` that have the modality and an anchor."""
+    made, no_anchor, no_input, dropped = [], 0, 0, 0
+    for row in rows:
+        anchor = instructions.builder.anchor(instructions.items[row])
+        if anchor is None:
+            no_anchor += 1
+            continue
+        if row not in instructions.inputs[modality]:
+            no_input += 1
+            continue
+        response = instructions.builder.response(anchor)
+        prompt = instructions.prompt(row, [modality], reserve=len(response))
+        dropped += prompt.dropped
+        made.append(Sample(prompt, response, instructions.length(prompt) + len(response)))
+    return Samples(tuple(made), no_anchor, no_input, dropped)
+
+
+def batches(samples: Sequence[Sample], size: int, seed: int, epoch: int) -> Iterator[list[Sample]]:
+    """One epoch's batches, in an order that (seed, epoch) fixes; each holds samples of similar length."""
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(samples))
+    groups: list[list[int]] = []
+    for start in range(0, len(order), size * 16):
+        pool = sorted(order[start : start + size * 16].tolist(), key=lambda i: samples[i].length)
+        groups += [pool[i : i + size] for i in range(0, len(pool), size)]
+    for i in rng.permutation(len(groups)):
+        yield [samples[j] for j in groups[i]]

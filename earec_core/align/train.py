@@ -1,0 +1,219 @@
+"""The training loop of stage 1: loss on response tokens only, resumable to the step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from earec_core.align import checkpoint
+from earec_core.align.checkpoint import Point, Progress
+from earec_core.align.samples import Sample, batches
+from earec_core.config import AlignConfig
+from earec_core.errors import EarecError
+from earec_core.instructions import Instructions
+from earec_core.prompts import Prompt
+from earec_core.rouge import rouge_l
+
+
+class Trainer:
+    """Trains LoRA and projector of one modality.
+
+    Args:
+        instructions: prompts of the catalog; the backbone has its adapter attached.
+        lora: the adapter's parameters by checkpoint name.
+        projector: the modality's projector.
+        train, valid: samples.
+        config: optimisation.
+        folder: where checkpoints go.
+        observe: called with (step, metrics) after each step and validation.
+    """
+
+    def __init__(
+        self,
+        instructions: Instructions,
+        lora: Mapping[str, nn.Parameter],
+        projector: nn.Module,
+        train: Sequence[Sample],
+        valid: Sequence[Sample],
+        config: AlignConfig,
+        folder: Path,
+        observe: Callable[[int, Mapping[str, float]], None],
+    ) -> None:
+        self.instructions, self.backbone = instructions, instructions.backbone
+        self.train_samples, self.config, self.observe = train, config, observe
+        self.valid_loss_samples = list(valid[: config.eval_items])
+        self.rouge_samples = list(valid[: config.rouge_items])
+        self.file = folder / "checkpoint.safetensors"
+        self.parameters: dict[str, nn.Parameter] = {
+            **{f"lora/{n}": p for n, p in lora.items()},
+            **{f"projector/{n}": p for n, p in projector.named_parameters()},
+        }
+        self.lora = list(lora.values())
+        self.projector = [p for p in projector.parameters() if p.requires_grad]
+        groups = [{"params": self.lora, "lr": config.lr}]
+        if self.projector:
+            groups.append({"params": self.projector, "lr": config.projector_lr})
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+        per_epoch = math.ceil(len(train) / config.batch_size)
+        self.warm_steps = round(per_epoch * config.projector_warmup_epochs) if self.projector else 0
+        self.steps = self.warm_steps + max(1, round(per_epoch * config.epochs))
+        if config.max_steps is not None:
+            self.steps = min(self.steps, config.max_steps)
+        self.best: dict[str, Tensor] = {}
+        self.progress = Progress()
+
+    def run(self, show: Callable[[int, int, str], None]) -> Progress:
+        """Train to the end, from the checkpoint if there is one; the best parameters are left in place.
+
+        Raises:
+            EarecError: the loss is not a number.
+        """
+        restored = checkpoint.load(self.file, self.parameters, self.optimizer)
+        if restored is not None:
+            self.progress, self.best = restored
+        state = self.progress
+        if not state.history:
+            self._validate()
+            self._save()
+        started, before = time.monotonic(), state.elapsed
+        for batch in self._batches():
+            if state.finished:
+                break
+            at = time.monotonic()
+            loss, tokens = self._step(batch)
+            state.elapsed = before + time.monotonic() - started
+            speed = tokens / max(time.monotonic() - at, 1e-9)
+            state.step += 1
+            self._record({"loss": loss, "tokens_per_s": speed})
+            show(state.step, self.steps, f"loss {loss:.3f}, {speed:.0f} tokens/s")
+            state.finished = self._part() >= 1
+            if state.finished or state.step % self.config.eval_every == 0:
+                self._validate()
+                state.finished |= state.stale >= self.config.patience
+            if state.finished or state.step % self.config.checkpoint_every == 0:
+                self._save()
+        for name, tensor in self.best.items():
+            self.parameters[name].data.copy_(tensor)
+        return state
+
+    def _batches(self) -> Iterator[list[Sample]]:
+        state = self.progress
+        while True:
+            for i, batch in enumerate(
+                batches(self.train_samples, self.config.batch_size, self.config.seed, state.epoch)
+            ):
+                if i >= state.batch:
+                    state.batch = i + 1
+                    yield batch
+            state.epoch, state.batch = state.epoch + 1, 0
+
+    def _part(self) -> float:
+        """How much of the training is done, in steps or in time, whichever is further."""
+        done = self.progress.step / self.steps
+        if self.config.max_minutes is not None:
+            done = max(done, self.progress.elapsed / (60 * self.config.max_minutes))
+        return done
+
+    def _factor(self) -> float:
+        config, part = self.config, self._part()
+        if part < config.warmup:
+            return (part + 1 / self.steps) / (config.warmup + 1 / self.steps)
+        rest = (part - config.warmup) / (1 - config.warmup)
+        if config.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(rest, 1)))
+        return max(0.0, 1 - rest) if config.schedule == "linear" else 1.0
+
+    def _step(self, batch: Sequence[Sample]) -> tuple[float, int]:
+        state, config = self.progress, self.config
+        warming = state.step < self.warm_steps
+        rates = [0.0 if warming else config.lr * self._factor()]
+        rates.append(config.projector_warmup_lr if warming else config.projector_lr * self._factor())
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
+            group["lr"] = rate
+        # Dropout's masks follow from the step, so that a resumed run draws the same.
+        torch.manual_seed(config.seed * 1_000_003 + state.step)
+        total = sum(len(sample.response) for sample in batch)
+        size = config.micro_batch or len(batch)
+        loss = 0.0
+        for start in range(0, len(batch), size):
+            part = response_loss(self.instructions, batch[start : start + size]) / total
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.item()
+        if not math.isfinite(loss):
+            raise EarecError(
+                f"The loss is {loss} at step {state.step + 1}.",
+                "Lower align.lr or align.projector_lr; the last checkpoint is kept.",
+            )
+        nn.utils.clip_grad_norm_([*self.lora, *self.projector], config.clip)
+        if warming:
+            for parameter in self.lora:
+                parameter.grad = None
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss, sum(sample.length for sample in batch)
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        size = self.config.batch_size
+        if not self.valid_loss_samples:
+            self._keep_best(0.0)
+            return
+        ordered = sorted(self.valid_loss_samples, key=lambda s: s.length)
+        tokens = sum(len(s.response) for s in ordered)
+        total = sum(
+            response_loss(self.instructions, ordered[i : i + size]).item()
+            for i in range(0, len(ordered), size)
+        )
+        point = {"valid_loss": total / tokens}
+        if self.rouge_samples:
+            texts = self.instructions.generate([s.prompt for s in self.rouge_samples], self._longest())
+            anchors = [
+                self.instructions.builder.anchor(self.instructions.items[s.prompt.item]) or ""
+                for s in self.rouge_samples
+            ]
+            point["valid_rouge_l"] = float(rouge_l(texts, anchors).mean())
+        self._record(point)
+        self._keep_best(point["valid_loss"])
+
+    def _longest(self) -> int:
+        return max(len(s.response) for s in self.rouge_samples) + 4
+
+    def _keep_best(self, loss: float) -> None:
+        state = self.progress
+        if loss < state.best or not self.valid_loss_samples:
+            state.best, state.best_step, state.stale = loss, state.step, 0
+            self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
+        else:
+            state.stale += 1
+
+    def _record(self, point: Point) -> None:
+        self.progress.history.append({"step": self.progress.step, **point})
+        self.observe(self.progress.step, point)
+
+    def _save(self) -> None:
+        checkpoint.save(self.file, self.parameters, self.optimizer, self.progress, self.best)
+
+
+def response_loss(instructions: Instructions, samples: Sequence[Sample]) -> Float[Tensor, ""]:
+    """Eq. 3: negative log-likelihood summed over the response tokens, given prompt and earlier tokens."""
+    # The last token is predicted, never read.
+    prompts = [Prompt(s.prompt.item, (*s.prompt.pieces, s.response[:-1])) for s in samples]
+    spliced = instructions.splice(prompts)
+    hidden = instructions.backbone.hidden(spliced)
+    rows: list[int] = []
+    columns: list[int] = []
+    targets: list[int] = []
+    for i, (sample, length) in enumerate(zip(samples, spliced.lengths.tolist(), strict=True)):
+        n = len(sample.response)
+        rows += [i] * n
+        columns += range(length - n, length)
+        targets += sample.response
+    logits = instructions.backbone.logits(hidden[rows, columns])
+    return F.cross_entropy(logits, torch.tensor(targets, device=logits.device), reduction="sum")

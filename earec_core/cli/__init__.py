@@ -1,0 +1,123 @@
+"""The `earec` command: a table of commands, each imported only when it is run."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import click
+
+import earec_core
+from earec_core.errors import EarecError, PluginError
+from earec_core.plugins import command_entry_points
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "demo": ("earec_core.cli.demo", "Run the whole method on an embedded default and write a report."),
+    "doctor": ("earec_core.cli.doctor", "Say what this installation has, and how to mend what it lacks."),
+    "data": ("earec_core.cli.data", "Import a catalog, show a dataset directory."),
+    "backbones": ("earec_core.cli.backbones", "List the named LLMs, pull one."),
+    "plugins": ("earec_core.cli.plugins", "List the modality plugins and their states."),
+    "align": ("earec_core.cli.align", "Stage 1: align one modality to the anchor (Eq. 3)."),
+    "explain": ("earec_core.cli.explain", "Say what an item is from each modality, scored with ROUGE-L."),
+    "compose": ("earec_core.cli.compose", "Merge aligned adapters by weight (Eq. 4)."),
+    "encode": ("earec_core.cli.encode", "Turn every item into a vector (Eq. 5)."),
+    "recommend": ("earec_core.cli.recommend", "Train, evaluate and use the recommender (Eqs. 6-8)."),
+    "registry": ("earec_core.cli.registry", "List, show, tag, verify and clean stored models."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one when it is asked for.
+
+    Plugins add commands by the entry-point group `earec.commands`; they are listed by name alone.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS, *sorted(set(self._plugin_commands()) - set(COMMANDS))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+            return command
+        entry = self._plugin_commands().get(cmd_name)
+        return None if entry is None else _load_plugin_command(entry)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        plugin = {
+            name: f"(from {entry.dist.name if entry.dist else entry.value})"
+            for name, entry in self._plugin_commands().items()
+        }
+        rows = [
+            (name, COMMANDS[name][1] if name in COMMANDS else plugin[name])
+            for name in self.list_commands(ctx)
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    @staticmethod
+    def _plugin_commands() -> dict[str, EntryPoint]:
+        return command_entry_points()
+
+
+def _load_plugin_command(entry: EntryPoint) -> click.Command:
+    try:
+        loaded: Any = entry.load()
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"The command {entry.name!r} of plugin {entry.value!r} cannot be imported: "
+            f"{type(error).__name__}: {error}.",
+            "Run `earec doctor` to see the plugin's state.",
+        ) from error
+    if not isinstance(loaded, click.Command):
+        raise PluginError(
+            f"The entry point {entry.name!r} = {entry.value!r} is not a click command.",
+            "Mend the plugin's `earec.commands` entry point.",
+        )
+    return loaded
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(earec_core.__version__, prog_name="earec")
+def cli() -> None:
+    """Align any modality of an item to a readable anchor, compose, recommend."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; exit with the code documented in `earec_core.errors`."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.exit(run(argv))
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code; errors that a user can act on become one line."""
+    try:
+        code = cli.main(args=argv, prog_name="earec", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        sys.stderr.write("\nInterrupted; nothing stored is lost. Run the same command again to resume.\n")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        sys.stderr.write(f"Error: The disk is full{where}. Free some space and run the same command again.\n")
+        return 1
+    except Exception as error:
+        # The registry has errors of the same shape without importing this package.
+        if not isinstance(error, EarecError) and not hasattr(error, "next_step"):
+            raise
+        sys.stderr.write(f"Error: {error}\n")
+        return int(getattr(error, "exit_code", 1))

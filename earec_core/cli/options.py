@@ -1,0 +1,111 @@
+"""Options that several commands share, and the places they default to."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from earec_core.config import RunConfig, resolve
+from earec_core.errors import UsageError
+from earec_core.home import home, registry_root
+from earec_registry import Registry
+
+PathType = click.Path(path_type=Path)
+
+
+def registry_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--registry PATH`, passed as `registry: Path`; default `EAREC_REGISTRY`, else under `EAREC_HOME`."""
+    return click.option(
+        "--registry",
+        type=PathType,
+        default=registry_root,
+        help="The model registry's folder.  [env: EAREC_REGISTRY; default: EAREC_HOME/registry]",
+    )(function)
+
+
+def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--json`, passed as `as_json: bool`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(function)
+
+
+def data_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--data DIR`, passed as `data: Path`: a dataset directory made by `earec data import`."""
+    return click.option(
+        "--data", type=PathType, required=True, help="A dataset directory (see `earec data import`)."
+    )(function)
+
+
+def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--config`, `--preset`, `--backbone` and `--set`, passed together as `config: RunConfig`."""
+
+    @click.option("--config", "file", type=PathType, help="A TOML file with sections as in docs/method.md.")
+    @click.option("--preset", default="recommended", show_default=True, help="recommended, paper or release.")
+    @click.option("--backbone", help="A named LLM, a local directory or a hub id.")
+    @click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="One setting, e.g. align.lr=2e-4, or a plugin's: text.max_tokens=64. Repeatable.",
+    )
+    @functools.wraps(function)
+    def with_config(
+        *args: Any,
+        file: Path | None,
+        preset: str,
+        backbone: str | None,
+        settings: tuple[str, ...],
+        **kwargs: Any,
+    ) -> Any:
+        return function(*args, config=run_config(file, preset, backbone, settings), **kwargs)
+
+    return with_config
+
+
+def run_config(file: Path | None, preset: str, backbone: str | None, settings: tuple[str, ...]) -> RunConfig:
+    """The resolved configuration; a key whose first part is no section belongs to that plugin."""
+    flags: dict[str, Any] = {"backbone.model": backbone}
+    for key, value in pairs(settings, "--set").items():
+        flags[key if key.partition(".")[0] in RunConfig.model_fields else f"modalities.{key}"] = value
+    return resolve(preset, file, flags)
+
+
+def modality_names(text: str | None) -> list[str] | None:
+    """`"text,vision"` to a list; None stays None."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def open_registry(path: Path) -> Registry:
+    """Open the registry at `path`, creating it if it is not there."""
+    return Registry.open(path)
+
+
+def pairs(values: tuple[str, ...], option: str) -> dict[str, str]:
+    """`("a=b", ...)` to a mapping; UsageError naming the option for anything else."""
+    found = {}
+    for value in values:
+        key, sep, rest = value.partition("=")
+        if not sep or not key:
+            raise UsageError(
+                f"{option} {value!r} is not of the form KEY=VALUE.", f"Write {option} KEY=VALUE."
+            )
+        found[key.strip()] = rest.strip()
+    return found
+
+
+__all__ = [
+    "PathType",
+    "config_options",
+    "data_option",
+    "home",
+    "json_option",
+    "modality_names",
+    "open_registry",
+    "pairs",
+    "registry_option",
+    "run_config",
+]

@@ -1,0 +1,153 @@
+"""The methods of composition, Eq. 4: named arithmetic on the factors of one module.
+
+A method reads like a row of a table and knows nothing of files. Another one is registered with
+`METHODS[name] = Method(...)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32
+
+from earec_core.compose.tensors import Array
+from earec_core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one adapter brings to one module: weight * scale * B @ A.
+
+    Attributes:
+        adapter: the adapter's name.
+        module: the module's name.
+        weight: lambda, the adapter's weight.
+        scale: the factor in front of B @ A.
+        a: A, [r, d_in].
+        b: B, [d_out, r].
+    """
+
+    adapter: str
+    module: str
+    weight: float
+    scale: float
+    a: Float32[Array, "r d_in"]
+    b: Float32[Array, "d_out r"]
+
+
+@dataclass(frozen=True)
+class Factors:
+    """One module's composed change, dW = scale * b @ a; shapes as in `Part`."""
+
+    a: Float32[Array, "r d_in"]
+    b: Float32[Array, "d_out r"]
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named way to compose.
+
+    Attributes:
+        name: what `--method` takes.
+        summary: its arithmetic, for a listing.
+        rank: "sum" where the composed rank is the sum of the parts' ranks; "equal" where the method needs
+            equal ranks and scales, and keeps them.
+        exact: whether the result is sum of weight * scale * B @ A.
+        combine: from the parts of one module (of the adapters that have it, sorted by name) to its factors.
+    """
+
+    name: str
+    summary: str
+    rank: Literal["sum", "equal"]
+    exact: bool
+    combine: Callable[[Sequence[Part]], Factors]
+
+
+def delta(parts: Sequence[Part]) -> Factors:
+    """The exact sum: rows of A stacked, columns of B scaled and stacked; one part at weight 1 stays."""
+    if len(parts) == 1 and parts[0].weight == 1.0:
+        return Factors(parts[0].a, parts[0].b, parts[0].scale)
+    a = np.concatenate([part.a for part in parts], axis=0)
+    b = np.concatenate([part.b * np.float32(part.weight * part.scale) for part in parts], axis=1)
+    return Factors(a, b)
+
+
+def factor(parts: Sequence[Part]) -> Factors:
+    """A' = sum lambda A, B' = sum lambda B, the scale kept: the arithmetic of the authors' release."""
+    a, b = np.zeros_like(parts[0].a), np.zeros_like(parts[0].b)
+    for part in parts:
+        a += np.float32(part.weight) * part.a
+        b += np.float32(part.weight) * part.b
+    return Factors(a, b, parts[0].scale)
+
+
+def factor_norm(parts: Sequence[Part]) -> Factors:
+    """`factor`, its B rescaled so that the Frobenius norm of dW is the exact sum's.
+
+    Raises:
+        UsageError: the averaged factors cancel where the exact sum does not.
+    """
+    if len(parts) == 1 and parts[0].weight == 1.0:
+        return factor(parts)
+    exact, mixed = delta(parts), factor(parts)
+    wanted, found = product_norm(exact), product_norm(mixed)
+    if found == 0.0 and wanted > 0.0:
+        names = ", ".join(part.adapter for part in parts)
+        raise UsageError(
+            f"The averaged factors of {names} cancel in {parts[0].module}, so no rescaling helps.",
+            "Compose with --method delta.",
+        )
+    return Factors(mixed.a, mixed.b * np.float32(wanted / found if found else 1.0), mixed.scale)
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("delta", "dW = sum lambda s B A, exact", "sum", True, delta),
+        Method("factor", "A' = sum lambda A, B' = sum lambda B", "equal", False, factor),
+        Method("factor-norm", "factor, with the exact sum's norm", "equal", False, factor_norm),
+    )
+}
+
+
+def truncate(factors: Factors, rank: int) -> tuple[Factors, float]:
+    """The best approximation of a lower rank: singular values beyond `rank` are dropped.
+
+    QR of both factors leaves a core as small as the rank, so dW [d_out, d_in] itself is never formed. The
+    singular values are shared equally between the factors, which suits half precision.
+
+    Returns:
+        The factors with scale 1, and the Frobenius norm of what was dropped (Eckart-Young).
+    """
+    q_b, r_b = np.linalg.qr(factors.b.astype(np.float64))
+    q_a, r_a = np.linalg.qr(factors.a.T.astype(np.float64))
+    u, s, vt = np.linalg.svd(factors.scale * (r_b @ r_a.T), full_matrices=False)
+    root = np.sqrt(s[:rank])
+    b = (q_b @ (u[:, :rank] * root)).astype(np.float32)
+    a = ((vt[:rank].T * root).T @ q_a.T).astype(np.float32)
+    return Factors(a, b), float(np.linalg.norm(s[rank:]))
+
+
+def inner(left: Factors, right: Factors) -> float:
+    """<dW1, dW2> = s1 s2 tr(A2 A1^T B1^T B2): the Frobenius inner product, from the factors alone."""
+    products = (left.b.T @ right.b).astype(np.float64) * (left.a @ right.a.T)
+    return left.scale * right.scale * float(products.sum())
+
+
+def product_norm(factors: Factors) -> float:
+    """||dW||_F from the factors alone, in double precision."""
+    a, b = factors.a.astype(np.float64), factors.b.astype(np.float64)
+    return abs(factors.scale) * float(np.sqrt(max(0.0, np.sum((b.T @ b) * (a @ a.T)))))
+
+
+def distance(left: Factors, right: Factors) -> float:
+    """||dW1 - dW2||_F from the factors alone; resolves differences down to 1e-8 of the norms."""
+    b = np.concatenate(
+        [left.b.astype(np.float64) * left.scale, right.b.astype(np.float64) * -right.scale], axis=1
+    )
+    a = np.concatenate([left.a, right.a], axis=0).astype(np.float64)
+    return float(np.sqrt(max(0.0, np.sum((b.T @ b) * (a @ a.T)))))

@@ -1,0 +1,125 @@
+"""`compose`: stored adapters of several modalities into one registered composite."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from earec_core.compose.merge import ComposeReport, compose
+from earec_core.errors import UsageError
+from earec_core.models import StoredModel
+from earec_registry import Registry
+
+_SAME = {
+    "base": (("base", "weights"), "backbone weights"),
+    "tokenizer": (("base", "tokenizer"), "tokenizers"),
+    "anchor": (("prompt", "anchor"), "anchors"),
+    "template": (("prompt", "item"), "templates"),
+    "seed": (("lora", "seed"), "LoRA-A seeds"),
+}
+"""What adapters must share to be composed, by the name that `--allow-mismatch` takes."""
+
+
+def compose_models(
+    registry: Registry,
+    adapters: Mapping[str, str],
+    weights: Mapping[str, float],
+    *,
+    name: str,
+    method: str = "delta",
+    rank: int | None = None,
+    sum_rule: str = "strict",
+    allow: frozenset[str] = frozenset(),
+) -> tuple[str, ComposeReport]:
+    """Merge adapters by weight (Eq. 4), keep every projector, and register the composite.
+
+    Args:
+        adapters: reference of each modality's adapter.
+        weights: lambda of each modality.
+        name: what to register the composite as.
+        method, rank, sum_rule: see `earec_core.compose.merge.compose`.
+        allow: names of mismatches that the user knows of (keys of `_SAME`); recorded in the manifest.
+
+    Returns:
+        Its id, and what the merge did.
+
+    Raises:
+        UsageError: a reference is no adapter of that modality, the weights do not fit, or the adapters differ
+            in what they must share.
+    """
+    models = {m: StoredModel.open(registry, ref) for m, ref in sorted(adapters.items())}
+    for modality, model in models.items():
+        if list(model.modalities) != [modality]:
+            raise UsageError(
+                f"{adapters[modality]!r} is aligned for {', '.join(model.modalities)}, not {modality}.",
+                f"Give --adapter {modality}=REF with a {modality} adapter.",
+            )
+    overridden = _check_same(models, allow)
+    first = next(iter(models.values()))
+    with tempfile.TemporaryDirectory() as scratch:
+        merged = Path(scratch) / "adapter"
+        report = compose(
+            {m: model.folder for m, model in models.items()},
+            dict(weights),
+            merged,
+            method=method,
+            rank=rank,
+            sum_rule=sum_rule,  # type: ignore[arg-type]
+        )
+        files = {f.name: f for f in merged.iterdir()}
+        files |= {
+            f"projectors/{m}.safetensors": model.folder / _record(model)["projector"]
+            for m, model in models.items()
+        }
+        manifest: dict[str, Any] = {
+            "kind": "composite",
+            "modalities": {m: dict(_record(model)) for m, model in models.items()},
+            "base": first.data["base"],
+            "prompt": first.data["prompt"],
+            "parents": [model.id for model in models.values()]
+            + [p for model in models.values() for p in model.data["parents"]],
+            "weights": {m: float(weights[m]) for m in models},
+            "method": {"name": method, "rank": rank},
+            "overridden": overridden,
+            "report": {k: v for k, v in asdict(report).items() if k in ("rank", "relative_error")},
+        }
+        identity = registry.add(manifest, files, name=name, why=f"compose {method}")
+    return identity, report
+
+
+def _record(model: StoredModel) -> Mapping[str, Any]:
+    return next(iter(model.modalities.values()))
+
+
+def _check_same(models: Mapping[str, StoredModel], allow: frozenset[str]) -> dict[str, Any]:
+    unknown = allow - set(_SAME)
+    if unknown:
+        raise UsageError(
+            f"--allow-mismatch knows no {', '.join(sorted(unknown))}.", f"It knows: {', '.join(_SAME)}."
+        )
+    overridden = {}
+    for flag, ((section, key), what) in _SAME.items():
+        values = {m: model.data[section][key] for m, model in models.items()}
+        distinct = {repr(v): m for m, v in values.items()}
+        if len(distinct) == 1:
+            continue
+        if flag not in allow:
+            said = ", ".join(f"{m}: {str(v)[:60]}" for m, v in values.items())
+            raise UsageError(
+                f"The adapters' {what} differ ({said}).",
+                f"Align them alike, or say --allow-mismatch {flag} if that is meant.",
+            )
+        overridden[flag] = values
+    return overridden
+
+
+def adapters_by_default(registry: Registry, modalities: Sequence[str]) -> dict[str, str]:
+    """For each modality, the one registered adapter named after it; silent where there is none or several."""
+    names: dict[str, set[str]] = {}
+    for entry in registry.list().entries:
+        if entry.kind == "adapter" and entry.tag == "latest":
+            names.setdefault(entry.name.partition("/")[0], set()).add(entry.name)
+    return {m: next(iter(names[m])) for m in modalities if len(names.get(m, ())) == 1}

@@ -1,0 +1,243 @@
+"""Run configuration: TOML files and flags into frozen models, unknown keys refused.
+
+Precedence: flag > environment (`EAREC_SECTION__KEY`) > file (`--config`) > preset (`--preset`).
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from earec_core.errors import UsageError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackboneConfig(Section):
+    """The LLM."""
+
+    model: str = Field("smollm2-135m", description="A named default, a local directory, or a hub id.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: bfloat16 where the hardware multiplies it natively, else float32."
+    )
+    device: str = Field("auto", description="auto: cuda if there is one, else cpu; or any torch device.")
+
+
+class PromptConfig(Section):
+    """The instruction sample (Figure 3 of the paper); see `earec_core.prompts`."""
+
+    chat: Literal["backbone", "v1"] = Field(
+        "backbone", description="backbone: the tokenizer's own chat template; v1: the paper's Vicuna v1."
+    )
+    system: str = Field("", description="The system message; empty: the chat format's own.")
+    item: str = Field(
+        "{item} is a product in the {domain} category.", description="Needs {item}; may use {domain}."
+    )
+    relations: str = Field(
+        "{related} are often bought together with this product.",
+        description="Needs {related}; dropped for an item without relations.",
+    )
+    request: str = Field("Please describe the product.", description="The closing request.")
+    domain: str = Field("", description="What {domain} becomes; empty: the catalog's name.")
+    anchor: tuple[str, ...] = Field(
+        ("title",), description="Item fields joined by '. ' to the anchor; the first must be present."
+    )
+    max_relations: int = Field(2, ge=0, description="Most related items shown in a prompt.")
+    relation_positions: int = Field(
+        16,
+        ge=0,
+        description="A related item is shown by modalities whose slot takes at most so many positions.",
+    )
+    max_tokens: int = Field(1024, ge=16, description="Most positions of prompt and anchor together.")
+
+
+class LoraSettings(Section):
+    """The adapter: plain LoRA on all linear layers of the LLM's blocks."""
+
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    seed: int = Field(0, description="Seed of LoRA's A; one for all modalities that are to be composed.")
+
+
+class AlignConfig(Section):
+    """Training of stage 1 (Eq. 3)."""
+
+    epochs: float = Field(2.0, gt=0, description="Passes over the training items.")
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps at most.")
+    max_minutes: float | None = Field(
+        None, gt=0, description="Training time at most; the schedule follows it."
+    )
+    batch_size: int = Field(16, ge=1, description="Global batch, items.")
+    micro_batch: int | None = Field(None, ge=1, description="Items per forward pass; None: the whole batch.")
+    lr: float = Field(1e-3, gt=0, description="Learning rate of LoRA.")
+    projector_lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    warmup: float = Field(0.03, ge=0, lt=1, description="Part of the steps with rising learning rate.")
+    projector_warmup_epochs: float = Field(
+        0.0, ge=0, description="Passes that train the projector alone first."
+    )
+    projector_warmup_lr: float = Field(1e-3, gt=0)
+    clip: float = Field(1.0, gt=0, description="Largest gradient norm.")
+    eval_every: int = Field(50, ge=1, description="Optimizer steps between validations.")
+    eval_items: int = Field(128, ge=1, description="Validation items for the loss, at most.")
+    rouge_items: int = Field(32, ge=0, description="Validation items generated for ROUGE-L, at most.")
+    patience: int = Field(5, ge=1, description="Validations without a lower loss before stopping.")
+    checkpoint_every: int = Field(50, ge=1, description="Optimizer steps between checkpoints.")
+    max_items: int | None = Field(None, ge=1, description="Train on a random part of the items.")
+    seed: int = 0
+
+
+class ExplainConfig(Section):
+    """Generation of anchors."""
+
+    max_new_tokens: int = Field(64, ge=1)
+    batch_size: int = Field(32, ge=1)
+    bootstrap: int = Field(2000, ge=100, description="Resamples for the confidence interval.")
+    stemmer: bool = Field(True, description="Porter stemming in ROUGE-L, as the authors' release.")
+
+
+class EncodeConfig(Section):
+    """Item vectors (Eq. 5)."""
+
+    batch_tokens: int = Field(4096, ge=64, description="Positions per forward pass, padding included.")
+
+
+class RunConfig(Section):
+    """Everything a run depends on beside its inputs."""
+
+    backbone: BackboneConfig = BackboneConfig()
+    prompt: PromptConfig = PromptConfig()
+    lora: LoraSettings = LoraSettings()
+    align: AlignConfig = AlignConfig()
+    explain: ExplainConfig = ExplainConfig()
+    encode: EncodeConfig = EncodeConfig()
+    modalities: Mapping[str, Mapping[str, Any]] = Field(
+        default_factory=dict, description="Each plugin's own configuration, by modality."
+    )
+
+
+_V1_SYSTEM = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
+_PAPER_PROMPT: Mapping[str, Any] = {
+    "chat": "v1",
+    "system": _V1_SYSTEM,
+    "relation_positions": 4096,
+    "item": "{item} is a product in the Amazon ecommerce platform, the category of this product is {domain}.",
+}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "recommended": {},
+    "paper": {
+        "backbone": {"model": "lmsys/vicuna-7b-v1.5"},
+        "prompt": _PAPER_PROMPT,
+        "lora": {"r": 128, "alpha": 256},
+        "align": {"lr": 2e-4, "projector_lr": 2e-5, "batch_size": 16, "schedule": "constant", "warmup": 0.0},
+    },
+    "release": {
+        "backbone": {"model": "lmsys/vicuna-7b-v1.5"},
+        "prompt": {**_PAPER_PROMPT, "anchor": ("title", "category", "brand")},
+        "lora": {"r": 128, "alpha": 256, "dropout": 0.05},
+        "align": {
+            "lr": 2e-4,
+            "projector_lr": 2e-5,
+            "batch_size": 64,
+            "schedule": "cosine",
+            "warmup": 0.03,
+            "projector_warmup_epochs": 2,
+            "epochs": 2,
+        },
+    },
+}
+"""The choices where the paper and its authors' release differ; docs/method.md says why ours."""
+
+
+def resolve(
+    preset: str = "recommended", file: Path | None = None, flags: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """The configuration of a run.
+
+    Args:
+        preset: a key of `PRESETS`.
+        file: a TOML file with sections as in `RunConfig`.
+        flags: dotted keys (`align.lr`) to values; strings are read as TOML where they parse.
+
+    Raises:
+        UsageError: unknown preset, unreadable file, unknown key or value out of range, all named.
+    """
+    if preset not in PRESETS:
+        raise UsageError(f"There is no preset {preset!r}.", f"Choose one of: {', '.join(PRESETS)}.")
+    merged: dict[str, Any] = {}
+    _merge(merged, PRESETS[preset])
+    if file is not None:
+        _merge(merged, _read_toml(file))
+    for key, value in os.environ.items():
+        if key.startswith("EAREC_") and "__" in key:
+            _set(merged, key.removeprefix("EAREC_").lower().split("__"), _literal(value))
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _set(merged, key.split("."), _literal(value) if isinstance(value, str) else value)
+    return validate(RunConfig, merged, "configuration")
+
+
+def validate(model: type[Model], values: Mapping[str, Any], what: str) -> Model:
+    """Validate `values`; UsageError that names each wrong key of `what` in one sentence."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or what}: {e['msg'].removeprefix('Value error, ').lower()}"
+            for e in error.errors()
+        )
+        keys = ", ".join(model.model_fields)
+        raise UsageError(f"The {what} is not usable: {wrong}.", f"Its keys are: {keys}.") from None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        raise UsageError(
+            f"The configuration {file} cannot be read: {error.strerror}.", "Check --config."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"The configuration {file} is not TOML: {error}.", "Mend that line.") from None
+
+
+def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, Mapping):
+            child = into.setdefault(key, {})
+            if isinstance(child, dict):
+                _merge(child, value)
+                continue
+        into[key] = value
+
+
+def _set(into: dict[str, Any], path: list[str], value: Any) -> None:
+    _merge(into, _nest(path, value))
+
+
+def _nest(path: list[str], value: Any) -> dict[str, Any]:
+    return {path[0]: value if len(path) == 1 else _nest(path[1:], value)}
+
+
+def _literal(text: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,209 @@
+"""What the model says an item is, from each modality alone and from all together, scored with ROUGE-L."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from earec_core.backbone import Backbone
+from earec_core.catalog import Catalog
+from earec_core.config import RunConfig
+from earec_core.errors import DataError
+from earec_core.features import ModalityInputs
+from earec_core.instructions import Instructions
+from earec_core.modality import Context
+from earec_core.models import Show, StoredModel, inputs_for, instructions_for
+from earec_core.rouge import Interval, interval, rouge_l
+from earec_core.types import Slot
+from earec_registry import Registry
+
+ALL = "all"
+VARIANTS = ("aligned", "shuffled", "unaligned")
+"""The model; the model reading another item's input; the backbone without adapter, projectors untrained."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """One generated anchor.
+
+    Attributes:
+        row: the item's row.
+        source: the modality it was generated from, or `all`.
+        variant: one of `VARIANTS`.
+        text: what the model said.
+        rouge_l: ROUGE-L F1 against the item's anchor.
+    """
+
+    row: int
+    source: str
+    variant: str
+    text: str
+    rouge_l: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Generated anchors of a split, and their scores.
+
+    Attributes:
+        anchors: by row.
+        texts: every text, by source, variant and row.
+        scores: by (source, variant): mean ROUGE-L with its 95% interval.
+        inputs: the modalities' inputs, to show what went in.
+    """
+
+    anchors: dict[int, str]
+    texts: tuple[Text, ...]
+    scores: dict[tuple[str, str], Interval]
+    inputs: dict[str, ModalityInputs]
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row per source: `items`, and for each variant the mean and its interval."""
+        rows = []
+        for source in dict.fromkeys(s for s, _ in self.scores):
+            row: dict[str, Any] = {"source": source}
+            for variant in VARIANTS:
+                score = self.scores.get((source, variant))
+                if score is not None:
+                    row |= {"items": score.n, variant: score.mean}
+                    row |= {f"{variant}_low": score.low, f"{variant}_high": score.high}
+            rows.append(row)
+        return rows
+
+
+def explain(
+    catalog: Catalog,
+    model: str,
+    config: RunConfig,
+    registry: Registry,
+    *,
+    split: str = "test",
+    max_items: int | None = None,
+    names: Sequence[str] | None = None,
+    variants: Sequence[str] = VARIANTS,
+    backbone: Backbone | None = None,
+    note: Callable[[str], None] = lambda _: None,
+    show: Show = lambda *_: None,
+) -> Explanation:
+    """Generate and score the anchors of a split's items.
+
+    Args:
+        model: an adapter or composite.
+        split: `train`, `valid`, `test` or `all`, by item.
+        max_items: a random part of the split; default: all of it.
+        names: modalities; default: all of the model's.
+        backbone: one already loaded; **its weights are changed** by merging the adapter into them.
+
+    Raises:
+        DataError: no item of the split has an anchor.
+    """
+    stored = StoredModel.open(registry, model)
+    backbone = backbone or Backbone.load(config.backbone, note)
+    items = catalog.all_items()
+    aligned = instructions_for(
+        stored, items, catalog.name, backbone, registry, names=names, overrides=config.modalities, show=show
+    )
+    rows = catalog.item_split(split, config.align.seed).tolist()
+    anchors = {row: anchor for row in rows if (anchor := aligned.builder.anchor(items[row])) is not None}
+    if max_items is not None and len(anchors) > max_items:
+        picked = np.random.default_rng(config.align.seed).choice(list(anchors), max_items, replace=False)
+        anchors = {row: anchors[row] for row in sorted(picked.tolist())}
+    if not anchors:
+        raise DataError(
+            f"No item in the {split} split of {catalog.name} has an anchor.", "Choose another --split."
+        )
+    sources = [*aligned.inputs, ALL] if len(aligned.inputs) > 1 else list(aligned.inputs)
+
+    texts: list[Text] = []
+    # The backbone is read un-aligned first: merging the adapter cannot be undone exactly.
+    for variant in [v for v in ("unaligned", "aligned", "shuffled") if v in variants]:
+        instructions = aligned
+        if variant == "unaligned":
+            torch.manual_seed(config.align.seed)
+            settings = {name: one.modality.config.model_dump() for name, one in aligned.inputs.items()}
+            context = Context(catalog.name, registry.root)
+            fresh = inputs_for(list(aligned.inputs), settings, items, backbone, context, show)
+            instructions = Instructions(items, backbone, fresh, stored.prompt, catalog.name)
+        elif not any(t.variant in ("aligned", "shuffled") for t in texts):
+            backbone.merge(stored.folder)
+        for source in sources:
+            note(f"Generating from {source}, {variant} ...")
+            texts += _generate(instructions, source, variant, anchors, config, show)
+    scores = {}
+    for source in sources:
+        for variant in VARIANTS:
+            values = np.array([t.rouge_l for t in texts if (t.source, t.variant) == (source, variant)])
+            if len(values):
+                scores[source, variant] = interval(values, resamples=config.explain.bootstrap)
+    return Explanation(anchors, tuple(texts), scores, dict(aligned.inputs))
+
+
+def _generate(
+    instructions: Instructions,
+    source: str,
+    variant: str,
+    anchors: dict[int, str],
+    config: RunConfig,
+    show: Show,
+) -> list[Text]:
+    names = list(instructions.inputs) if source == ALL else [source]
+    rows = [row for row in anchors if any(row in instructions.inputs[name] for name in names)]
+    if not rows:
+        return []
+    texts = instructions.generate(
+        [instructions.prompt(row, names) for row in rows],
+        config.explain.max_new_tokens,
+        batch_size=config.explain.batch_size,
+        source=_shuffled(instructions, rows, config.align.seed)
+        if variant == "shuffled"
+        else lambda s: s.item,
+        show=show,
+    )
+    scores = rouge_l(texts, [anchors[row] for row in rows], stemmer=config.explain.stemmer)
+    return [
+        Text(*one)
+        for one in zip(rows, [source] * len(rows), [variant] * len(rows), texts, scores.tolist(), strict=True)
+    ]
+
+
+def _shuffled(instructions: Instructions, rows: Sequence[int], seed: int) -> Callable[[Slot], int]:
+    """Every item's slots read from another item of the same split that has the modality."""
+    swap: dict[Slot, int] = {}
+    for name, one in instructions.inputs.items():
+        have = [row for row in rows if row in one]
+        ring = np.random.default_rng(seed).permutation(have).tolist()
+        swap |= {Slot(name, row): ring[(i + 1) % len(ring)] for i, row in enumerate(ring)}
+    related = {name: [row for row in rows if row in one] for name, one in instructions.inputs.items()}
+
+    def source(slot: Slot) -> int:
+        # Relations of the item tell of it too: they are read from elsewhere as well.
+        if slot in swap:
+            return swap[slot]
+        return related[slot.modality][slot.item % len(related[slot.modality])]
+
+    return source
+
+
+def write_texts(explanation: Explanation, catalog: Catalog, target: Path) -> None:
+    """Write every text with its anchor and score as one Parquet table, atomically."""
+    import polars as pl
+
+    ids = catalog.items["item_id"].to_list()
+    table = pl.DataFrame(
+        {
+            "item_id": [ids[t.row] for t in explanation.texts],
+            "anchor": [explanation.anchors[t.row] for t in explanation.texts],
+            "source": [t.source for t in explanation.texts],
+            "variant": [t.variant for t in explanation.texts],
+            "text": [t.text for t in explanation.texts],
+            "rouge_l": [t.rouge_l for t in explanation.texts],
+        }
+    )
+    temp = target.with_name(f".{target.name}.partial")
+    table.write_parquet(temp)
+    temp.replace(target)

@@ -1,0 +1,173 @@
+"""A modality at work on a catalog: which items have it, their cached features, their slot embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from earec_core import config as configuration
+from earec_core import plugins
+from earec_core.errors import DamagedInputError
+from earec_core.modality import (
+    Context,
+    Encoded,
+    Encoder,
+    LanguageModel,
+    Modality,
+    Projector,
+    content_digest,
+    pad,
+)
+from earec_core.types import Item, Slot
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """An item whose input was there and could not be read."""
+
+    item: str
+    why: str
+
+
+def create(name: str, values: Mapping[str, Any], context: Context) -> Modality[Any]:
+    """The modality of an installed plugin with its validated configuration.
+
+    Raises:
+        PluginError: it is not installed or not usable.
+        UsageError: its configuration is wrong; the keys are named.
+    """
+    plugin = plugins.get(name)
+    assert plugin.spec is not None  # noqa: S101 - `get` returns usable plugins only
+    config = configuration.validate(plugins.load(plugin.spec.config), values, f"configuration of {name}")
+    modality: Modality[Any] = plugins.load(plugin.spec.factory)(config, context)
+    return modality
+
+
+class ModalityInputs:
+    """One modality's inputs over a catalog's items.
+
+    Attributes:
+        name: the modality.
+        modality, encoder, projector: its parts; the projector is what alignment trains.
+        damaged: items that lost this modality because their input could not be read.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        modality: Modality[Any],
+        items: Sequence[Item],
+        llm: LanguageModel,
+        *,
+        cache: Path | None = None,
+        progress: Callable[[int, int, str], None] = lambda *_: None,
+    ) -> None:
+        self.name, self.modality = name, modality
+        self._device = llm.word_embedding.weight.device
+        self.encoder: Encoder = modality.build_encoder(llm).eval().requires_grad_(False).to(self._device)
+        self.projector: Projector = modality.build_projector(self.encoder.d_enc, llm.d_llm).to(self._device)
+        raws, damaged = {}, []
+        for item in items:
+            try:
+                raw = modality.read(item)
+            except DamagedInputError as error:
+                damaged.append(Damaged(item.id, str(error)))
+                continue
+            if raw is not None:
+                raws[item.index] = raw
+        self.damaged: tuple[Damaged, ...] = tuple(damaged)
+        self.rows: tuple[int, ...] = tuple(raws)
+        self._raws: dict[int, Any] = raws
+        self._features: dict[int, Float[Tensor, "t d"]] = {}
+        if modality.cache_features and raws:
+            self._features = self._cached(raws, cache, progress)
+            self._raws = dict.fromkeys(raws)
+        self._positions = self._measure()
+
+    def __contains__(self, row: object) -> bool:
+        return row in self._positions
+
+    def positions(self, row: int) -> int:
+        """Slot positions that the item's input takes."""
+        return self._positions[row]
+
+    def encoded(self, rows: Sequence[int]) -> Encoded:
+        """Encoder output of the items of these rows."""
+        if self._features:
+            return pad([self._features[row].to(self._device) for row in rows])
+        with torch.no_grad():
+            encoded: Encoded = self.encoder([self._raws[row] for row in rows])
+        return encoded
+
+    def slots(self, rows: Sequence[int]) -> dict[Slot, Float[Tensor, "k d_llm"]]:
+        """Slot embeddings of these rows (Eq. 1), with gradient to the projector."""
+        if not rows:
+            return {}
+        h, mask = self.projector(self.encoded(rows))
+        return {Slot(self.name, row): h[i, mask[i]] for i, row in enumerate(rows)}
+
+    def calibrate(self, rms: float) -> None:
+        """Start the projector's output at the size of the word embeddings."""
+        if self.rows:
+            self.projector.calibrate(self.encoded(self.rows[:256]), rms)
+
+    @torch.no_grad()
+    def _measure(self) -> dict[int, int]:
+        lengths: dict[int, int] = {}
+        for start in range(0, len(self.rows), _BATCH):
+            rows = self.rows[start : start + _BATCH]
+            counts = self.projector(self.encoded(rows)).mask.sum(1).tolist()
+            lengths.update(zip(rows, counts, strict=True))
+        return {row: n for row, n in lengths.items() if n}
+
+    @torch.no_grad()
+    def _cached(
+        self, raws: Mapping[int, Any], cache: Path | None, progress: Callable[[int, int, str], None]
+    ) -> dict[int, Tensor]:
+        digests = {row: content_digest(raw).hex() for row, raw in raws.items()}
+        unique = sorted(set(digests.values()))
+        key = hashlib.sha256(
+            json.dumps([self.name, self.modality.fingerprint(), unique]).encode()
+        ).hexdigest()
+        file = cache / f"{self.name}-{key[:32]}.safetensors" if cache else None
+        if file is not None and file.exists():
+            with suppress(SafetensorError, OSError), safe_open(str(file), framework="pt") as stored:
+                h, lengths = stored.get_tensor("h"), stored.get_tensor("lengths").tolist()
+                known = {d: h[i, :n].clone() for i, (d, n) in enumerate(zip(unique, lengths, strict=True))}
+                return {row: known[digest] for row, digest in digests.items()}
+        example = {digest: row for row, digest in digests.items()}
+        known = {}
+        for start in range(0, len(unique), _BATCH):
+            chunk = unique[start : start + _BATCH]
+            h, mask = self.encoder([raws[example[d]] for d in chunk])
+            known.update({d: h[i, mask[i]].float().cpu() for i, d in enumerate(chunk)})
+            progress(min(start + _BATCH, len(unique)), len(unique), f"{self.name} features")
+        if file is not None:
+            _write(file, pad([known[d] for d in unique]))
+        return {row: known[digest] for row, digest in digests.items()}
+
+
+def _write(file: Path, features: Encoded) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temp = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+    os.close(descriptor)
+    try:
+        save_file({"h": features.h.contiguous(), "lengths": features.mask.sum(1)}, temp)
+        Path(temp).replace(file)
+    finally:
+        Path(temp).unlink(missing_ok=True)

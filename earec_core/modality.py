@@ -1,0 +1,185 @@
+"""The plugin contract: what a modality is, with shapes.
+
+A plugin brings a `ModalitySpec` (`earec_core.spec`), a frozen pydantic config and a subclass of `Modality`.
+Data goes one way:
+
+    item --read--> raw --Encoder--> Encoded (b t d_enc) --Projector--> Encoded (b k d_llm) --> prompt slot
+
+Symbols: b items of a batch, t encoder tokens, k slot positions, d_enc and d_llm the two widths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from earec_core.types import Item
+
+
+class Encoded(NamedTuple):
+    """A batch of embeddings; positions where `mask` is False are padding and hold zeros."""
+
+    h: Float[Tensor, "b t d"]
+    mask: Bool[Tensor, "b t"]
+
+
+class PluginConfig(BaseModel):
+    """Base of a plugin's configuration: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LanguageModel(Protocol):
+    """What an encoder may use of the LLM."""
+
+    tokenizer: Any
+    word_embedding: nn.Embedding
+    d_llm: int
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a modality finds what it needs beyond an item's fields.
+
+    Attributes:
+        catalog: name of the catalog at hand.
+        registry: folder of the model registry.
+    """
+
+    catalog: str = ""
+    registry: Path | None = None
+
+
+@dataclass(frozen=True)
+class PromptSlot:
+    """How a modality stands in a prompt.
+
+    Attributes:
+        token: what a report writes in its place, e.g. `<image>`.
+        positions: the most positions that one item takes (k).
+    """
+
+    token: str
+    positions: int
+
+
+class Encoder(nn.Module, ABC):
+    """Turns raw inputs into embeddings; frozen (`MoEnc` of Eq. 1).
+
+    Attributes:
+        d_enc: width of what it returns.
+    """
+
+    d_enc: int
+
+    @abstractmethod
+    def forward(self, batch: Sequence[Any]) -> Encoded:
+        """Embed a batch of raw inputs.
+
+        Args:
+            batch: b raw inputs as `Modality.read` returned them.
+
+        Returns:
+            h (b t d_enc) and its mask; row i depends on `batch[i]` alone.
+        """
+
+
+class Projector(nn.Module, ABC):
+    """Maps an encoder's output into the LLM's embedding space; trained (`MoProj` of Eq. 1)."""
+
+    @abstractmethod
+    def forward(self, x: Encoded) -> Encoded:
+        """Project (b t d_enc) to (b k d_llm), with the mask of the k slot positions."""
+
+    def calibrate(self, x: Encoded, rms: float) -> None:
+        """Called once before training with some encoded items and the root mean square of the LLM's word
+        embeddings: a projector whose output starts at that size trains in fewer steps."""
+
+
+Config = TypeVar("Config", bound=PluginConfig)
+
+
+class Modality(ABC, Generic[Config]):
+    """One modality of items.
+
+    Class attributes:
+        cache_features: False where encoding is as cheap as reading a cache (text).
+
+    Args:
+        config: the plugin's validated configuration.
+        context: the catalog's name and the registry's folder.
+    """
+
+    cache_features: ClassVar[bool] = True
+
+    def __init__(self, config: Config, context: Context) -> None:
+        self.config = config
+        self.context = context
+
+    @abstractmethod
+    def read(self, item: Item) -> Any | None:
+        """The raw input of one item: str, bytes or numpy array.
+
+        Returns:
+            None for an item that lacks this modality.
+
+        Raises:
+            DamagedInputError: it is there and cannot be read; the item is skipped, counted and named.
+        """
+
+    @abstractmethod
+    def build_encoder(self, llm: LanguageModel) -> Encoder:
+        """The encoder, frozen and in evaluation mode."""
+
+    @abstractmethod
+    def build_projector(self, d_enc: int, d_llm: int) -> Projector:
+        """A new projector, initialised from torch's global generator."""
+
+    @abstractmethod
+    def prompt_slot(self) -> PromptSlot:
+        """The modality's place in a prompt."""
+
+    @abstractmethod
+    def describe(self, item: Item) -> str:
+        """How a report shows the item's raw input: plain text, or a `data:` address of an image."""
+
+    def resolved_config(self) -> Config:
+        """The configuration to store with a model: names that may come to mean something else made exact."""
+        return self.config
+
+    def sources(self) -> tuple[str, ...]:
+        """Ids of the registry's artifacts that the encoder reads; they are kept as long as the model is."""
+        return ()
+
+    def fingerprint(self) -> str:
+        """What, beside the raw inputs, the encoder's output depends on; part of the feature cache's key.
+
+        Default: the configuration. Add the weights' identity where a path alone does not fix it.
+        """
+        return self.config.model_dump_json()
+
+
+def content_digest(raw: str | bytes | Any) -> bytes:
+    """SHA-256 of a raw input: its bytes, and for an array its shape and type as well."""
+    if isinstance(raw, str):
+        return hashlib.sha256(b"s" + raw.encode()).digest()
+    if isinstance(raw, bytes):
+        return hashlib.sha256(b"b" + raw).digest()
+    header = f"a{raw.dtype}{raw.shape}".encode()
+    return hashlib.sha256(header + raw.tobytes()).digest()
+
+
+def pad(rows: Sequence[Float[Tensor, "_ d"]]) -> Encoded:
+    """Stack rows of different lengths, zeros behind; for encoders and feature stores."""
+    h = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows], device=h.device)
+    return Encoded(h, torch.arange(h.shape[1], device=h.device)[None] < lengths[:, None])

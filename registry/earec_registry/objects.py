@@ -1,0 +1,112 @@
+"""Immutable files named by their digest: `blobs/sha256/<hex>` and `manifests/sha256/<hex>.json`.
+
+Writers and `gc` need no lock. A writer first writes its reference in tmp/ (a pin: `gc` counts it like a
+tag), then looks whether everything it refers to is there, then renames the pin to its place. `gc` first
+renames away what nothing reaches, then looks at pins and tags once more, and only then removes or puts back.
+Whichever of the two looks last sees what the other did.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from .files import hash_file, sync_folder
+from .manifest import HEX64
+
+Kind = Literal["blobs", "manifests"]
+KINDS: tuple[Kind, ...] = ("manifests", "blobs")
+
+
+class Objects:
+    """The blobs and manifests of the registry at `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def folder(self, kind: Kind) -> Path:
+        """Where the objects of a kind lie."""
+        return self._root / kind / "sha256"
+
+    def path(self, kind: Kind, digest: str) -> Path:
+        """Where an object lies if it is there."""
+        return self.folder(kind) / (digest + (".json" if kind == "manifests" else ""))
+
+    def find(self, kind: Kind, digest: str) -> Path | None:
+        """Where an object lies, or None; brings back one that a killed `gc` had in its hands."""
+        path = self.path(kind, digest)
+        if not path.exists():
+            for trash in (self._root / "tmp").glob(f"gc-*-{kind}-{digest}"):
+                self.put_back(trash, kind, digest)
+        return path if path.exists() else None
+
+    def all(self, kind: Kind) -> list[str]:
+        """The digests of all objects of a kind, sorted; files of other names are passed over."""
+        suffix = ".json" if kind == "manifests" else ""
+        names = (
+            e.name.removesuffix(suffix) for e in os.scandir(self.folder(kind)) if e.name.endswith(suffix)
+        )
+        return sorted(name for name in names if HEX64.fullmatch(name))
+
+    def publish(self, kind: Kind, digest: str, staged: Path) -> None:
+        """Move a staged file, known to have `digest`, to its place; a whole one that is there stays.
+
+        One that is there but damaged is replaced, so adding a model again mends it.
+        """
+        target = self.path(kind, digest)
+        try:
+            whole = self.touch(kind, digest) and hash_file(target) == digest
+        except FileNotFoundError:  # gc was faster
+            whole = False
+        if not whole:
+            staged.replace(target)
+
+    def touch(self, kind: Kind, digest: str) -> bool:
+        """Begin an object's grace time anew; False if the object is not there."""
+        path = self.find(kind, digest)
+        if path is None:
+            return False
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return self.find(kind, digest) is not None
+        except PermissionError:  # somebody else's file in a shared registry: only they can touch it
+            pass
+        return True
+
+    def sync(self, kind: Kind) -> None:
+        """Wait until the names of the published objects are on the disk."""
+        sync_folder(self.folder(kind))
+
+    def take(self, kind: Kind, digest: str, run: str) -> Path | None:
+        """Rename an object away for the `gc` run named `run`; None if it is not there."""
+        trash = self._root / "tmp" / f"gc-{run}-{kind}-{digest}"
+        try:
+            self.path(kind, digest).rename(trash)
+        except FileNotFoundError:
+            return None
+        return trash
+
+    def put_all_back(self) -> None:
+        """Bring back whatever any `gc`, perhaps a killed one, has in its hands."""
+        for kind in KINDS:
+            for trash in (self._root / "tmp").glob(f"gc-*-{kind}-*"):
+                digest = trash.name.rpartition("-")[2]
+                if HEX64.fullmatch(digest):
+                    self.put_back(trash, kind, digest)
+
+    def put_back(self, trash: Path, kind: Kind, digest: str) -> None:
+        """Undo `take`."""
+        path = self.path(kind, digest)
+        try:
+            os.link(trash, path)
+        except FileNotFoundError:
+            return
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            with suppress(FileNotFoundError):
+                trash.replace(path)
+        trash.unlink(missing_ok=True)

@@ -1,0 +1,236 @@
+"""Names and tags: `refs/<name>/<tag>` holds one id; `refs/<name>/.log` says how it came to."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .errors import DamagedError, InvalidError
+from .files import append_line, sync_folder, write_new
+from .manifest import HEX64
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._/-]*")
+_TAG = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_LIKE_ID = re.compile(r"[0-9a-f]{6,}")
+_LONGEST = 200
+LOG = ".log"
+PIN = "ref"
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A tag of a name and the id that it points to."""
+
+    name: str
+    tag: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.tag}"
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One move of a tag: from `old` (None at first) to `new`, at `when` (UTC, ISO 8601), because of `why`."""
+
+    old: str | None
+    new: str
+    when: str
+    why: str
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something stored that is missing or damaged: where, what, and which models (name:tag or id) use it."""
+
+    path: str
+    what: str
+    used_by: tuple[str, ...] = ()
+
+
+def is_name(name: str) -> bool:
+    """Whether `name` can be a model's name."""
+    return bool(
+        _NAME.fullmatch(name)
+        and len(name) <= _LONGEST
+        and ".." not in name
+        and not any(part == "" or part.startswith(".") for part in name.split("/"))
+        and not _LIKE_ID.fullmatch(name)
+    )
+
+
+def check_name(name: str, tag: str) -> None:
+    """Refuse a name or a tag that cannot be stored, or that could be mistaken for an id.
+
+    Raises:
+        InvalidError: says the rule.
+    """
+    if not is_name(name):
+        raise InvalidError(
+            f"{name!r} cannot be a model's name.",
+            "Use lower-case letters, digits, '.', '_', '-' and '/', starting with a letter or a digit, "
+            "without '..' or '/.', and not six or more of an id's digits (0-9, a-f) alone.",
+        )
+    if not _TAG.fullmatch(tag) or len(tag) > _LONGEST:
+        raise InvalidError(f"{tag!r} cannot be a tag.", "Use lower-case letters, digits and . _ - only.")
+
+
+class Refs:
+    """The names and tags of the registry at `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.folder = root / "refs"
+
+    def read(self, name: str, tag: str) -> str | None:
+        """The id that a tag points to, or None if there is no such tag.
+
+        Raises:
+            DamagedError: the file does not hold an id.
+        """
+        path = self.folder / name / tag
+        try:
+            line = path.read_text("ascii")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise DamagedError(
+                f"{self._where(path)} cannot be read ({error}).", self._mend(name, tag)
+            ) from error
+        if not HEX64.fullmatch(line.removesuffix("\n")):
+            raise DamagedError(f"{self._where(path)} does not hold a model's id.", self._mend(name, tag))
+        return line.removesuffix("\n")
+
+    def all(self) -> tuple[list[Ref], list[Problem]]:
+        """Every tag of every name, sorted, and whatever could not be read."""
+        refs, problems = [], []
+
+        def unreadable(error: OSError) -> None:
+            problems.append(
+                Problem(self._where(Path(error.filename)), f"cannot be listed ({error.strerror})")
+            )
+
+        for folder, folders, files in os.walk(self.folder, onerror=unreadable):
+            folders.sort()
+            name = Path(folder).relative_to(self.folder).as_posix()
+            for tag in sorted(files):
+                where = self._where(Path(folder, tag))
+                if tag == LOG and is_name(name):
+                    continue
+                if not is_name(name) or not _TAG.fullmatch(tag):
+                    problems.append(Problem(where, "is not a tag of a name"))
+                    continue
+                try:
+                    id_ = self.read(name, tag)
+                except DamagedError as error:
+                    problems.append(Problem(where, error.what.removeprefix(f"{where} ").rstrip(".")))
+                else:
+                    if id_ is not None:
+                        refs.append(Ref(name, tag, id_))
+        return sorted(refs, key=lambda r: (r.name, r.tag)), problems
+
+    def check_free(self, name: str, tag: str) -> None:
+        """Refuse a tag whose place is a folder of other names, and a name whose place is a tag.
+
+        Raises:
+            InvalidError: names the two.
+        """
+        parts = name.split("/")
+        for end in range(1, len(parts)):
+            if (self.folder / "/".join(parts[: end + 1])).is_file():
+                raise InvalidError(
+                    f"The name {name!r} is taken: {'/'.join(parts[:end])!r} has a tag {parts[end]!r}.",
+                    "Choose another name.",
+                )
+        if (self.folder / name / tag).is_dir():
+            raise InvalidError(
+                f"The tag {name}:{tag} is taken: there are models named {name}/{tag}.", "Choose another tag."
+            )
+
+    @staticmethod
+    def pin(staged: Path, id_: str) -> None:
+        """Write a tag's file in a stage; from now on `gc` keeps what it refers to."""
+        write_new(staged, f"{id_}\n".encode(), 0o644)
+
+    def pins(self) -> list[str]:
+        """The ids that writers at work, or killed ones, refer to."""
+        found = []
+        for path in (self._root / "tmp").glob(f"*/{PIN}"):
+            try:
+                line = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            # A pin that is still being written is not looked past yet: its writer looks after us.
+            if HEX64.fullmatch(line[:-1].decode("ascii", "replace")):
+                found.append(line[:-1].decode())
+        return found
+
+    def move(self, name: str, tag: str, new: str, why: str, staged: Path) -> None:
+        """Point a tag to `new` by renaming `staged`, written by `pin`; nothing happens if it does so already.
+
+        The log is written first: a tag never moves without its line, though a line's move may be missing
+        after a kill (the next line's `old` then shows it).
+        """
+        try:
+            old = self.read(name, tag)
+        except DamagedError:  # moving the tag is how to mend it
+            old = None
+        if old == new:
+            return
+        folder = self.folder / name
+        when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        line = json.dumps(asdict(LogEntry(old, new, when, why, tag)), sort_keys=True).encode()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            append_line(folder / LOG, line)
+            staged.replace(folder / tag)
+        except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
+            self.check_free(name, tag)
+            raise InvalidError(f"The place of {name}:{tag} is taken.", "Choose another name.") from error
+        while folder != self._root:
+            sync_folder(folder)
+            folder = folder.parent
+
+    def log(self, name: str) -> list[LogEntry] | None:
+        """The moves of a name's tags, oldest first; None if the name is not known.
+
+        A line that a kill or a full disk left torn is passed over.
+        """
+        try:
+            lines = (self.folder / name / LOG).read_bytes().split(b"\n")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return [entry for entry in map(_entry, lines) if entry is not None]
+
+    def _where(self, path: Path) -> str:
+        return path.relative_to(self._root).as_posix()
+
+    @staticmethod
+    def _mend(name: str, tag: str) -> str:
+        return (
+            f"See the last good id with `earec registry log {name}`, "
+            f"then point the tag to it with `earec registry tag ID {name} {tag}`."
+        )
+
+
+def _entry(line: bytes) -> LogEntry | None:
+    try:
+        data: Any = json.loads(line)
+    except ValueError:
+        return None
+    match data:
+        case {
+            "old": str() | None as old,
+            "new": str(new),
+            "when": str(when),
+            "why": str(why),
+            "tag": str(tag),
+        }:
+            return LogEntry(old, new, when, why, tag)
+    return None

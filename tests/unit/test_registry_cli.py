@@ -1,0 +1,122 @@
+"""`earec registry`: data on stdout, everything else on stderr, documented exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from earec_core.cli import run
+from earec_registry import Registry
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    root = tmp_path / "registry"
+    monkeypatch.setenv("EAREC_REGISTRY", str(root))
+    return Registry.open(root)
+
+
+@pytest.fixture
+def stored(tmp_path: Path, registry: Registry) -> str:
+    (tmp_path / "w").write_text("weights")
+    said = {"kind": "adapter", "modality": {"name": "text"}, "metrics": {"rouge_l": 0.5}}
+    return registry.add(said, {"w.bin": tmp_path / "w"}, name="text/demo", why="first")
+
+
+def test_list_as_json_and_as_text(stored, capsys) -> None:
+    assert run(["registry", "list", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert {k: row[k] for k in ("name", "tag", "id", "kind")} == {
+        "name": "text/demo",
+        "tag": "latest",
+        "id": stored,
+        "kind": "adapter",
+    }
+    assert run(["registry", "list"]) == 0
+    said = capsys.readouterr()
+    assert stored[:12] in said.out
+    assert said.err == ""
+
+
+def test_an_empty_registry_lists_as_an_empty_json_array(registry, capsys) -> None:
+    assert run(["registry", "list", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == []
+    assert "is empty" in said.err
+
+
+def test_a_damaged_model_is_noted_beside_the_list(registry, stored, capsys) -> None:
+    (registry.root / f"manifests/sha256/{stored}.json").unlink()
+    assert run(["registry", "list", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == []
+    assert "text/demo:latest" in said.err
+
+
+def test_show_gives_the_manifest_and_the_directory(registry, stored, capsys) -> None:
+    assert run(["registry", "show", "text/demo", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == {"id": stored, **registry.manifest(stored).data}
+    assert run(["registry", "show", stored[:8]]) == 0
+    text = capsys.readouterr().out
+    assert "modality.name\ttext" in text
+    assert "file w.bin" in text
+    assert run(["registry", "show", "text/demo", "--path"]) == 0
+    assert (Path(capsys.readouterr().out.strip()) / "w.bin").read_text() == "weights"
+
+
+def test_tag_and_log(registry, stored, capsys) -> None:
+    assert run(["registry", "tag", "text/demo", "text/demo", "best", "--why", "highest ROUGE-L"]) == 0
+    assert registry.resolve("text/demo:best") == stored
+    capsys.readouterr()
+    assert run(["registry", "log", "text/demo", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(r["tag"], r["new"], r["why"], r["stored"]) for r in rows] == [
+        ("latest", stored, "first", True),
+        ("best", stored, "highest ROUGE-L", True),
+    ]
+
+
+def test_verify_exits_4_when_something_is_damaged(registry, stored, capsys) -> None:
+    assert run(["registry", "verify", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"ok": True, "checked": 2, "problems": []}
+    blob = next((registry.root / "blobs/sha256").iterdir())
+    blob.chmod(0o644)
+    blob.write_text("Weights")
+    for args in ([], ["text/demo"]):
+        assert run(["registry", "verify", "--json", *args]) == 4
+        said = capsys.readouterr()
+        report = json.loads(said.out)
+        assert [(p["path"], p["used_by"]) for p in report["problems"]] == [
+            (f"blobs/sha256/{blob.name}", ["text/demo:latest"])
+        ]
+        assert said.err.count("\n") == 1
+    assert run(["registry", "verify"]) == 4
+    assert "text/demo:latest" in capsys.readouterr().out
+
+
+def test_gc_removes_what_is_not_reached(registry, stored, capsys) -> None:
+    (registry.root / "refs/text/demo/latest").unlink()
+    assert run(["registry", "gc", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["manifests"] == []
+    assert run(["registry", "gc", "--grace", "0", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["manifests"] == [stored]
+    assert run(["registry", "gc", "--grace", "0"]) == 0
+    assert stored in capsys.readouterr().out
+    assert registry.objects.all("blobs") == []
+
+
+def test_an_unknown_model_is_a_usage_error_in_one_line(registry, capsys) -> None:
+    for command in ("show", "log", "verify"):
+        assert run(["registry", command, "nothing"]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("Error: There is no model named 'nothing'")
+
+
+def test_a_folder_that_is_not_a_registry_exits_4(tmp_path, capsys) -> None:
+    (tmp_path / "notes.txt").touch()
+    assert run(["registry", "list", "--registry", str(tmp_path)]) == 4
+    assert "not empty and not a registry" in capsys.readouterr().err
