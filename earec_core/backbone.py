@@ -233,6 +233,9 @@ class Backbone:
             if hasattr(module, "lora_A") and hasattr(module, "base_layer"):
                 owner, _, child = name.rpartition(".")
                 setattr(self.model.get_submodule(owner), child, module.base_layer)
+        for mark in ("peft_config", "_hf_peft_config_loaded"):
+            if mark in vars(self.model):
+                delattr(self.model, mark)
         self.share_prefix = True
 
     @torch.no_grad()

@@ -107,10 +107,10 @@ class LoraAdapter:
         shapes = _shapes(path, tensors)
         ranks = config.get("rank_pattern") or {}
         for module, (_, rank, _) in shapes.items():
-            expected = _lookup(path, ranks, module, r)
+            expected = _lookup(path, ranks, module, float(r))
             if rank != expected:
                 raise IntegrityError(
-                    f"{module} has rank {rank} in {path / WEIGHTS}, but {CONFIG} says {expected}.",
+                    f"{module} has rank {rank} in {path / WEIGHTS}, but {CONFIG} says {expected:g}.",
                     "Restore both files from one source.",
                 )
         dtypes = {tensor.dtype for tensor in tensors.values()}
@@ -121,7 +121,7 @@ class LoraAdapter:
     def scale(self, module: str) -> float:
         """The factor in front of B @ A: alpha / r, for rsLoRA alpha / sqrt(r); `alpha_pattern` honoured."""
         rank = self.shapes[module][1]
-        alpha = float(_lookup(self.path, self.config.get("alpha_pattern") or {}, module, self.alpha))
+        alpha = _lookup(self.path, self.config.get("alpha_pattern") or {}, module, self.alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     def factors(self, module: str) -> tuple[Float32[Array, "r d_in"], Float32[Array, "d_out r"], float]:

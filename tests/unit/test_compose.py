@@ -331,7 +331,7 @@ def test_too_large_for_float16_is_said(tmp_path: Path) -> None:
         ({"text": math.inf, "vision": -math.inf, "behavior": 0.5}, "any", "text is inf"),
         ({"text": 0.0, "vision": 0.0, "behavior": 0.0}, "any", "Every weight is 0"),
         ({"text": 0.5, "vision": 0.5}, "strict", "No weight is given for behavior"),
-        ({"text": 0.5, "vision": 0.5, "behavior": 0, "sound": 0}, "strict", "sound, which is no adapter"),
+        ({"text": 0.5, "vision": 0.5, "behavior": 0.0, "sound": 0.0}, "strict", "sound, which is no adapter"),
     ],
 )
 def test_weights_that_do_not_fit(

@@ -1,0 +1,7 @@
+"""Catalogs: items, interactions and relations as one dataset directory of Parquet tables."""
+
+from earec_core.catalog.dataset import Catalog
+from earec_core.catalog.importing import import_dataset
+from earec_core.catalog.splits import LeaveOneOut, Sequences
+
+__all__ = ["Catalog", "LeaveOneOut", "Sequences", "import_dataset"]

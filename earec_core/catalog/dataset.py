@@ -1,0 +1,147 @@
+"""The dataset directory: three Parquet tables and a manifest, opened and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int
+
+from earec_core.catalog import splits
+from earec_core.catalog.splits import LeaveOneOut, Sequences, Split
+from earec_core.errors import DataError
+from earec_core.types import Item
+
+FORMAT, VERSION = "earec-dataset", 1
+TABLES = ("items", "interactions", "relations")
+PATH_COLUMNS = ("image", "audio")
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """A catalog of items with what is known of their use.
+
+    Attributes:
+        path: the dataset directory.
+        manifest: name, source, options, counts, digests.
+        items: one row an item: `item_id`, `title` and whatever else the source gives.
+        interactions: `user` and `item` rows and `timestamp`, by user in time order.
+        relations: `item`, `related` rows and `rank`, best first.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    items: pl.DataFrame
+    interactions: pl.DataFrame
+    relations: pl.DataFrame
+
+    @classmethod
+    def open(cls, path: Path) -> Catalog:
+        """Open a dataset directory.
+
+        Raises:
+            DataError: it is not there, is of another version, or a table is not what was imported.
+        """
+        manifest = read_manifest(path)
+        tables = {}
+        for name in TABLES:
+            file = path / f"{name}.parquet"
+            try:
+                if file_digest(file) != manifest["digests"][name]:
+                    raise DataError(
+                        f"The table {file} is not the one that was imported.",
+                        "Import again with `earec data import --force`.",
+                    )
+                tables[name] = pl.read_parquet(file)
+            except (OSError, pl.exceptions.PolarsError) as error:
+                raise DataError(
+                    f"The table {file} cannot be read: {error}.", "Import again with `earec data import --force`."
+                ) from error
+        return cls(path, manifest, **tables)
+
+    @property
+    def name(self) -> str:
+        """The catalog's name, of letters, digits, dots and dashes."""
+        return str(self.manifest["name"])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the tables."""
+        return str(self.manifest["digest"])
+
+    def __len__(self) -> int:
+        return self.items.height
+
+    def all_items(self) -> list[Item]:
+        """Every item, by row."""
+        rows = self.items.to_dicts()
+        return [self._item(index, row) for index, row in enumerate(rows)]
+
+    def item(self, index: int) -> Item:
+        """The item of a row."""
+        return self._item(index, self.items.row(index, named=True))
+
+    def sequences(self) -> Sequences:
+        """Every user's items in time order."""
+        counts = self.interactions["user"].value_counts().sort("user")["count"].to_numpy()
+        users = self.interactions.unique("user", keep="first", maintain_order=True)["user_id"].to_numpy()
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return Sequences(users, offsets, self.interactions["item"].to_numpy().astype(np.int64))
+
+    def leave_one_out(self) -> LeaveOneOut:
+        """Training sequences, validation and test targets."""
+        return splits.leave_one_out(self.sequences())
+
+    def item_split(self, split: Split, seed: int = 0) -> Int[np.ndarray, " n"]:
+        """Rows of the items in a split (80/10/10 by a hash of the id)."""
+        return splits.item_split(self.items["item_id"].to_list(), split, seed)
+
+    def _item(self, index: int, row: dict[str, Any]) -> Item:
+        fields = {key: value for key, value in row.items() if value is not None}
+        for key in PATH_COLUMNS:
+            if isinstance(fields.get(key), str):
+                fields[key] = str((self.path / fields[key]).absolute())
+        return Item(index, row["item_id"], row.get("title"), fields, self._related.get(index, ()))
+
+    @cached_property
+    def _related(self) -> dict[int, tuple[int, ...]]:
+        grouped = self.relations.sort("item", "rank").group_by("item", maintain_order=True).agg("related")
+        return {item: tuple(related) for item, related in grouped.iter_rows()}
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a dataset directory.
+
+    Raises:
+        DataError: there is none, or it is of another version.
+    """
+    file = path / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text())
+    except OSError:
+        raise DataError(
+            f"{path} is no dataset directory (it has no manifest.json).",
+            f"Make one: earec data import SOURCE --out {path}",
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{file} is damaged: {error}.", "Import again with `earec data import --force`.") from None
+    if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+        raise DataError(
+            f"{path} has format {manifest.get('format')!r} version {manifest.get('version')!r}; this earec reads "
+            f"{FORMAT!r} version {VERSION}.",
+            "Import the source again with this version.",
+        )
+    return manifest
+
+
+def file_digest(file: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

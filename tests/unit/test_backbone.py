@@ -1,0 +1,174 @@
+"""The LLM: splicing, shared prefix, LoRA, merging; against plain transformers and PEFT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from earec_core.backbone import Backbone, load_lora, save_lora
+from earec_core.config import BackboneConfig, LoraSettings
+from earec_core.errors import IntegrityError, UsageError
+from earec_core.prompts import Prompt
+from earec_core.types import Slot
+
+PREFIX = (0, 10, 20, 30)
+
+
+def _prompts(lengths: list[int]) -> list[Prompt]:
+    return [Prompt(i, (PREFIX, Slot("v", i), tuple(range(40, 40 + n)))) for i, n in enumerate(lengths)]
+
+
+def _slots(backbone: Backbone, n: int) -> dict[Slot, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {Slot("v", i): torch.randn(i % 3 + 1, backbone.d_llm, generator=generator) for i in range(n)}
+
+
+def _randomize(parameters: dict[str, torch.nn.Parameter]) -> None:
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.normal_(0, 0.2, generator=torch.Generator().manual_seed(parameter.numel()))
+
+
+@pytest.fixture
+def backbone(tiny_llm: Path) -> Backbone:
+    return Backbone.load(BackboneConfig(model=str(tiny_llm), dtype="float32", device="cpu"))
+
+
+def test_hidden_states_equal_plain_transformers_row_by_row(backbone: Backbone) -> None:
+    prompts, slots = _prompts([3, 7, 5]), _slots(backbone, 3)
+    batch = backbone.splice(prompts, slots)
+    hidden = backbone.hidden(batch)
+    for i, prompt in enumerate(prompts):
+        words = backbone.word_embedding
+        parts = [slots[p] if isinstance(p, Slot) else words(torch.tensor(p)) for p in prompt.pieces]
+        plain = backbone.model(inputs_embeds=torch.cat(parts)[None], output_hidden_states=True)
+        expected = plain.hidden_states[-1][0, len(PREFIX) :]
+        n = int(batch.lengths[i])
+        torch.testing.assert_close(hidden[i, :n], expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            backbone.logits(hidden[i, n - 1 : n])[0], plain.logits[0, -1], atol=1e-5, rtol=1e-5
+        )
+
+
+def test_shared_prefix_gives_the_same_gradients(backbone: Backbone) -> None:
+    parameters = backbone.attach_lora(LoraSettings(r=4))
+    _randomize(parameters)
+    gradients = []
+    for share in (True, False):
+        backbone.share_prefix = share
+        batch = backbone.splice(_prompts([3, 7, 5]), _slots(backbone, 3))
+        hidden = backbone.hidden(batch)
+        hidden[torch.arange(3), batch.lengths - 1].square().sum().backward()
+        gradients.append([p.grad.clone() for p in parameters.values()])
+        for parameter in parameters.values():
+            parameter.grad = None
+    for shared, whole in zip(*gradients, strict=True):
+        torch.testing.assert_close(shared, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_lora_a_follows_from_its_seed_alone(tiny_llm: Path) -> None:
+    found = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        one = Backbone.load(BackboneConfig(model=str(tiny_llm)))
+        found.append({n: p.detach().clone() for n, p in one.attach_lora(LoraSettings(r=4, seed=3)).items()})
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert any(found[0][name].any() for name in found[0])
+
+
+def test_detaching_gives_the_plain_backbone_back(backbone: Backbone) -> None:
+    batch = backbone.splice(_prompts([4]), _slots(backbone, 1))
+    before = backbone.hidden(batch)
+    _randomize(backbone.attach_lora(LoraSettings(r=4)))
+    assert not torch.allclose(backbone.hidden(batch), before)
+    backbone.detach_lora()
+    assert torch.equal(backbone.hidden(batch), before)
+
+
+def test_saved_adapter_loads_with_plain_peft_and_merging_equals_it(
+    backbone: Backbone, tiny_llm: Path, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    settings = LoraSettings(r=4, alpha=8)
+    parameters = backbone.attach_lora(settings)
+    _randomize(parameters)
+    batch = backbone.splice(_prompts([4, 6]), _slots(backbone, 2))
+    attached = backbone.hidden(batch).detach()
+    save_lora(tmp_path / "adapter", parameters, settings, backbone.info)
+    ids = torch.tensor([[0, 12, 55, 103]])
+    attached_logits = backbone.model(ids).logits.detach()
+
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llm), str(tmp_path / "adapter"))
+    torch.testing.assert_close(plain(ids).logits, attached_logits, atol=1e-5, rtol=1e-5)
+
+    backbone.detach_lora()
+    backbone.merge(tmp_path / "adapter")
+    torch.testing.assert_close(backbone.hidden(batch), attached, atol=1e-4, rtol=1e-4)
+
+
+def test_load_lora_refuses_another_rank(backbone: Backbone, tmp_path: Path) -> None:
+    settings = LoraSettings(r=4)
+    save_lora(tmp_path, backbone.attach_lora(settings), settings, backbone.info)
+    backbone.detach_lora()
+    with pytest.raises(UsageError, match=r"Set lora\.r"):
+        load_lora(backbone.attach_lora(LoraSettings(r=8)), tmp_path / "adapter_model.safetensors")
+
+
+def test_merge_refuses_an_adapter_of_another_shape(backbone: Backbone, tmp_path: Path) -> None:
+    from earec_core.testing import tiny_backbone
+
+    wider = Backbone.load(BackboneConfig(model=str(tiny_backbone(tmp_path / "wide", hidden=64))))
+    settings = LoraSettings(r=4)
+    save_lora(tmp_path / "adapter", wider.attach_lora(settings), settings, wider.info)
+    with pytest.raises(IntegrityError, match="does not fit the backbone"):
+        backbone.merge(tmp_path / "adapter")
+
+
+def test_merge_refuses_a_damaged_adapter(backbone: Backbone, tmp_path: Path) -> None:
+    settings = LoraSettings(r=4)
+    save_lora(tmp_path, backbone.attach_lora(settings), settings, backbone.info)
+    backbone.detach_lora()
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"\x08\x00")
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        backbone.merge(tmp_path)
+
+
+def test_generation_equals_transformers_generate(backbone: Backbone) -> None:
+    prompts, slots = _prompts([3, 9]), _slots(backbone, 2)
+    texts = backbone.generate(backbone.splice(prompts, slots), 8)
+    for i in range(2):
+        alone = backbone.generate(backbone.splice([prompts[i]], slots), 8)
+        assert texts[i] == alone[0]
+        words = backbone.word_embedding
+        parts = [slots[p] if isinstance(p, Slot) else words(torch.tensor(p)) for p in prompts[i].pieces]
+        ids, embeds = [], torch.cat(parts)[None]
+        for _ in range(8):
+            token = int(backbone.model(inputs_embeds=embeds).logits[0, -1].argmax())
+            if token == backbone.tokenizer.eos_token_id:
+                break
+            ids.append(token)
+            embeds = torch.cat([embeds, words(torch.tensor([[token]]))], dim=1)
+        assert texts[i] == backbone.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [("no-such-name", "There is no backbone"), ("EMPTY", "holds no config.json")],
+)
+def test_a_backbone_that_is_not_there_is_named(tmp_path: Path, model: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Backbone.load(BackboneConfig(model=str(tmp_path) if model == "EMPTY" else model))
+
+
+def test_info_changes_with_the_weights(tmp_path: Path) -> None:
+    from earec_core import backbone_store
+    from earec_core.testing import tiny_backbone
+
+    one, other = (tiny_backbone(tmp_path / str(seed), seed=seed) for seed in (0, 1))
+    a, b = (backbone_store.info(str(path), path) for path in (one, other))
+    assert a.weights != b.weights
+    assert (a.config, a.tokenizer) == (b.config, b.tokenizer)
