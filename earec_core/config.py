@@ -184,7 +184,7 @@ def resolve(
     merged: dict[str, Any] = {}
     _merge(merged, PRESETS[preset])
     if file is not None:
-        _merge(merged, _read_toml(file))
+        _merge(merged, {k: v for k, v in _read_toml(file).items() if k != "recommender"})
     for key, value in os.environ.items():
         if key.startswith("EAREC_") and "__" in key:
             _set(merged, key.removeprefix("EAREC_").lower().split("__"), _literal(value))
@@ -192,6 +192,13 @@ def resolve(
         if value is not None:
             _set(merged, key.split("."), _literal(value) if isinstance(value, str) else value)
     return validate(RunConfig, merged, "configuration")
+
+
+def read_section(file: Path | None, section: str, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """One section of a TOML file that may hold others, with flags over it."""
+    values: dict[str, Any] = dict(_read_toml(file).get(section, {})) if file is not None else {}
+    values.update({key: _literal(v) if isinstance(v, str) else v for key, v in flags.items()})
+    return values
 
 
 def validate(model: type[Model], values: Mapping[str, Any], what: str) -> Model:

@@ -18,8 +18,7 @@ from safetensors.torch import save_file
 import earec_core
 from earec_core import hookspecs
 from earec_core.align import samples
-from earec_core.align.checkpoint import Point
-from earec_core.align.train import Trainer
+from earec_core.align.train import Point, Trainer
 from earec_core.backbone import Backbone, load_lora, save_lora
 from earec_core.catalog import Catalog
 from earec_core.config import LoraSettings, RunConfig

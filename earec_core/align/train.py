@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,14 +13,40 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from earec_core.align import checkpoint
-from earec_core.align.checkpoint import Point, Progress
+from earec_core import checkpoint
 from earec_core.align.samples import Sample, batches
 from earec_core.config import AlignConfig
 from earec_core.errors import EarecError
 from earec_core.instructions import Instructions
 from earec_core.prompts import Prompt
 from earec_core.rouge import rouge_l
+
+Point = dict[str, float]
+
+
+@dataclass
+class Progress:
+    """Where a training stands; all of it is in the checkpoint.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch, batch: the next batch to train on.
+        elapsed: seconds of training so far, over all sessions.
+        best: lowest validation loss; `best_step` is where.
+        stale: validations since the best.
+        history: one point a step or validation, in order.
+        finished: nothing is left to do.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    elapsed: float = 0.0
+    best: float = math.inf
+    best_step: int = 0
+    stale: int = 0
+    history: list[Point] = field(default_factory=list)
+    finished: bool = False
 
 
 class Trainer:
@@ -77,7 +104,7 @@ class Trainer:
         """
         restored = checkpoint.load(self.file, self.parameters, self.optimizer)
         if restored is not None:
-            self.progress, self.best = restored
+            self.progress, self.best = Progress(**restored[0]), restored[1]
         state = self.progress
         if not state.history:
             self._validate()
@@ -198,7 +225,7 @@ class Trainer:
         self.observe(self.progress.step, point)
 
     def _save(self) -> None:
-        checkpoint.save(self.file, self.parameters, self.optimizer, self.progress, self.best)
+        checkpoint.save(self.file, self.parameters, self.optimizer, asdict(self.progress), self.best)
 
 
 def response_loss(instructions: Instructions, samples: Sequence[Sample]) -> Float[Tensor, ""]:

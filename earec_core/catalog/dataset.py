@@ -62,7 +62,8 @@ class Catalog:
                 tables[name] = pl.read_parquet(file)
             except (OSError, pl.exceptions.PolarsError) as error:
                 raise DataError(
-                    f"The table {file} cannot be read: {error}.", "Import again with `earec data import --force`."
+                    f"The table {file} cannot be read: {error}.",
+                    "Import again with `earec data import --force`.",
                 ) from error
         return cls(path, manifest, **tables)
 
@@ -131,7 +132,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"Make one: earec data import SOURCE --out {path}",
         ) from None
     except ValueError as error:
-        raise DataError(f"{file} is damaged: {error}.", "Import again with `earec data import --force`.") from None
+        raise DataError(
+            f"{file} is damaged: {error}.", "Import again with `earec data import --force`."
+        ) from None
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise DataError(
             f"{path} has format {manifest.get('format')!r} version {manifest.get('version')!r}; this earec reads "

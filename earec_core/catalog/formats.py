@@ -115,7 +115,9 @@ def _amazon(source: Path, columns: Mapping[str, str]) -> Source:
         item = row.get("parent_asin") or row.get("asin")
         if item is None:
             raise DataError(f"{meta_file} has a row without asin.", "Give the metadata file of the data set.")
-        category = row.get("category") or row.get("categories") or row.get("main_cat") or row.get("main_category")
+        category = (
+            row.get("category") or row.get("categories") or row.get("main_cat") or row.get("main_category")
+        )
         items.append(
             {
                 "item_id": item,
@@ -176,7 +178,9 @@ def _generic(source: Path, columns: Mapping[str, str]) -> Source:
     if other is None:
         raise DataError(f"{file} has no column related_id.", "Name the related item's column related_id.")
     kind = pl.col("kind") if "kind" in table.columns else pl.lit("related")
-    return Source(items, inter, table.select("item_id", pl.col(other).alias("related_id"), kind.alias("kind")), source)
+    return Source(
+        items, inter, table.select("item_id", pl.col(other).alias("related_id"), kind.alias("kind")), source
+    )
 
 
 READERS: Mapping[str, Callable[[Path, Mapping[str, str]], Source]] = {
@@ -187,10 +191,7 @@ READERS: Mapping[str, Callable[[Path, Mapping[str, str]], Source]] = {
     "generic": _generic,
 }
 
-_ML100K_GENRES = (
-    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror "
-    "Musical Mystery Romance Sci-Fi Thriller War Western"
-).split()
+_ML100K_GENRES = ["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"]
 _SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "item_id": ("itemId", "movieId", "asin", "parent_asin", "id"),
     "user_id": ("userId", "user", "reviewerID"),
@@ -202,7 +203,9 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
 """Where a column of EAREC's name is missing, these are taken; `a|b` means the first that is not empty."""
 
 
-def _mapped(table: pl.DataFrame, columns: Mapping[str, str], file: Path, needed: Sequence[str]) -> pl.DataFrame:
+def _mapped(
+    table: pl.DataFrame, columns: Mapping[str, str], file: Path, needed: Sequence[str]
+) -> pl.DataFrame:
     """The table under EAREC's column names: as told by `columns`, else by name or synonym."""
     have = table.columns
     made = []
@@ -269,7 +272,9 @@ def _table(file: Path) -> pl.DataFrame:
 
 def _csv(file: Path, *, separator: str, names: Sequence[str]) -> pl.DataFrame:
     try:
-        return pl.read_csv(file, separator=separator, has_header=False, new_columns=list(names), infer_schema=False)
+        return pl.read_csv(
+            file, separator=separator, has_header=False, new_columns=list(names), infer_schema=False
+        )
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{file} cannot be read: {error}.", "Check the file.") from error
 
@@ -297,8 +302,12 @@ def _atomic(file: Path) -> pl.DataFrame:
     for header in table.columns:
         name, _, kind = header.partition(":")
         if not kind:
-            raise DataError(f"{file}: the header {header!r} has no type.", "Write name:token, name:float, ...")
-        made.append(pl.col(header).cast(pl.Float64).alias(name) if kind == "float" else pl.col(header).alias(name))
+            raise DataError(
+                f"{file}: the header {header!r} has no type.", "Write name:token, name:float, ..."
+            )
+        made.append(
+            pl.col(header).cast(pl.Float64).alias(name) if kind == "float" else pl.col(header).alias(name)
+        )
     return table.select(made)
 
 
@@ -313,7 +322,9 @@ def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
     except ValueError as error:
         raise DataError(f"{file} line {number} is not JSON: {error}.", "Mend or remove that line.") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file} cannot be read after line {number}: {error}.", "Get the file again.") from error
+        raise DataError(
+            f"{file} cannot be read after line {number}: {error}.", "Get the file again."
+        ) from error
 
 
 def _stem(name: str) -> str:

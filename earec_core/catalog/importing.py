@@ -63,7 +63,8 @@ def import_dataset(
     items = _items(found, interactions, out)
     if found.interactions.height and not interactions.height:
         raise DataError(
-            f"No interaction of {source} is left after {core}-core filtering.", "Lower --core or --min-rating."
+            f"No interaction of {source} is left after {core}-core filtering.",
+            "Lower --core or --min-rating.",
         )
     if not items.height:
         raise DataError(f"The catalog {source} is empty.", "Check the files.")
@@ -130,7 +131,9 @@ def cooccurrence(interactions: pl.DataFrame) -> pl.DataFrame:
         for step in range(1, _WINDOW + 1)
     ]
     pairs = pl.concat(steps).filter(pl.col("item") != pl.col("related"))
-    both = pl.concat([pairs, pairs.select("user", pl.col("related").alias("item"), pl.col("item").alias("related"))])
+    both = pl.concat(
+        [pairs, pairs.select("user", pl.col("related").alias("item"), pl.col("item").alias("related"))]
+    )
     return (
         both.unique()
         .group_by("item", "related")
@@ -152,16 +155,22 @@ def _interactions(
     table: pl.DataFrame, *, core: int, min_rating: float | None, max_len: int | None
 ) -> pl.DataFrame:
     """Filtered and in time order; equal timestamps keep the source's order, exact repetitions count once."""
-    table = table.with_columns(pl.col("user_id", "item_id").cast(pl.String)).drop_nulls(["user_id", "item_id"])
+    table = table.with_columns(pl.col("user_id", "item_id").cast(pl.String)).drop_nulls(
+        ["user_id", "item_id"]
+    )
     if min_rating is not None:
         if "rating" not in table.columns:
-            raise DataError("The interactions have no rating.", "Leave out --min-rating or map --column rating=.")
+            raise DataError(
+                "The interactions have no rating.", "Leave out --min-rating or map --column rating=."
+            )
         table = table.filter(pl.col("rating").cast(pl.Float64) >= min_rating)
     table = _timed(table).unique(["user_id", "item_id", "timestamp"], keep="first", maintain_order=True)
     table = k_core(table, core)
     # Users in the order of their first row in the source; sorts are stable.
     firsts = table.select("user_id").unique(maintain_order=True).with_row_index("_user")
-    table = table.join(firsts, on="user_id", maintain_order="left").sort("_user", "timestamp", maintain_order=True)
+    table = table.join(firsts, on="user_id", maintain_order="left").sort(
+        "_user", "timestamp", maintain_order=True
+    )
     if max_len is not None:
         table = table.filter(pl.int_range(pl.len()).over("user_id") >= pl.len().over("user_id") - max_len)
     return table.select("user_id", "item_id", "timestamp")
@@ -210,7 +219,9 @@ def _items(found: formats.Source, interactions: pl.DataFrame, out: Path) -> pl.D
             text = text.map_elements(_clean, return_dtype=pl.String)
         made.append(pl.when(text.str.strip_chars() != "").then(text).alias(column))
     items = items.with_columns(made)
-    return items.select("item_id", *[c for c in items.columns if c != "item_id" and items.schema[c] != pl.Null])
+    return items.select(
+        "item_id", *[c for c in items.columns if c != "item_id" and items.schema[c] != pl.Null]
+    )
 
 
 def _clean(text: str) -> str:
@@ -231,14 +242,20 @@ def _given(relations: pl.DataFrame | None, rows: pl.DataFrame) -> pl.DataFrame |
     strength = {kind: i for i, kind in enumerate(formats.RELATION_KINDS)}
     table = (
         relations.with_columns(pl.col("item_id", "related_id").cast(pl.String))
-        .with_columns(_kind=pl.col("kind").replace_strict(strength, default=len(strength), return_dtype=pl.Int64))
+        .with_columns(
+            _kind=pl.col("kind").replace_strict(strength, default=len(strength), return_dtype=pl.Int64)
+        )
         .join(rows, on="item_id", maintain_order="left")
-        .join(rows.rename({"item_id": "related_id", "item": "related"}), on="related_id", maintain_order="left")
+        .join(
+            rows.rename({"item_id": "related_id", "item": "related"}), on="related_id", maintain_order="left"
+        )
         .filter(pl.col("item") != pl.col("related"))
         .sort("item", "_kind", maintain_order=True)
         .unique(["item", "related"], keep="first", maintain_order=True)
     )
-    return table.with_columns(rank=pl.int_range(pl.len()).over("item")).select("item", "related", "kind", "rank")
+    return table.with_columns(rank=pl.int_range(pl.len()).over("item")).select(
+        "item", "related", "kind", "rank"
+    )
 
 
 def _counts(items: pl.DataFrame, interactions: pl.DataFrame, related: pl.DataFrame) -> dict[str, Any]:

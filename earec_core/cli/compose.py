@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -72,7 +73,10 @@ def command(
         allow=frozenset(allow_mismatch),
     )
     if as_json:
-        out.json({"id": identity, "name": name, **report.summary()})
+        summary = asdict(report)
+        summary.pop("modules")
+        summary.pop("path")
+        out.json({"id": identity, "name": name, **summary})
         return
     out.note(f"{method}: rank {report.rank}, relative error {report.relative_error:.2g}")
     for pair, cosine in report.cosines.items():

@@ -20,7 +20,11 @@ def command() -> None:
 @click.option("--out", "target", type=PathType, required=True, help="The dataset directory to be made.")
 @click.option("--format", "format_", default="auto", show_default=True, help="See docs/data.md.")
 @click.option(
-    "--column", "columns", multiple=True, metavar="EAREC=SOURCE", help="Name a column; a|b takes the first present."
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="EAREC=SOURCE",
+    help="Name a column; a|b takes the first present.",
 )
 @click.option("--name", help="The catalog's name.  [default: the name of --out]")
 @click.option("--core", type=click.IntRange(1), default=5, show_default=True, help="k-core filtering.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,7 @@ def compose_models(
             "weights": {m: float(weights[m]) for m in models},
             "method": {"name": method, "rank": rank},
             "overridden": overridden,
-            "report": {k: v for k, v in asdict(report).items() if k in ("rank", "relative_error")},
+            "report": {"rank": report.rank, "relative_error": report.relative_error},
         }
         identity = registry.add(manifest, files, name=name, why=f"compose {method}")
     return identity, report

@@ -1,13 +1,12 @@
-"""Checkpoints of an alignment: one safetensors file, replaced atomically, nothing pickled."""
+"""Checkpoints of a training: one safetensors file, replaced atomically, nothing pickled."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,39 +15,12 @@ from torch import Tensor, nn
 
 from earec_core.errors import IntegrityError
 
-Point = dict[str, float]
-
-
-@dataclass
-class Progress:
-    """Where a training stands; all of it is in the checkpoint.
-
-    Attributes:
-        step: optimizer steps done.
-        epoch, batch: the next batch to train on.
-        elapsed: seconds of training so far, over all sessions.
-        best: lowest validation loss; `best_step` is where.
-        stale: validations since the best.
-        history: one point a step or validation, in order.
-        finished: nothing is left to do.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    elapsed: float = 0.0
-    best: float = math.inf
-    best_step: int = 0
-    stale: int = 0
-    history: list[Point] = field(default_factory=list)
-    finished: bool = False
-
 
 def save(
     file: Path,
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    progress: Progress,
+    progress: Mapping[str, Any],
     best: Mapping[str, Tensor],
 ) -> None:
     """Write everything that a resumed run needs."""
@@ -61,7 +33,7 @@ def save(
     temp = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         plain = {name: t.cpu().contiguous() for name, t in tensors.items()}
-        save_file(plain, temp, metadata={"progress": json.dumps(asdict(progress))})
+        save_file(plain, temp, metadata={"progress": json.dumps(dict(progress))})
         with temp.open("rb") as handle:
             os.fsync(handle.fileno())
         temp.replace(file)
@@ -71,7 +43,7 @@ def save(
 
 def load(
     file: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> tuple[Progress, dict[str, Tensor]] | None:
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Restore parameters and optimizer in place; None where there is no checkpoint.
 
     Raises:
@@ -81,7 +53,7 @@ def load(
         return None
     try:
         with safe_open(str(file), framework="pt") as stored:
-            progress = Progress(**json.loads(stored.metadata()["progress"]))
+            progress = json.loads(stored.metadata()["progress"])
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 - not a mapping
         for name, parameter in parameters.items():
             parameter.data.copy_(tensors[f"now/{name}"])
@@ -93,7 +65,7 @@ def load(
                 }
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise IntegrityError(
-            f"The checkpoint {file} cannot be read: {error}.", "Delete it to start this alignment again."
+            f"The checkpoint {file} cannot be read: {error}.", "Delete it to start this training again."
         ) from error
     best = {k.removeprefix("best/"): t for k, t in tensors.items() if k.startswith("best/")}
     return progress, {name: t.to(parameters[name].device) for name, t in best.items()}

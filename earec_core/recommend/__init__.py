@@ -1,0 +1,19 @@
+"""The recommender: a small transformer over frozen item vectors predicts the next item (Eqs. 6-8)."""
+
+from earec_core.recommend.evaluate import Metrics, evaluate
+from earec_core.recommend.model import IdTable, ItemTable, RecommenderConfig, SequenceModel, VectorTable
+from earec_core.recommend.train import EpochStats, TrainedRecommender, item_embeddings, train
+
+__all__ = [
+    "EpochStats",
+    "IdTable",
+    "ItemTable",
+    "Metrics",
+    "RecommenderConfig",
+    "SequenceModel",
+    "TrainedRecommender",
+    "VectorTable",
+    "evaluate",
+    "item_embeddings",
+    "train",
+]

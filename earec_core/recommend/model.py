@@ -1,0 +1,140 @@
+"""The user transformer (Eqs. 6-7) and the item tables that it reads and scores against.
+
+Symbols: b users of a batch, s positions, n items of the catalog, d the model's width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from earec_core.config import Section
+
+
+class RecommenderConfig(Section):
+    """Hyper-parameters; defaults are the paper's where it names them (section 4.1.4)."""
+
+    layers: int = Field(2, ge=1)
+    heads: int = Field(2, ge=1)
+    dim: int = Field(64, ge=2)
+    inner: int = Field(256, ge=2, description="Width inside the feed-forward layers.")
+    dropout: float = Field(0.5, ge=0, lt=1)
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    batch_size: int = Field(2048, ge=1, description="Predicted positions per step, about.")
+    max_len: int = Field(50, ge=2, description="Items of a sequence that the model sees.")
+    epochs: int = Field(200, ge=1)
+    patience: int = Field(10, ge=1, description="Epochs without a better validation NDCG@10.")
+    valid_users: int | None = Field(None, ge=1, description="Validate on a fixed random part of the users.")
+    similarity: Literal["inner", "cosine"] = Field("inner", description="inner: Eq. 8; cosine: the release.")
+    temperature: float = Field(0.07, gt=0, description="Divides the cosine.")
+    standardise: bool = Field(True, description="Give every dimension of frozen vectors mean 0, deviation 1.")
+    seed: int = 0
+
+
+class ItemTable(nn.Module, ABC):
+    """Item representations in the model's space: what is read, and what is scored against."""
+
+    @abstractmethod
+    def forward(self) -> Float[Tensor, "n d"]:
+        """All items."""
+
+
+class IdTable(ItemTable):
+    """A trained embedding per item id: with it the model is SASRec.
+
+    Args:
+        n_items: n.
+        dim: d.
+    """
+
+    def __init__(self, n_items: int, dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(n_items, dim) * 0.02)
+
+    def forward(self) -> Float[Tensor, "n d"]:
+        return self.embedding
+
+
+class VectorTable(ItemTable):
+    """Frozen item vectors through one trained linear map, shared by inputs and candidates.
+
+    Args:
+        vectors: (n d_in).
+        dim: d.
+        standardise: give every input dimension mean 0 and deviation 1 over the catalog first; an LLM's hidden
+            states have a few huge dimensions that would drown the rest.
+    """
+
+    vectors: Tensor
+
+    def __init__(self, vectors: Float[Tensor, "n d_in"], dim: int, *, standardise: bool = True) -> None:
+        super().__init__()
+        if standardise:
+            vectors = (vectors - vectors.mean(0)) / vectors.std(0).clamp_min(1e-6)
+        self.register_buffer("vectors", vectors.float(), persistent=False)
+        self.adaptor = nn.Linear(vectors.shape[1], dim)
+        nn.init.normal_(self.adaptor.weight, std=0.02)
+
+    def forward(self) -> Float[Tensor, "n d"]:
+        mapped: Tensor = self.adaptor(self.vectors)
+        return mapped
+
+
+class SequenceModel(nn.Module):
+    """A causal transformer over a user's items (Eqs. 6-7), post-norm as in SASRec of RecBole.
+
+    Args:
+        table: the items.
+        config: sizes and similarity.
+    """
+
+    def __init__(self, table: ItemTable, config: RecommenderConfig) -> None:
+        super().__init__()
+        self.table, self.config = table, config
+        self.positions = nn.Parameter(torch.randn(config.max_len, config.dim) * 0.02)
+        self.norm = nn.LayerNorm(config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        layer = nn.TransformerEncoderLayer(
+            config.dim, config.heads, config.inner, config.dropout, activation="gelu", batch_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        for module in self.layers.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, items: Float[Tensor, "n d"], sequences: Int[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
+        """State after each position of sequences that are padded on the right (with any row).
+
+        Args:
+            items: `table()`, computed once for inputs and candidates.
+            sequences: item rows, s at most `max_len`; no position sees a later one, so none sees padding.
+        """
+        s = sequences.shape[1]
+        h = self.dropout(self.norm(F.embedding(sequences, items) + self.positions[:s]))
+        mask = nn.Transformer.generate_square_subsequent_mask(s, device=h.device)
+        states: Tensor = self.layers(h, mask=mask, is_causal=True)
+        return states
+
+    def scores(self, users: Float[Tensor, "b d"], items: Float[Tensor, "n d"]) -> Float[Tensor, "b n"]:
+        """Score of every item for every user state (the exponent of Eq. 8)."""
+        if self.config.similarity == "cosine":
+            return F.normalize(users, dim=-1) @ F.normalize(items, dim=-1).T / self.config.temperature
+        return users @ items.T
+
+
+def last_states(
+    model: SequenceModel, items: Float[Tensor, "n d"], histories: list[Int[Tensor, " length"]]
+) -> Float[Tensor, "b d"]:
+    """User vectors u = f_n^L: the state after the last of each user's most recent `max_len` items."""
+    recent = [history[-model.config.max_len :] for history in histories]
+    lengths = torch.tensor([len(history) for history in recent], device=items.device)
+    padded = nn.utils.rnn.pad_sequence(recent, batch_first=True).to(items.device)
+    return model(items, padded)[torch.arange(len(recent), device=items.device), lengths - 1]

@@ -1,0 +1,188 @@
+"""`recommend train|evaluate|topk`: registered recommenders over a catalog."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+import earec_core
+from earec_core.catalog import Catalog
+from earec_core.config import read_section, validate
+from earec_core.encode import ItemVectors
+from earec_core.errors import UsageError
+from earec_core.home import home
+from earec_core.models import Show
+from earec_core.recommend.evaluate import Metrics, evaluate
+from earec_core.recommend.index import topk
+from earec_core.recommend.model import RecommenderConfig
+from earec_core.recommend.train import EpochStats, TrainedRecommender, train
+from earec_registry import Registry
+
+
+def recommender_config(file: Path | None, flags: Mapping[str, Any]) -> RecommenderConfig:
+    """The hyper-parameters: flags over the file's section `[recommender]` over the defaults.
+
+    Raises:
+        UsageError: an unknown key, or a value out of range.
+    """
+    values = read_section(
+        file, "recommender", {key.removeprefix("recommender."): v for key, v in flags.items()}
+    )
+    return validate(RecommenderConfig, values, "recommender's configuration")
+
+
+def train_resumable(
+    catalog: Catalog,
+    config: RecommenderConfig,
+    *,
+    vectors: ItemVectors | None = None,
+    show: Show = lambda *_: None,
+) -> tuple[TrainedRecommender, dict[str, dict[str, float]], Path]:
+    """Train on a catalog; a killed run goes on from its last epoch.
+
+    Args:
+        vectors: frozen item vectors; None for ids (SASRec).
+
+    Returns:
+        The recommender, its metrics on `valid` and `test`, and the run's folder.
+    """
+    split = catalog.leave_one_out()
+    key = [
+        config.model_dump(mode="json"),
+        catalog.digest,
+        vectors.id if vectors else None,
+        earec_core.__version__,
+    ]
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    run = home() / "runs" / f"recommend-{digest[:12]}"
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "config.json").write_text(json.dumps(key, indent=1))
+
+    def progress(stats: EpochStats) -> None:
+        show(stats.epoch, config.epochs, f"loss {stats.loss:.3f}, valid NDCG@10 {stats.ndcg10:.4f}")
+
+    trained = train(
+        split,
+        len(catalog),
+        config,
+        vectors=torch.from_numpy(vectors.vectors) if vectors else None,
+        progress=progress,
+        checkpoint=run / "checkpoint.safetensors",
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+    metrics = {"valid": evaluate(trained.model, split, "valid").summary()}
+    metrics["test"] = evaluate(trained.model, split, "test").summary()
+    return trained, metrics, run
+
+
+def train_registered(
+    catalog: Catalog,
+    vectors: str | None,
+    config: RecommenderConfig,
+    registry: Registry,
+    *,
+    name: str,
+    show: Show = lambda *_: None,
+) -> dict[str, Any]:
+    """Train a recommender, evaluate it and register it with the ranks of every user's targets.
+
+    Returns:
+        `id`, `name`, and `valid` and `test` metrics (see `Metrics.summary`).
+    """
+    items = ItemVectors.open(registry, vectors, catalog) if vectors else None
+    trained, metrics, run = train_resumable(catalog, config, vectors=items, show=show)
+    split = catalog.leave_one_out()
+    ranks = evaluate(trained.model, split, "test")
+    manifest = {
+        "kind": "recommender",
+        "method": "vectors" if items else "ids",
+        "data": {"name": catalog.name, "digest": catalog.digest},
+        "parents": [items.id] if items else [],
+        "training": {"config": config.model_dump(mode="json"), "epoch": trained.best_epoch},
+        "metrics": metrics,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        trained.save(out)
+        save_file({"users": ranks.users, "ranks": ranks.ranks}, out / "test_ranks.safetensors")
+        files = {file.name: file for file in out.iterdir()}
+        identity = registry.add(manifest, files, name=name, why=f"recommend train on {catalog.name}")
+    epochs = len(trained.history)
+    return {
+        "id": identity,
+        "name": name,
+        "run": str(run),
+        "epochs": epochs,
+        "best_epoch": trained.best_epoch,
+        **metrics,
+    }
+
+
+def open_recommender(registry: Registry, reference: str, catalog: Catalog) -> TrainedRecommender:
+    """A registered recommender, checked against the catalog.
+
+    Raises:
+        UsageError: it is of another kind or another catalog.
+    """
+    manifest = registry.manifest(reference)
+    if manifest.kind != "recommender":
+        raise UsageError(
+            f"{reference!r} is a {manifest.kind}, not a recommender.", "Train one: earec recommend train"
+        )
+    if manifest.data["data"]["digest"] != catalog.digest:
+        raise UsageError(
+            f"The recommender {reference!r} was trained on {manifest.data['data']['name']!r}, not on this "
+            f"version of {catalog.name!r}.",
+            "Give the dataset it was trained on, or train again.",
+        )
+    vectors = None
+    if manifest.data["method"] == "vectors":
+        parent = manifest.data["parents"][0]
+        vectors = torch.from_numpy(ItemVectors.open(registry, parent, catalog).vectors)
+    return TrainedRecommender.load(registry.materialize(reference), len(catalog), vectors)
+
+
+def evaluate_registered(
+    registry: Registry,
+    reference: str,
+    catalog: Catalog,
+    which: Literal["valid", "test"],
+    *,
+    exclude_seen: bool = False,
+) -> Metrics:
+    """Evaluate a registered recommender on a catalog."""
+    trained = open_recommender(registry, reference, catalog)
+    return evaluate(trained.model, catalog.leave_one_out(), which, exclude_seen=exclude_seen)
+
+
+def recommend_to(
+    registry: Registry, reference: str, catalog: Catalog, user: str, k: int, *, exclude_seen: bool = True
+) -> list[dict[str, Any]]:
+    """The k best next items for a user, after their whole history.
+
+    Raises:
+        UsageError: the catalog has no such user.
+    """
+    trained = open_recommender(registry, reference, catalog)
+    sequences = catalog.sequences()
+    found = np.flatnonzero(sequences.users == user)
+    if not len(found):
+        raise UsageError(
+            f"The catalog {catalog.name!r} has no user {user!r}.", "Give an id of the source data."
+        )
+    history = torch.from_numpy(sequences.of(int(found[0])).copy())
+    rows, scores = topk(trained.model, [history], k, exclude_seen=exclude_seen)
+    return [
+        {"rank": i + 1, "item_id": item.id, "title": item.title, "score": float(score)}
+        for i, (item, score) in enumerate(
+            (catalog.item(int(row)), score) for row, score in zip(rows[0], scores[0], strict=True)
+        )
+    ]

@@ -1,0 +1,1 @@
+"""The behavior modality of EAREC."""

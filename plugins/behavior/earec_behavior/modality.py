@@ -1,0 +1,132 @@
+"""Behavior: an item's embedding in an existing recommender, through a trained MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import torch
+from earec_core.errors import DamagedInputError, UsageError
+from earec_core.modality import Encoded, Encoder, LanguageModel, Modality, PluginConfig, Projector, PromptSlot
+from earec_core.projectors import MlpProjector
+from earec_core.types import Item
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from earec_behavior import table as tables
+from earec_behavior.spec import SPEC
+from earec_behavior.table import Table
+
+_NEIGHBOURS = 3
+
+
+class BehaviorConfig(PluginConfig):
+    """Which table of item embeddings."""
+
+    embeddings: str = Field(
+        "",
+        description="A registered table (name, name:tag or id) or a .npy, .parquet or .safetensors file; "
+        "empty: what `earec behavior fit` registered for the catalog.",
+    )
+    ids: str | None = Field(
+        None,
+        description="For .npy and .safetensors: file of item ids in row order; none: the catalog's rows.",
+    )
+    tokens: int = Field(1, ge=1, description="Slot positions.")
+    standardise: bool = Field(True, description="Mean 0 and deviation 1 of every dimension over the table.")
+
+
+class VectorEncoder(Encoder):
+    """Stacks vectors: the recommender that made them was the encoder (the behavior row of Eq. 1).
+
+    Args:
+        d_enc: their width.
+    """
+
+    _device: Tensor
+
+    def __init__(self, d_enc: int) -> None:
+        super().__init__()
+        self.d_enc = d_enc
+        # Says where the module was moved to; not part of its state.
+        self.register_buffer("_device", torch.empty(0), persistent=False)
+
+    def forward(self, batch: Sequence[Float[np.ndarray, " d"]]) -> Encoded:
+        h = torch.from_numpy(np.stack(batch)).to(self._device.device)[:, None]
+        return Encoded(h, torch.ones(h.shape[:2], dtype=torch.bool, device=h.device))
+
+
+class BehaviorModality(Modality[BehaviorConfig]):
+    """An item's embedding in an existing recommender."""
+
+    cache_features: ClassVar[bool] = False
+
+    def read(self, item: Item) -> Float[np.ndarray, " d"] | None:
+        row = self._row(item)
+        if row is None:
+            return None
+        raw = self._table.values[row]
+        if not np.isfinite(raw).all():
+            raise DamagedInputError(
+                f"The embedding of item {item.id} in {self._table.origin} has {np.sum(~np.isfinite(raw))} values "
+                "that are not finite.",
+                "Mend its row, or fill it with NaN to leave it out.",
+            )
+        return self._values[row].copy()
+
+    def build_encoder(self, llm: LanguageModel) -> Encoder:
+        return VectorEncoder(self._values.shape[1]).eval()
+
+    def build_projector(self, d_enc: int, d_llm: int) -> Projector:
+        return MlpProjector(d_enc, d_llm, tokens=self.config.tokens)
+
+    def prompt_slot(self) -> PromptSlot:
+        return PromptSlot(SPEC.slot_token, self.config.tokens)
+
+    def describe(self, item: Item) -> str:
+        row = self._row(item)
+        if row is None:
+            return ""
+        near = ", ".join(self._table.ids[i] for i in self._nearest(row))
+        origin = self._table.artifact[:12] if self._table.artifact else self._table.origin
+        text = f"item embedding of {origin}, d={self._values.shape[1]}"
+        return f"{text}; nearest items: {near}" if near else text
+
+    def resolved_config(self) -> BehaviorConfig:
+        return self.config.model_copy(update={"embeddings": self._table.pinned})
+
+    def sources(self) -> tuple[str, ...]:
+        return () if self._table.artifact is None else (self._table.artifact,)
+
+    @cached_property
+    def _table(self) -> Table:
+        return tables.load(self.config.embeddings, self.config.ids or "", self.context)
+
+    @cached_property
+    def _values(self) -> Float[np.ndarray, "n d"]:
+        return self._table.standardised if self.config.standardise else self._table.values
+
+    @cached_property
+    def _directions(self) -> Float[np.ndarray, "n d"]:
+        values = np.where(np.isfinite(self._values), self._values, 0)
+        norms = np.linalg.norm(values, axis=1, keepdims=True)
+        return np.divide(values, norms, out=np.zeros_like(values), where=norms > 0)
+
+    def _row(self, item: Item) -> int | None:
+        table = self._table
+        if table.rows is None and item.index >= len(table.values):
+            raise UsageError(
+                f"{table.origin} has {len(table.values)} rows and no ids, the catalog has an item {item.index + 1}.",
+                "Say whose rows they are: --set behavior.ids=FILE",
+            )
+        row = item.index if table.rows is None else table.rows.get(item.id)
+        return row if row is not None and table.present[row] else None
+
+    def _nearest(self, row: int) -> list[int]:
+        """Rows of the highest cosine, best first."""
+        cosine = self._directions @ self._directions[row]
+        others = np.flatnonzero(self._table.present & (np.arange(len(cosine)) != row))
+        return others[np.argsort(-cosine[others], kind="stable")[:_NEIGHBOURS]].tolist()

@@ -1,0 +1,1 @@
+"""The vision modality of EAREC."""

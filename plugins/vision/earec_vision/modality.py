@@ -1,0 +1,126 @@
+"""Vision: an item's picture through a frozen encoder and a trained MLP."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from earec_core.errors import DamagedInputError
+from earec_core.modality import Encoder, LanguageModel, Modality, PluginConfig, Projector, PromptSlot
+from earec_core.projectors import MlpProjector
+from earec_core.types import Item
+from PIL import Image
+from pydantic import Field, field_validator, model_validator
+
+from earec_vision.encoders import LITE0, Lite0, Pixels, Source, Tower
+from earec_vision.images import MOST_PIXELS, open_rgb, thumbnail
+from earec_vision.spec import SPEC
+
+
+class VisionConfig(PluginConfig):
+    """Which picture, which encoder, how many positions."""
+
+    encoder: str = Field(
+        LITE0, description=f"{LITE0}, or a directory or hub id of a transformers vision tower."
+    )
+    revision: str | None = Field(
+        None, description="Hub commit, or digest that a local directory must have; stored with a model."
+    )
+    layer: int = Field(-1, description="Hidden state of a tower; -1 the last, -2 as LLaVA on CLIP.")
+    pool: Literal["patch", "pooled"] = Field("patch", description="patch: the grid; pooled: one vector.")
+    positions: int = Field(
+        4,
+        ge=1,
+        description="Slot positions, a square: 1, 4, 9, ...; the grid is averaged to that many cells.",
+    )
+    field: str = Field("image", min_length=1, description="Item field with a picture's path or bytes.")
+    max_pixels: int = Field(
+        MOST_PIXELS // 2, ge=1, le=MOST_PIXELS, description="Larger pictures are not decoded."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_position_when_pooled(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("pool") == "pooled":
+            return {"positions": 1, **values}
+        return values
+
+    @field_validator("positions")
+    @classmethod
+    def _square(cls, value: int) -> int:
+        if math.isqrt(value) ** 2 != value:
+            raise ValueError("must be a square (1, 4, 9, 16, ...)")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> VisionConfig:
+        if self.pool == "pooled" and self.positions != 1:
+            raise ValueError("pool=pooled gives one position; leave `positions` out or set it to 1")
+        if self.encoder == LITE0 and self.layer != -1:
+            raise ValueError(f"{LITE0} has its last layer only; leave `layer` out")
+        return self
+
+
+class VisionModality(Modality[VisionConfig]):
+    """An item's picture."""
+
+    def read(self, item: Item) -> Pixels | None:
+        image = self._open(item)
+        if image is None:
+            return None
+        try:
+            return self._source.prepare(image)
+        except DamagedInputError as error:
+            raise DamagedInputError(
+                f"{_name(item, self.config.field)}: {error.what}", error.next_step
+            ) from None
+
+    def build_encoder(self, llm: LanguageModel) -> Encoder:
+        return self._source.load()
+
+    def build_projector(self, d_enc: int, d_llm: int) -> Projector:
+        return MlpProjector(d_enc, d_llm, tokens=1)
+
+    def prompt_slot(self) -> PromptSlot:
+        return PromptSlot(SPEC.slot_token, self.config.positions)
+
+    def describe(self, item: Item) -> str:
+        try:
+            image = self._open(item)
+        except DamagedInputError as error:
+            return error.what
+        return "" if image is None else thumbnail(image)
+
+    def resolved_config(self) -> VisionConfig:
+        return self.config.model_copy(update={"revision": self._source.revision})
+
+    def fingerprint(self) -> str:
+        c = self.config
+        name = c.encoder if c.encoder == LITE0 else "tower"
+        return json.dumps([name, self._source.revision, c.layer, c.pool, c.positions])
+
+    def _open(self, item: Item) -> Image.Image | None:
+        value = item.fields.get(self.config.field)
+        if value is None or value in ("", b""):
+            return None
+        name = _name(item, self.config.field)
+        if not isinstance(value, (str, bytes)):
+            raise DamagedInputError(
+                f"{name} is a {type(value).__name__}, neither path nor bytes.", "Mend the column."
+            )
+        return open_rgb(value, name, self.config.max_pixels)
+
+    @cached_property
+    def _source(self) -> Source:
+        c = self.config
+        if c.encoder == LITE0:
+            return Lite0(c.positions, c.revision)
+        return Tower(c.encoder, c.revision, c.layer, c.pool, c.positions)
+
+
+def _name(item: Item, field: str) -> str:
+    value = item.fields.get(field)
+    return str(Path(value)) if isinstance(value, str) else f"{field} of item {item.id}"

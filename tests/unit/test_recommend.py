@@ -1,0 +1,217 @@
+"""The recommender against brute force and other libraries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from earec_core.catalog import LeaveOneOut, Sequences
+from earec_core.catalog.splits import leave_one_out
+from earec_core.errors import DataError, EarecError
+from earec_core.recommend import RecommenderConfig, SequenceModel, evaluate, train
+from earec_core.recommend.evaluate import Metrics, paired, rank_of
+from earec_core.recommend.index import topk
+from earec_core.recommend.train import FullSoftmax, TrainedRecommender, _batches, batch_loss, make_table
+
+SMALL = RecommenderConfig(dim=8, inner=16, dropout=0.0, max_len=6, lr=0.01, batch_size=64, epochs=3)
+
+
+def _split(n_users: int = 40, n_items: int = 12, seed: int = 0, longest: int = 15) -> LeaveOneOut:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, longest, n_users)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    users = np.array([f"u{i}" for i in range(n_users)])
+    return leave_one_out(Sequences(users, offsets, rng.integers(0, n_items, offsets[-1])))
+
+
+def _model(n_items: int = 12, config: RecommenderConfig = SMALL, vectors: torch.Tensor | None = None) -> SequenceModel:
+    torch.manual_seed(0)
+    return SequenceModel(make_table(vectors, n_items, config), config).eval()
+
+
+def test_ranks_follow_the_stated_rule() -> None:
+    scores = torch.tensor([[0.5, 0.9, 0.5, 0.5, 0.1]]).repeat(5, 1)
+    expected = []
+    for target in range(5):
+        order = sorted(range(5), key=lambda i: (-float(scores[0, i]), i))
+        expected.append(order.index(target) + 1)
+    assert rank_of(scores, torch.arange(5)).tolist() == expected
+
+
+def test_metrics_equal_ranx() -> None:
+    from ranx import Qrels, Run
+    from ranx import evaluate as ranx_evaluate
+
+    rng = np.random.default_rng(0)
+    scores, targets = rng.standard_normal((30, 80)), rng.integers(0, 80, 30)
+    metrics = Metrics(rank_of(torch.from_numpy(scores), torch.from_numpy(targets)).numpy(), np.arange(30))
+    qrels = Qrels({f"q{u}": {f"i{t}": 1} for u, t in enumerate(targets)})
+    run = Run({f"q{u}": {f"i{i}": float(s) for i, s in enumerate(row)} for u, row in enumerate(scores)})
+    theirs = ranx_evaluate(qrels, run, ["hit_rate@10", "hit_rate@50", "ndcg@10", "ndcg@50"])
+    ours = [metrics.hr(10), metrics.hr(50), metrics.ndcg(10), metrics.ndcg(50)]
+    np.testing.assert_allclose(ours, list(theirs.values()), atol=1e-9)
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_evaluation_equals_brute_force(exclude_seen: bool) -> None:
+    split, model = _split(), _model()
+    items = model.table()
+    for which in ("valid", "test"):
+        found = evaluate(model, split, which, exclude_seen=exclude_seen, batch=7)
+        for user, rank in zip(found.users, found.ranks, strict=True):
+            history = split.train.of(user).tolist() + ([split.valid[user]] if which == "test" else [])
+            target = getattr(split, which)[user]
+            window = torch.tensor(history[-SMALL.max_len :])
+            with torch.no_grad():
+                scores = (model(items, window[None])[0, -1] @ items.T).tolist()
+            rivals = [i for i in range(12) if not (exclude_seen and i in history and i != target)]
+            order = sorted(rivals, key=lambda i: (-scores[i], i))
+            assert order.index(target) + 1 == rank
+
+
+def test_scores_that_are_not_numbers_are_refused() -> None:
+    with pytest.raises(EarecError, match="not numbers"):
+        rank_of(torch.tensor([[0.0, float("nan")]]), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("n", [1, 37])
+def test_the_chunked_softmax_equals_cross_entropy(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FullSoftmax, "chunk_elements", 50)
+    found = []
+    for own in (True, False):
+        torch.manual_seed(1)
+        states = torch.randn(n, 5, requires_grad=True)
+        items = torch.randn(11, 5, requires_grad=True)
+        targets = torch.randint(11, (n,))
+        if own:
+            loss = FullSoftmax.apply(states, items, targets)
+        else:
+            loss = F.cross_entropy(states @ items.T, targets, reduction="sum")
+        (loss * 0.3).backward()
+        found.append((loss.detach(), states.grad, items.grad))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("similarity", ["inner", "cosine"])
+def test_all_positions_at_once_equal_one_row_per_prefix(similarity: str) -> None:
+    model = _model(config=SMALL.model_copy(update={"similarity": similarity}))
+    windows = [np.array([1, 4, 2, 9]), np.array([3, 3])]
+    loss, count = batch_loss(model, windows)
+    items = model.table()
+    expected = torch.zeros(())
+    for window in windows:
+        for end in range(1, len(window)):
+            state = model(items, torch.from_numpy(window[:end])[None])[0, -1:]
+            expected = expected + F.cross_entropy(model.scores(state, items), torch.tensor([window[end]]))
+    assert count == 4
+    torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_no_position_sees_a_later_one() -> None:
+    model = _model()
+    items = model.table()
+    one, other = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 2, 7, 8]])
+    torch.testing.assert_close(model(items, one)[:, :2], model(items, other)[:, :2])
+
+
+def test_windows_cover_every_transition_once() -> None:
+    split = _split(longest=40)
+    seen = [
+        pair
+        for batch in _batches(split.train, SMALL, np.random.default_rng(3))
+        for window in batch
+        for pair in zip(window[:-1], window[1:], strict=True)
+    ]
+    wanted = [p for u in range(len(split.train)) for p in zip(split.train.of(u)[:-1], split.train.of(u)[1:], strict=True)]
+    assert sorted(seen) == sorted(wanted)
+
+
+def test_a_markov_chain_is_learned() -> None:
+    n = 20
+    sequences = np.array([[(start + i) % n for i in range(8)] for start in range(n)] * 5)
+    offsets = np.arange(0, sequences.size + 1, 8)
+    split = leave_one_out(Sequences(np.arange(len(sequences)).astype(str), offsets, sequences.ravel()))
+    config = RecommenderConfig(dim=16, dropout=0.0, lr=0.01, epochs=60, patience=60, max_len=10)
+    trained = train(split, n, config)
+    assert evaluate(trained.model, split, "test").hr(1) > 0.9
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    split = _split()
+    config = SMALL.model_copy(update={"dropout": 0.3, "epochs": 5, "patience": 5})
+    whole = train(split, 12, config)
+
+    class Killed(Exception):
+        pass
+
+    def kill(stats: object) -> None:
+        if stats.epoch == 2:  # type: ignore[attr-defined]
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(split, 12, config, checkpoint=tmp_path / "c", progress=kill)
+    resumed = train(split, 12, config, checkpoint=tmp_path / "c")
+    assert [e.loss for e in resumed.history] == [e.loss for e in whole.history]
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name])
+
+
+def test_the_best_epoch_is_kept() -> None:
+    split = _split()
+    trained = train(split, 12, SMALL.model_copy(update={"epochs": 8, "patience": 2}))
+    best = max(trained.history, key=lambda e: e.ndcg10)
+    assert trained.best_epoch == best.epoch
+    assert evaluate(trained.model, split, "valid").ndcg(10) == pytest.approx(best.ndcg10)
+
+
+def test_frozen_vectors_stay_as_they_are_and_are_not_saved(tmp_path: Path) -> None:
+    vectors = torch.randn(12, 30) * 100 + 5
+    trained = train(_split(), 12, SMALL, vectors=vectors.clone())
+    expected = (vectors - vectors.mean(0)) / vectors.std(0)
+    torch.testing.assert_close(trained.model.table.vectors, expected)
+    trained.save(tmp_path)
+    again = TrainedRecommender.load(tmp_path, 12, vectors)
+    a, b = (evaluate(t.model, _split(), "test").ranks for t in (trained, again))
+    assert np.array_equal(a, b)
+    assert (tmp_path / "model.safetensors").stat().st_size < vectors.numel() * 4 + 20000
+
+
+def test_topk_equals_brute_force() -> None:
+    model = _model()
+    histories = [torch.tensor([1, 2, 3]), torch.tensor([4, 4, 5, 6, 7, 8, 9])]
+    rows, scores = topk(model, histories, 4)
+    items = model.table()
+    for history, row, score in zip(histories, rows, scores, strict=True):
+        state = model(items, history[-SMALL.max_len :][None])[0, -1]
+        expected = (items @ state).detach()
+        order = [i for i in expected.argsort(descending=True).tolist() if i not in history.tolist()][:4]
+        assert row.tolist() == order
+        np.testing.assert_allclose(score, expected[order].numpy(), rtol=1e-4)
+
+
+def test_users_without_targets_are_not_evaluated() -> None:
+    split = leave_one_out(Sequences(np.array(["a", "b"]), np.array([0, 2, 5]), np.array([0, 1, 2, 3, 4])))
+    assert split.eval_users.tolist() == [1]
+    assert split.train.of(0).tolist() == [0, 1]
+    assert split.train.of(1).tolist() == [2]
+    assert (split.valid[1], split.test[1]) == (3, 4)
+
+
+def test_nothing_to_learn_from_is_said() -> None:
+    split = leave_one_out(Sequences(np.array(["a"]), np.array([0, 1]), np.array([0])))
+    with pytest.raises(DataError, match="two training interactions"):
+        train(split, 3, SMALL)
+
+
+def test_the_paired_test_sees_a_difference_and_none() -> None:
+    rng = np.random.default_rng(0)
+    ranks = rng.integers(1, 30, 500)
+    a = Metrics(ranks, np.arange(500))
+    assert paired(a, a)["p"] == pytest.approx(1.0)
+    better = Metrics(np.maximum(1, ranks - 5), np.arange(500))
+    assert paired(better, a)["p"] < 1e-6
