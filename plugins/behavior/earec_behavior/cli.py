@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from earec_core.cli.options import data_option, json_option, open_registry, registry_option
 from earec_core.cli.output import out
 
@@ -42,9 +43,8 @@ def fit(data: Path, name: str | None, registry: Path, as_json: bool, **options: 
 
     A killed run resumes from its last epoch; a finished one is not repeated. Prints the artifact's id.
     """
-    from earec_core.catalog import Catalog
-
     from earec_behavior.fit import fit as run
+    from earec_core.catalog import Catalog
 
     catalog = Catalog.open(data)
     with out.progress("behavior fit") as bar:

@@ -13,6 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
+
+from earec_behavior.spec import SPEC
+from earec_behavior.table import default_name
 from earec_core.catalog import Catalog, LeaveOneOut
 from earec_core.config import validate
 from earec_core.errors import UsageError
@@ -27,10 +31,6 @@ from earec_core.recommend import (
 )
 from earec_registry import Registry
 from earec_registry.errors import RegistryError
-from safetensors.torch import save_file
-
-from earec_behavior.spec import SPEC
-from earec_behavior.table import default_name
 
 _DISTRIBUTION = "earec-behavior"
 
@@ -135,7 +135,7 @@ def _metrics(trained: TrainedRecommender, split: LeaveOneOut) -> dict[str, dict[
     found = {}
     for part in ("valid", "test"):
         if len(split.eval_users):
-            summary = evaluate(trained.model, split, part).summary()  # type: ignore[arg-type]
+            summary = evaluate(trained.model, split, part).summary()
             found[part] = {key: round(value, 6) for key, value in summary.items()}
     return found
 

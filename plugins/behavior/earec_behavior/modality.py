@@ -8,10 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from earec_core.errors import DamagedInputError, UsageError
-from earec_core.modality import Encoded, Encoder, LanguageModel, Modality, PluginConfig, Projector, PromptSlot
-from earec_core.projectors import MlpProjector
-from earec_core.types import Item
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -19,6 +15,10 @@ from torch import Tensor
 from earec_behavior import table as tables
 from earec_behavior.spec import SPEC
 from earec_behavior.table import Table
+from earec_core.errors import DamagedInputError, UsageError
+from earec_core.modality import Encoded, Encoder, LanguageModel, Modality, PluginConfig, Projector, PromptSlot
+from earec_core.projectors import MlpProjector
+from earec_core.types import Item
 
 _NEIGHBOURS = 3
 
@@ -71,11 +71,11 @@ class BehaviorModality(Modality[BehaviorConfig]):
         raw = self._table.values[row]
         if not np.isfinite(raw).all():
             raise DamagedInputError(
-                f"The embedding of item {item.id} in {self._table.origin} has {np.sum(~np.isfinite(raw))} values "
-                "that are not finite.",
+                f"The embedding of item {item.id} in {self._table.origin} holds values that are not finite.",
                 "Mend its row, or fill it with NaN to leave it out.",
             )
-        return self._values[row].copy()
+        vector: np.ndarray = self._values[row].copy()
+        return vector
 
     def build_encoder(self, llm: LanguageModel) -> Encoder:
         return VectorEncoder(self._values.shape[1]).eval()
@@ -113,13 +113,14 @@ class BehaviorModality(Modality[BehaviorConfig]):
     def _directions(self) -> Float[np.ndarray, "n d"]:
         values = np.where(np.isfinite(self._values), self._values, 0)
         norms = np.linalg.norm(values, axis=1, keepdims=True)
-        return np.divide(values, norms, out=np.zeros_like(values), where=norms > 0)
+        directions: np.ndarray = np.divide(values, norms, out=np.zeros_like(values), where=norms > 0)
+        return directions
 
     def _row(self, item: Item) -> int | None:
         table = self._table
         if table.rows is None and item.index >= len(table.values):
             raise UsageError(
-                f"{table.origin} has {len(table.values)} rows and no ids, the catalog has an item {item.index + 1}.",
+                f"{table.origin} has no ids and {len(table.values)} rows, the catalog has more.",
                 "Say whose rows they are: --set behavior.ids=FILE",
             )
         row = item.index if table.rows is None else table.rows.get(item.id)
@@ -129,4 +130,5 @@ class BehaviorModality(Modality[BehaviorConfig]):
         """Rows of the highest cosine, best first."""
         cosine = self._directions @ self._directions[row]
         others = np.flatnonzero(self._table.present & (np.arange(len(cosine)) != row))
-        return others[np.argsort(-cosine[others], kind="stable")[:_NEIGHBOURS]].tolist()
+        best: list[int] = others[np.argsort(-cosine[others], kind="stable")[:_NEIGHBOURS]].tolist()
+        return best

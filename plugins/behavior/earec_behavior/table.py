@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError, safe_open
+
 from earec_core.errors import EarecError, IntegrityError, UsageError
 from earec_core.modality import Context
 from earec_registry import Registry
 from earec_registry.errors import NotFoundError
-from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
 
 SUFFIXES = (".npy", ".parquet", ".safetensors")
 PIN = "#sha256:"
@@ -48,11 +49,12 @@ class Table:
     @cached_property
     def present(self) -> Bool[np.ndarray, " n"]:
         """Rows that hold an embedding."""
-        return ~np.isnan(self.values).all(1)
+        present: np.ndarray = ~np.isnan(self.values).all(1)
+        return present
 
     @cached_property
     def standardised(self) -> Float[np.ndarray, "n d"]:
-        """Every dimension with mean 0 and deviation 1 over the rows that are finite; constant ones become 0."""
+        """Every dimension with mean 0 and deviation 1 over finite rows; constant ones become 0."""
         finite = self.values[np.isfinite(self.values).all(1)].astype(np.float64)
         deviation = finite.std(0)
         # A constant column's computed deviation is not exactly 0.
@@ -83,7 +85,7 @@ def load(reference: str, ids: str, context: Context) -> Table:
         return _from_file(file, ids, pin)
     if ids:
         raise UsageError(
-            f"behavior.ids={ids} does not go with the registry's {reference or 'embeddings'}, which has its own ids.",
+            f"behavior.ids={ids} does not go with {reference or 'registered embeddings'}: those have ids.",
             "Leave it out: --set behavior.ids=",
         )
     return _from_registry(reference or default_name(context.catalog), not reference, context)
@@ -107,7 +109,7 @@ def _from_registry(reference: str, is_default: bool, context: Context) -> Table:
         what = (
             f"There are no item embeddings of the catalog {context.catalog!r} in the registry."
             if is_default
-            else f"behavior.embeddings={reference!r} is neither a {', '.join(SUFFIXES)} file nor registered: {error.what}"
+            else f"behavior.embeddings={reference!r} is no file of {', '.join(SUFFIXES)}: {error.what}"
         )
         raise UsageError(what, f"Make them: {_FIT}; or give others: {_SET}") from None
     data = manifest.data
@@ -119,8 +121,8 @@ def _from_registry(reference: str, is_default: bool, context: Context) -> Table:
     made_on = str(dict(data.get("catalog") or {}).get("name", ""))
     if context.catalog and made_on != context.catalog:
         raise UsageError(
-            f"The item embeddings {reference[:64]} were made on the catalog {made_on!r}, the catalog at hand is "
-            f"{context.catalog!r}: its ids mean other items.",
+            f"The item embeddings {reference} were made on the catalog {made_on!r}, this is the catalog "
+            f"{context.catalog!r}: the same ids mean other items.",
             f"Give this catalog's: --set behavior.embeddings={default_name(context.catalog)} "
             f"(made by `earec behavior fit`).",
         )
@@ -262,7 +264,7 @@ def _index(names: Sequence[str | None], count: int, origin: str) -> dict[str, in
     for row, name in enumerate(names):
         if name is None or name in rows:
             raise UsageError(
-                f"{origin} has {'no item id' if name is None else f'the item id {name!r} again'} in row {row}.",
+                f"{origin} has {'no id' if name is None else f'the id {name!r} again'} in row {row}.",
                 "Give every row an id of its own.",
             )
         rows[name] = row

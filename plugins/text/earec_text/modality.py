@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field, field_validator
+
 from earec_core.modality import (
     Encoded,
     Encoder,
@@ -18,8 +20,6 @@ from earec_core.modality import (
 )
 from earec_core.projectors import IdentityProjector
 from earec_core.types import Item
-from pydantic import Field, field_validator
-
 from earec_text.cleaning import Template, clean, join_sentences
 from earec_text.spec import SPEC
 

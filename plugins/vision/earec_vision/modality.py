@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image
+from pydantic import Field, field_validator, model_validator
+
 from earec_core.errors import DamagedInputError
 from earec_core.modality import Encoder, LanguageModel, Modality, PluginConfig, Projector, PromptSlot
 from earec_core.projectors import MlpProjector
 from earec_core.types import Item
-from PIL import Image
-from pydantic import Field, field_validator, model_validator
-
 from earec_vision.encoders import LITE0, Lite0, Pixels, Source, Tower
 from earec_vision.images import MOST_PIXELS, open_rgb, thumbnail
 from earec_vision.spec import SPEC

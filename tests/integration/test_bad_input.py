@@ -1,0 +1,168 @@
+"""Bad input: one sentence with the next step, the documented exit code, nothing stored lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from earec_core.cli import run
+from earec_registry import Registry
+
+from .conftest import Pipeline
+
+
+def _said(capsys: pytest.CaptureFixture[str]) -> str:
+    said = capsys.readouterr()
+    assert said.out == ""
+    last = said.err.strip().splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert last.endswith((".", ")", "/", "'")) or "earec " in last
+    assert "Traceback" not in said.err
+    return last
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (["compose", "--weights", "text=0.5,behavior=0.6"], 2, "--normalize"),
+        (["compose", "--weights", "text=half,behavior=0.5"], 2, "not a number"),
+        (["compose", "--weights", "text"], 2, "KEY=VALUE"),
+        (["compose", "--weights", "text=0.5,smell=0.5"], 2, "smell"),
+        (["compose", "--weights", "text=1", "--method", "magic"], 2, "magic"),
+        (["compose", "--weights", "text=1", "--adapter", "text=behavior/things"], 2, "aligned for behavior"),
+        (["registry", "show", "nothing"], 2, "nothing"),
+    ],
+)
+def test_wrong_compositions(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str], argv: list[str], code: int, said: str
+) -> None:
+    before = Registry.open(in_home.registry).list()
+    assert in_home.run(*argv) == code
+    assert said in _said(capsys)
+    assert Registry.open(in_home.registry).list() == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (["align", "--modality", "smell"], 3, "earec plugins list"),
+        (["align", "--modality", "text", "--set", "align.speed=3"], 2, "align.speed"),
+        (["align", "--modality", "text", "--set", "text.colour=3"], 2, "colour"),
+        (["align", "--modality", "text", "--set", "text.template='{nothing}'"], 2, "No item of things has both"),
+        (["align", "--modality", "text", "--from", "behavior/things"], 2, "no text adapter"),
+        (["align", "--modality", "text", "--backbone", "no-such"], 2, "no backbone"),
+        (["align", "--modality", "behavior", "--set", "behavior.embeddings=nowhere"], 2, "nowhere"),
+        (["explain", "text/things", "--modalities", "behavior"], 2, "not aligned for behavior"),
+        (["explain", "embeddings/things"], 2, "not an adapter"),
+        (["encode", "nothing"], 2, "nothing"),
+        (["recommend", "train"], 2, "--vectors"),
+        (["recommend", "train", "--vectors", "text/things"], 2, "no item vectors"),
+        (["recommend", "train", "--ids", "--set", "dim=-1"], 2, "dim"),
+        (["recommend", "evaluate", "text/things"], 2, "not a recommender"),
+    ],
+)
+def test_wrong_requests_on_a_dataset(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str], argv: list[str], code: int, said: str
+) -> None:
+    needs_llm = argv[0] in ("align", "explain", "encode") and "--backbone" not in argv
+    llm = ["--backbone", str(in_home.llm)] if needs_llm else []
+    assert in_home.run(*argv, "--data", str(in_home.data), *llm) == code
+    assert said in _said(capsys)
+
+
+def test_another_backbone_is_refused_by_name(
+    in_home: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from earec_core.testing import tiny_backbone
+
+    other = tiny_backbone(tmp_path / "other", seed=9)
+    assert in_home.run("encode", "composite", "--data", str(in_home.data), "--backbone", str(other)) == 4
+    assert "was aligned on" in _said(capsys)
+
+
+def test_adapters_of_different_backbones_do_not_compose(
+    in_home: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from earec_core.testing import tiny_backbone
+
+    other = tiny_backbone(tmp_path / "other", seed=9)
+    argv = ["align", "--modality", "text", "--data", str(in_home.data), "--name", "text/other"]
+    assert in_home.run(*argv, *in_home.settings(align__max_steps=1), "--backbone", str(other)) == 0
+    capsys.readouterr()
+    mixed = ["compose", "--weights", "text=0.5,behavior=0.5", "--adapter", "text=text/other", "--name", "mixed"]
+    assert in_home.run(*mixed) == 2
+    assert "--allow-mismatch base" in _said(capsys)
+
+
+def test_adapters_of_different_anchors_compose_only_when_told(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["align", "--modality", "text", "--data", str(in_home.data), "--name", "text/other-anchor"]
+    assert in_home.run(*argv, *in_home.settings(align__max_steps=1, prompt__anchor='["description"]')) == 0
+    mixed = ["compose", "--weights", "text=0.5,behavior=0.5", "--adapter", "text=text/other-anchor"]
+    mixed += ["--adapter", "behavior=behavior/things", "--name", "mixed"]
+    assert in_home.run(*mixed) == 2
+    assert "--allow-mismatch anchor" in capsys.readouterr().err
+    assert in_home.run(*mixed, "--allow-mismatch", "anchor") == 0
+    overridden = Registry.open(in_home.registry).manifest("mixed").data["overridden"]
+    assert overridden["anchor"] == {"text": ["description"], "behavior": ["title"]}
+
+
+def test_a_damaged_adapter_is_never_handed_out(in_home: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    assert in_home.run("compose", "--weights", "text=0.9,behavior=0.1", "--name", "to-damage") == 0
+    registry = Registry.open(in_home.registry)
+    manifest = registry.manifest("to-damage")
+    entry = manifest.files["adapter_model.safetensors"]
+    blob = next(in_home.registry.glob(f"blobs/sha256/{entry.sha256}"))
+    content = bytearray(blob.read_bytes())
+    content[-1] ^= 1
+    blob.chmod(0o644)
+    blob.write_bytes(content)
+    argv = ["encode", "to-damage", "--data", str(in_home.data), "--backbone", str(in_home.llm)]
+    assert in_home.run(*argv) == 4
+    assert "damaged" in capsys.readouterr().err.lower()
+    assert in_home.run("registry", "verify") == 4
+    content[-1] ^= 1
+    blob.write_bytes(content)
+    blob.chmod(0o444)
+    assert in_home.run("registry", "verify") == 0
+
+
+def test_a_full_disk_is_one_sentence(
+    in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from earec_core import checkpoint
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/somewhere")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    settings = in_home.settings(align__seed=77)
+    assert in_home.run("align", "--modality", "text", "--data", str(in_home.data), *settings) == 1
+    assert "The disk is full" in _said(capsys)
+
+
+def test_items_with_damaged_pictures_lose_them_and_are_named(
+    tmp_path: Path, tiny_llm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    source = tmp_path / "source"
+    source.mkdir()
+    with (source / "items.jsonl").open("w") as out:
+        for n in range(30):
+            Image.new("RGB", (40, 40), (8 * n, 0, 0)).save(source / f"{n}.png")
+            out.write(json.dumps({"item_id": str(n), "title": f"t{n}", "image": f"{n}.png"}) + "\n")
+    (source / "3.png").write_bytes(b"not a picture")
+    assert run(["data", "import", str(source), "--out", str(tmp_path / "data")]) == 0
+    argv = ["align", "--modality", "vision", "--data", str(tmp_path / "data"), "--backbone", str(tiny_llm)]
+    settings = ["--set", "align.max_steps=1", "--set", "align.rouge_items=0", "--set", "lora.r=2"]
+    capsys.readouterr()
+    assert run([*argv, *settings, "--registry", str(tmp_path / "r"), "--json"]) == 0
+    said = capsys.readouterr()
+    assert "Item 3 loses its vision" in said.err
+    assert json.loads(said.out)["items"]["damaged"] == 1

@@ -1,0 +1,200 @@
+"""The method end to end on a tiny LLM: what a user relies on, checked against independent computations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from earec_core.align import train as training
+from earec_core.backbone import Backbone
+from earec_core.catalog import Catalog
+from earec_core.config import BackboneConfig, RunConfig
+from earec_core.encode import ItemVectors, item_vectors
+from earec_core.models import StoredModel, instructions_for
+from earec_registry import Registry
+
+from .conftest import Pipeline
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+OutJson = Callable[[], Any]
+
+
+def _instructions(pipeline: Pipeline, reference: str, **kwargs: Any) -> tuple[Any, StoredModel]:
+    backbone = Backbone.load(BackboneConfig(model=str(pipeline.llm)))
+    registry, catalog = Registry.open(pipeline.registry), Catalog.open(pipeline.data)
+    stored = StoredModel.open(registry, reference)
+    made = instructions_for(stored, catalog.all_items(), catalog.name, backbone, registry, **kwargs)
+    backbone.merge(stored.folder)
+    return made, stored
+
+
+def test_alignment_lowers_the_validation_loss(in_home: Pipeline, out_json: OutJson) -> None:
+    for modality in ("text", "behavior"):
+        in_home.run("registry", "show", f"{modality}/things", "--json")
+        metrics = out_json()["metrics"]
+        assert metrics["valid_loss"] < metrics["valid_loss_before"]
+
+
+def test_a_finished_alignment_is_not_repeated(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.Trainer, "run", lambda *_: pytest.fail("trained again"))
+    argv = ["align", "--modality", "text", "--data", str(in_home.data), *in_home.settings()]
+    assert in_home.run(*argv) == 0
+    said = capsys.readouterr()
+    assert "Already aligned" in said.err
+    assert said.out.strip() == Registry.open(in_home.registry).resolve("text/things")
+
+
+def test_a_killed_alignment_resumes_to_the_same_adapter(
+    in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, out_json: OutJson
+) -> None:
+    settings = in_home.settings(align__seed=5, lora__dropout=0.2, align__batch_size=4)
+    argv = ["align", "--modality", "text", "--data", str(in_home.data), *settings, "--json"]
+    assert in_home.run(*argv, "--name", "whole") == 0
+    whole = out_json()
+    (Path(whole["run"]) / "result.json").unlink()
+    step, count = training.Trainer._step, 0
+
+    def killed(self: Any, batch: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 4:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    monkeypatch.setattr(training.Trainer, "_step", killed)
+    assert in_home.run(*argv, "--name", "resumed") == 130
+    monkeypatch.setattr(training.Trainer, "_step", step)
+    assert in_home.run(*argv, "--name", "resumed") == 0
+    assert out_json()["id"] == whole["id"]
+
+
+def test_the_loss_is_eq_3_computed_by_hand(in_home: Pipeline) -> None:
+    from earec_core.align import samples
+
+    made, _ = _instructions(in_home, "text/things")
+    rows = [row for row in range(6) if row in made.inputs["text"]]
+    chosen = samples.build(made, "text", rows).samples
+    found = training.response_loss(made, chosen).item()
+    backbone, expected = made.backbone, 0.0
+    for sample in chosen:
+        batch = made.splice([sample.prompt])
+        words = torch.cat([backbone.embed(batch.prefix), batch.body[0], backbone.embed(sample.response)])
+        logits = backbone.model(inputs_embeds=words[None]).logits[0].log_softmax(-1)
+        start = len(batch.prefix) + int(batch.lengths[0])
+        expected -= sum(logits[start - 1 + t, token].item() for t, token in enumerate(sample.response))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_composing_one_adapter_at_weight_1_gives_its_vectors_back(in_home: Pipeline) -> None:
+    assert in_home.run("compose", "--weights", "text=1", "--name", "alone") == 0
+    vectors = [item_vectors(_instructions(in_home, ref)[0], range(20)) for ref in ("text/things", "alone")]
+    np.testing.assert_allclose(*vectors, atol=1e-5)
+
+
+def test_vectors_do_not_depend_on_the_batch_size(in_home: Pipeline) -> None:
+    made, _ = _instructions(in_home, "composite")
+    alone = item_vectors(made, range(20), batch_tokens=1)
+    np.testing.assert_allclose(item_vectors(made, range(20), batch_tokens=100000), alone, atol=1e-4)
+    np.testing.assert_allclose(item_vectors(made, [7, 3], batch_tokens=512), alone[[7, 3]], atol=1e-4)
+
+
+def test_a_vector_is_the_last_hidden_state_of_plain_transformers(in_home: Pipeline) -> None:
+    made, _ = _instructions(in_home, "composite")
+    batch = made.splice([made.prompt(3)])
+    words = torch.cat([made.backbone.embed(batch.prefix), batch.body[0]])
+    plain = made.backbone.model(inputs_embeds=words[None], output_hidden_states=True).hidden_states[-1][0, -1]
+    np.testing.assert_allclose(item_vectors(made, [3])[0], plain.detach().numpy(), atol=1e-5)
+
+
+def test_a_missing_modality_equals_one_that_never_was(in_home: Pipeline) -> None:
+    both, _ = _instructions(in_home, "composite")
+    without = [row for row in range(20) if row not in both.inputs["text"]]
+    assert without
+    only, _ = _instructions(in_home, "composite", names=["behavior"])
+    np.testing.assert_allclose(item_vectors(both, without), item_vectors(only, without), atol=1e-6)
+
+
+def test_explain_scores_every_source_and_control(in_home: Pipeline, out_json: OutJson, tmp_path: Path) -> None:
+    argv = ["explain", "composite", "--data", str(in_home.data), "--split", "all", *in_home.settings()]
+    assert in_home.run(*argv, "--out", str(tmp_path / "texts.parquet"), "--json") == 0
+    rows = {row["source"]: row for row in out_json()}
+    assert list(rows) == ["text", "behavior", "all"]
+    texts = pl.read_parquet(tmp_path / "texts.parquet")
+    means = texts.group_by("source", "variant").agg(pl.col("rouge_l").mean(), pl.len())
+    for source, variant, mean, count in means.iter_rows():
+        assert rows[source][variant] == pytest.approx(mean)
+        assert rows[source]["items"] == count
+    assert rows["text"]["items"] == 18
+    assert set(texts["variant"]) == {"aligned", "shuffled", "unaligned"}
+
+
+def test_encode_recommend_and_topk(in_home: Pipeline, out_json: OutJson) -> None:
+    data = ["--data", str(in_home.data)]
+    assert in_home.run("encode", "composite", *data, "--json", "--backbone", str(in_home.llm)) == 0
+    coverage = out_json()["coverage"]
+    assert coverage == {"text": 18, "behavior": 20, "none": 0}
+    fast = ["--set", "epochs=15", "--set", "dim=16", "--set", "dropout=0.1", "--set", "lr=0.01"]
+    assert in_home.run("recommend", "train", "--vectors", "vectors/things", *data, *fast, "--json") == 0
+    trained = out_json()
+    assert trained["test"]["users"] == 40
+    assert in_home.run("recommend", "evaluate", "recommender/things", *data, "--json") == 0
+    assert out_json() == pytest.approx(trained["test"])
+    assert in_home.run("recommend", "topk", "recommender/things", *data, "--user", "u1", "-k", "3", "--json") == 0
+    best = out_json()
+    assert [row["rank"] for row in best] == [1, 2, 3]
+    seen = set(Catalog.open(in_home.data).interactions.filter(pl.col("user_id") == "u1")["item"])
+    rows = {item.id: item.index for item in Catalog.open(in_home.data).all_items()}
+    assert not {rows[row["item_id"]] for row in best} & seen
+
+
+def test_un_aligned_vectors_need_named_modalities(in_home: Pipeline, out_json: OutJson) -> None:
+    data = ["--data", str(in_home.data), "--backbone", str(in_home.llm)]
+    assert in_home.run("encode", "--unaligned", *data) == 2
+    assert in_home.run("encode", "composite", "--unaligned", *data) == 2
+    assert in_home.run("encode", "--unaligned", "--modalities", "text", *data, "--name", "plain", "--json") == 0
+    opened = ItemVectors.open(Registry.open(in_home.registry), "plain", Catalog.open(in_home.data))
+    assert opened.data["parents"] == []
+
+
+def test_continuing_starts_from_the_parent(in_home: Pipeline, out_json: OutJson) -> None:
+    argv = ["align", "--modality", "text", "--data", str(in_home.data), "--from", "text/things", "--name", "more"]
+    assert in_home.run(*argv, *in_home.settings(align__seed=0, align__epochs=1), "--json") == 0
+    metrics = out_json()["metrics"]
+    in_home.run("registry", "show", "text/things", "--json")
+    assert metrics["valid_loss_before"] == pytest.approx(out_json()["metrics"]["valid_loss"], rel=1e-4)
+
+
+def test_a_materialised_adapter_loads_with_plain_peft(in_home: Pipeline) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    made, stored = _instructions(in_home, "composite")
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(in_home.llm), str(stored.folder))
+    ids = torch.tensor([[0, 30, 60, 90]])
+    torch.testing.assert_close(plain(ids).logits, made.backbone.model(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_identical_input_gives_an_identical_composite(in_home: Pipeline, out_json: OutJson) -> None:
+    ids = set()
+    for weights in ("text=0.25,behavior=0.75", "behavior=0.75,text=0.25"):
+        assert in_home.run("compose", "--weights", weights, "--name", "again", "--json") == 0
+        ids.add(out_json()["id"])
+    assert len(ids) == 1
+
+
+def test_the_run_says_what_it_was(in_home: Pipeline, out_json: OutJson) -> None:
+    in_home.run("registry", "show", "text/things", "--json")
+    manifest = out_json()
+    run = next((in_home.folder / "home" / "runs").glob("align-text-*/config.json"))
+    stored = json.loads(run.read_text())
+    RunConfig.model_validate({k: stored[k] for k in ("prompt", "lora", "align")})
+    assert manifest["base"]["weights"] == stored["base"]["weights"]
