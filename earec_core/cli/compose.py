@@ -19,7 +19,7 @@ from earec_core.errors import UsageError
     "adapters",
     multiple=True,
     metavar="M=REF",
-    help="The adapter of a modality.  [default: the one registered as M/DATASET, if there is just one]",
+    help="The adapter of a modality.  [default: the only one registered]",
 )
 @click.option("--name", default="composite", show_default=True, help="What to register the composite as.")
 @click.option("--method", default="delta", show_default=True, help="See docs/composition.md.")
@@ -49,7 +49,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Merge adapters into one model that reads all their modalities. Prints the composite's id."""
-    from earec_core.compose.stage import adapters_by_default, compose_models
+    from earec_core.compose.stage import choose_adapters, compose_models
 
     lambdas = {}
     for key, value in pairs(tuple(weights.split(",")), "--weights").items():
@@ -60,7 +60,7 @@ def command(
                 f"The weight of {key} is {value!r}, not a number.", "Write e.g. text=0.05."
             ) from None
     opened = open_registry(registry)
-    chosen = adapters_by_default(opened, list(lambdas)) | pairs(adapters, "--adapter")
+    chosen = choose_adapters(opened, list(lambdas), pairs(adapters, "--adapter"))
     rule = {None: "strict", True: "normalize", False: "any"}[normalize]
     identity, report = compose_models(
         opened,

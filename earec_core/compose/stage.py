@@ -115,10 +115,27 @@ def _check_same(models: Mapping[str, StoredModel], allow: frozenset[str]) -> dic
     return overridden
 
 
-def adapters_by_default(registry: Registry, modalities: Sequence[str]) -> dict[str, str]:
-    """For each modality, the one registered adapter named after it; silent where there is none or several."""
-    names: dict[str, set[str]] = {}
-    for entry in registry.list().entries:
-        if entry.kind == "adapter" and entry.tag == "latest":
-            names.setdefault(entry.name.partition("/")[0], set()).add(entry.name)
-    return {m: next(iter(names[m])) for m in modalities if len(names.get(m, ())) == 1}
+def choose_adapters(registry: Registry, modalities: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+    """The adapter of each modality: as given, else the only one that is registered.
+
+    Raises:
+        UsageError: there is none, or more than one to choose from.
+    """
+    chosen = {}
+    for modality in modalities:
+        if modality in given:
+            chosen[modality] = given[modality]
+            continue
+        found = sorted(
+            {
+                entry.name
+                for entry in registry.list().entries
+                if entry.kind == "adapter" and registry.manifest(entry.id).data["modality"] == modality
+            }
+        )
+        if len(found) != 1:
+            what = f"several adapters of {modality}: {', '.join(found)}" if found else f"no adapter of {modality}"
+            step = f"Say which: --adapter {modality}=REF" if found else f"Make one: earec align --modality {modality}"
+            raise UsageError(f"The registry holds {what}.", step)
+        chosen[modality] = found[0]
+    return chosen | {m: ref for m, ref in given.items() if m not in chosen}

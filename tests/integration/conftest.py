@@ -24,7 +24,7 @@ FAST = {
     "lora.r": 4,
     "explain.max_new_tokens": 6,
     "prompt.request": "Say it.",
-    "text.max_tokens": 16,
+    "text.max_tokens": 20,
 }
 
 

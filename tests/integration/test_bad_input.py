@@ -113,7 +113,9 @@ def test_adapters_of_different_anchors_compose_only_when_told(
 
 
 def test_a_damaged_adapter_is_never_handed_out(in_home: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    assert in_home.run("compose", "--weights", "text=0.9,behavior=0.1", "--name", "to-damage") == 0
+    adapters = ["--adapter", "text=text/things", "--adapter", "behavior=behavior/things"]
+    weights = ["--weights", "text=0.9,behavior=0.1"]
+    assert in_home.run("compose", *weights, *adapters, "--name", "to-damage") == 0
     registry = Registry.open(in_home.registry)
     manifest = registry.manifest("to-damage")
     entry = manifest.files["adapter_model.safetensors"]

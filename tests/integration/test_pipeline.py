@@ -95,7 +95,8 @@ def test_the_loss_is_eq_3_computed_by_hand(in_home: Pipeline) -> None:
 
 
 def test_composing_one_adapter_at_weight_1_gives_its_vectors_back(in_home: Pipeline) -> None:
-    assert in_home.run("compose", "--weights", "text=1", "--name", "alone") == 0
+    adapter = ["--adapter", "text=text/things"]
+    assert in_home.run("compose", "--weights", "text=1", *adapter, "--name", "alone") == 0
     vectors = [item_vectors(_instructions(in_home, ref)[0], range(20)) for ref in ("text/things", "alone")]
     np.testing.assert_allclose(*vectors, atol=1e-5)
 
@@ -185,8 +186,9 @@ def test_a_materialised_adapter_loads_with_plain_peft(in_home: Pipeline) -> None
 
 def test_identical_input_gives_an_identical_composite(in_home: Pipeline, out_json: OutJson) -> None:
     ids = set()
+    adapters = ["--adapter", "text=text/things", "--adapter", "behavior=behavior/things"]
     for weights in ("text=0.25,behavior=0.75", "behavior=0.75,text=0.25"):
-        assert in_home.run("compose", "--weights", weights, "--name", "again", "--json") == 0
+        assert in_home.run("compose", "--weights", weights, *adapters, "--name", "again", "--json") == 0
         ids.add(out_json()["id"])
     assert len(ids) == 1
 
