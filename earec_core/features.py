@@ -81,22 +81,14 @@ class ModalityInputs:
         self._device = llm.word_embedding.weight.device
         self.encoder: Encoder = modality.build_encoder(llm).eval().requires_grad_(False).to(self._device)
         self.projector: Projector = modality.build_projector(self.encoder.d_enc, llm.d_llm).to(self._device)
-        raws, damaged = {}, []
-        for item in items:
-            try:
-                raw = modality.read(item)
-            except DamagedInputError as error:
-                damaged.append(Damaged(item.id, str(error)))
-                continue
-            if raw is not None:
-                raws[item.index] = raw
-        self.damaged: tuple[Damaged, ...] = tuple(damaged)
-        self.rows: tuple[int, ...] = tuple(raws)
-        self._raws: dict[int, Any] = raws
+        self.damaged: tuple[Damaged, ...] = ()
+        self._raws: dict[int, Any] = {}
         self._features: dict[int, Float[Tensor, "t d"]] = {}
-        if modality.cache_features and raws:
-            self._features = self._cached(raws, cache, progress)
-            self._raws = dict.fromkeys(raws)
+        if modality.cache_features:
+            self._features = self._cached(items, cache, progress)
+        else:
+            self._raws = {item.index: raw for item in items if (raw := self._read(item)) is not None}
+        self.rows: tuple[int, ...] = tuple(self._features or self._raws)
         self._positions = self._measure()
 
     def __contains__(self, row: object) -> bool:
@@ -135,11 +127,23 @@ class ModalityInputs:
             lengths.update(zip(rows, counts, strict=True))
         return {row: n for row, n in lengths.items() if n}
 
+    def _read(self, item: Item) -> Any | None:
+        try:
+            return self.modality.read(item)
+        except DamagedInputError as error:
+            self.damaged += (Damaged(item.id, str(error)),)
+            return None
+
     @torch.no_grad()
     def _cached(
-        self, raws: Mapping[int, Any], cache: Path | None, progress: Callable[[int, int, str], None]
+        self, items: Sequence[Item], cache: Path | None, progress: Callable[[int, int, str], None]
     ) -> dict[int, Tensor]:
-        digests = {row: content_digest(raw).hex() for row, raw in raws.items()}
+        # Raw inputs are read twice rather than kept: a catalog's pictures do not fit into memory.
+        digests = {
+            item.index: content_digest(raw).hex() for item in items if (raw := self._read(item)) is not None
+        }
+        if not digests:
+            return {}
         unique = sorted(set(digests.values()))
         key = hashlib.sha256(
             json.dumps([self.name, self.modality.fingerprint(), unique]).encode()
@@ -150,11 +154,12 @@ class ModalityInputs:
                 h, lengths = stored.get_tensor("h"), stored.get_tensor("lengths").tolist()
                 known = {d: h[i, :n].clone() for i, (d, n) in enumerate(zip(unique, lengths, strict=True))}
                 return {row: known[digest] for row, digest in digests.items()}
-        example = {digest: row for row, digest in digests.items()}
+        by_row = {item.index: item for item in items}
+        example = {digest: by_row[row] for row, digest in digests.items()}
         known = {}
         for start in range(0, len(unique), _BATCH):
             chunk = unique[start : start + _BATCH]
-            h, mask = self.encoder([raws[example[d]] for d in chunk])
+            h, mask = self.encoder([self.modality.read(example[d]) for d in chunk])
             known.update({d: h[i, mask[i]].float().cpu() for i, d in enumerate(chunk)})
             progress(min(start + _BATCH, len(unique)), len(unique), f"{self.name} features")
         if file is not None:

@@ -191,7 +191,27 @@ READERS: Mapping[str, Callable[[Path, Mapping[str, str]], Source]] = {
     "generic": _generic,
 }
 
-_ML100K_GENRES = ["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"]
+_ML100K_GENRES = [
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+]
 _SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "item_id": ("itemId", "movieId", "asin", "parent_asin", "id"),
     "user_id": ("userId", "user", "reviewerID"),

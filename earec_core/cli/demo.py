@@ -18,7 +18,9 @@ from earec_core.cli.output import out
 
 
 @click.command(short_help="Run the whole method on an embedded default and write a report.")
-@click.option("--out", "folder", type=PathType, default="earec-demo", show_default=True, help="The demo's folder.")
+@click.option(
+    "--out", "folder", type=PathType, default="earec-demo", show_default=True, help="The demo's folder."
+)
 @click.option("--print", "show_only", is_flag=True, help="Print the commands instead of running them.")
 def command(folder: Path, show_only: bool) -> None:
     """Fit behavior, align three modalities, explain, compose, encode and recommend, on data from packages.

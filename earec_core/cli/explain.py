@@ -59,7 +59,7 @@ def command(
             model,
             config,
             open_registry(registry),
-            split=split,
+            split=split,  # type: ignore[arg-type]
             max_items=max_items,
             names=modality_names(modalities),
             note=out.note,

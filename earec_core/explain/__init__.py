@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from earec_core.backbone import Backbone
-from earec_core.catalog import Catalog
+from earec_core.catalog import Catalog, Split
 from earec_core.config import RunConfig
 from earec_core.errors import DataError
 from earec_core.features import ModalityInputs
@@ -82,7 +82,7 @@ def explain(
     config: RunConfig,
     registry: Registry,
     *,
-    split: str = "test",
+    split: Split = "test",
     max_items: int | None = None,
     names: Sequence[str] | None = None,
     variants: Sequence[str] = VARIANTS,

@@ -1,8 +1,8 @@
 """HR@K and NDCG@K with full ranking over the catalog, leave-one-out.
 
 The rank of a target is 1, plus the items that score higher, plus those that score the same and stand before
-it in the catalog. Items that the user has seen compete like all others, as in RecBole's sequential evaluation,
-unless `exclude_seen`; the target itself is never excluded.
+it in the catalog. Items that the user has seen compete like all others, as in RecBole's sequential
+evaluation, unless `exclude_seen`; the target itself is never excluded.
 """
 
 from __future__ import annotations

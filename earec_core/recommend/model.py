@@ -137,4 +137,5 @@ def last_states(
     recent = [history[-model.config.max_len :] for history in histories]
     lengths = torch.tensor([len(history) for history in recent], device=items.device)
     padded = nn.utils.rnn.pad_sequence(recent, batch_first=True).to(items.device)
-    return model(items, padded)[torch.arange(len(recent), device=items.device), lengths - 1]
+    states: Tensor = model(items, padded)
+    return states[torch.arange(len(recent), device=items.device), lengths - 1]

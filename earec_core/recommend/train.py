@@ -90,7 +90,8 @@ def make_table(vectors: Float[Tensor, "n d_in"] | None, n_items: int, config: Re
 def item_embeddings(trained: TrainedRecommender) -> Float[np.ndarray, "n d"]:
     """Every item in the model's space."""
     with torch.inference_mode():
-        return trained.model.table().cpu().numpy().copy()
+        table: np.ndarray = trained.model.table().cpu().numpy()
+    return table.copy()
 
 
 def train(
@@ -190,8 +191,8 @@ def batch_loss(
 class FullSoftmax(torch.autograd.Function):
     """Cross-entropy of `states @ items.T`, summed, without ever holding all the logits.
 
-    Logits are made, turned into their own gradient and used for both factors' gradients chunk by chunk, in one
-    buffer that stays in the processor's cache. (The idea is that of Liger Kernel's fused linear cross-entropy.)
+    Logits are made, turned into their own gradient and used for both factors' gradients chunk by chunk, in
+    one buffer that stays in the processor's cache. (Liger Kernel's fused linear cross-entropy is the idea.)
     """
 
     chunk_elements = 1 << 22

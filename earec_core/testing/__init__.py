@@ -29,7 +29,7 @@ def tiny_backbone(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int 
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[1], pad_token=special[1]
     )
     fast.chat_template = _TEMPLATE

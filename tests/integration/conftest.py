@@ -35,7 +35,11 @@ def write_source(folder: Path) -> Path:
     items = [(f"i{n}", c, t) for n, (c, t) in enumerate((c, t) for c in COLOURS for t in THINGS)]
     with (folder / "items.jsonl").open("w") as out:
         for n, (item, colour, thing) in enumerate(items):
-            row = {"item_id": item, "title": f"{colour} {thing}", "description": f"a {thing} that is {colour}"}
+            row = {
+                "item_id": item,
+                "title": f"{colour} {thing}",
+                "description": f"a {thing} that is {colour}",
+            }
             if n % 7 == 6:
                 del row["description"]
             out.write(json.dumps(row) + "\n")

@@ -52,7 +52,11 @@ def test_wrong_compositions(
         (["align", "--modality", "smell"], 3, "earec plugins list"),
         (["align", "--modality", "text", "--set", "align.speed=3"], 2, "align.speed"),
         (["align", "--modality", "text", "--set", "text.colour=3"], 2, "colour"),
-        (["align", "--modality", "text", "--set", "text.template='{nothing}'"], 2, "No item of things has both"),
+        (
+            ["align", "--modality", "text", "--set", "text.template='{nothing}'"],
+            2,
+            "No item of things has both",
+        ),
         (["align", "--modality", "text", "--from", "behavior/things"], 2, "no text adapter"),
         (["align", "--modality", "text", "--backbone", "no-such"], 2, "no backbone"),
         (["align", "--modality", "behavior", "--set", "behavior.embeddings=nowhere"], 2, "nowhere"),
@@ -93,7 +97,15 @@ def test_adapters_of_different_backbones_do_not_compose(
     argv = ["align", "--modality", "text", "--data", str(in_home.data), "--name", "text/other"]
     assert in_home.run(*argv, *in_home.settings(align__max_steps=1), "--backbone", str(other)) == 0
     capsys.readouterr()
-    mixed = ["compose", "--weights", "text=0.5,behavior=0.5", "--adapter", "text=text/other", "--name", "mixed"]
+    mixed = [
+        "compose",
+        "--weights",
+        "text=0.5,behavior=0.5",
+        "--adapter",
+        "text=text/other",
+        "--name",
+        "mixed",
+    ]
     assert in_home.run(*mixed) == 2
     assert "--allow-mismatch base" in _said(capsys)
 

@@ -124,7 +124,9 @@ def test_a_missing_modality_equals_one_that_never_was(in_home: Pipeline) -> None
     np.testing.assert_allclose(item_vectors(both, without), item_vectors(only, without), atol=1e-6)
 
 
-def test_explain_scores_every_source_and_control(in_home: Pipeline, out_json: OutJson, tmp_path: Path) -> None:
+def test_explain_scores_every_source_and_control(
+    in_home: Pipeline, out_json: OutJson, tmp_path: Path
+) -> None:
     argv = ["explain", "composite", "--data", str(in_home.data), "--split", "all", *in_home.settings()]
     assert in_home.run(*argv, "--out", str(tmp_path / "texts.parquet"), "--json") == 0
     rows = {row["source"]: row for row in out_json()}
@@ -149,7 +151,10 @@ def test_encode_recommend_and_topk(in_home: Pipeline, out_json: OutJson) -> None
     assert trained["test"]["users"] == 40
     assert in_home.run("recommend", "evaluate", "recommender/things", *data, "--json") == 0
     assert out_json() == pytest.approx(trained["test"])
-    assert in_home.run("recommend", "topk", "recommender/things", *data, "--user", "u1", "-k", "3", "--json") == 0
+    assert (
+        in_home.run("recommend", "topk", "recommender/things", *data, "--user", "u1", "-k", "3", "--json")
+        == 0
+    )
     best = out_json()
     assert [row["rank"] for row in best] == [1, 2, 3]
     seen = set(Catalog.open(in_home.data).interactions.filter(pl.col("user_id") == "u1")["item"])
@@ -161,13 +166,25 @@ def test_un_aligned_vectors_need_named_modalities(in_home: Pipeline, out_json: O
     data = ["--data", str(in_home.data), "--backbone", str(in_home.llm)]
     assert in_home.run("encode", "--unaligned", *data) == 2
     assert in_home.run("encode", "composite", "--unaligned", *data) == 2
-    assert in_home.run("encode", "--unaligned", "--modalities", "text", *data, "--name", "plain", "--json") == 0
+    assert (
+        in_home.run("encode", "--unaligned", "--modalities", "text", *data, "--name", "plain", "--json") == 0
+    )
     opened = ItemVectors.open(Registry.open(in_home.registry), "plain", Catalog.open(in_home.data))
     assert opened.data["parents"] == []
 
 
 def test_continuing_starts_from_the_parent(in_home: Pipeline, out_json: OutJson) -> None:
-    argv = ["align", "--modality", "text", "--data", str(in_home.data), "--from", "text/things", "--name", "more"]
+    argv = [
+        "align",
+        "--modality",
+        "text",
+        "--data",
+        str(in_home.data),
+        "--from",
+        "text/things",
+        "--name",
+        "more",
+    ]
     assert in_home.run(*argv, *in_home.settings(align__seed=0, align__epochs=1), "--json") == 0
     metrics = out_json()["metrics"]
     in_home.run("registry", "show", "text/things", "--json")

@@ -102,7 +102,9 @@ def test_saved_adapter_loads_with_plain_peft_and_merging_equals_it(
     ids = torch.tensor([[0, 12, 55, 103]])
     attached_logits = backbone.model(ids).logits.detach()
 
-    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llm), str(tmp_path / "adapter"))
+    plain = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tiny_llm), str(tmp_path / "adapter")
+    )
     torch.testing.assert_close(plain(ids).logits, attached_logits, atol=1e-5, rtol=1e-5)
 
     backbone.detach_lora()

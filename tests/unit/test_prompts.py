@@ -38,11 +38,10 @@ def test_the_papers_instruction_reads_as_figure_3(tokenizer: Any) -> None:
     config = PromptConfig(**{**PRESETS["paper"]["prompt"], "domain": "Office Products"})
     prompt = PromptBuilder(config, tokenizer, "ignored").prompt(_item(), lambda _: ["image"], _one)
     assert _text(prompt, tokenizer) == (
-        "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
-        "detailed, and polite answer"
-        "s to the human's questions. USER: <image:0> is a product in the Amazon ecommerce platform, the category "
-        "of this product is Office Products. <image:1>, <image:2> are often bought together with this product. "
-        "Please describe the product. ASSISTANT:"
+        "A chat between a curious human and an artificial intelligence assistant. The assistant gives "
+        "helpful, detailed, and polite answers to the human's questions. USER: <image:0> is a product in the "
+        "Amazon ecommerce platform, the category of this product is Office Products. <image:1>, <image:2> are "
+        "often bought together with this product. Please describe the product. ASSISTANT:"
     )
 
 
@@ -55,8 +54,15 @@ def test_an_item_without_relations_loses_that_sentence(tokenizer: Any) -> None:
 
 def test_modalities_stand_together_in_the_order_given(tokenizer: Any) -> None:
     builder = PromptBuilder(PromptConfig(), tokenizer, "Office")
-    prompt = builder.prompt(_item(), lambda _: ["text", "image"], _one, relation_modalities=lambda _: ["image"])
-    assert [(s.modality, s.item) for s in prompt.slots] == [("text", 0), ("image", 0), ("image", 1), ("image", 2)]
+    prompt = builder.prompt(
+        _item(), lambda _: ["text", "image"], _one, relation_modalities=lambda _: ["image"]
+    )
+    assert [(s.modality, s.item) for s in prompt.slots] == [
+        ("text", 0),
+        ("image", 0),
+        ("image", 1),
+        ("image", 2),
+    ]
     assert "<text:0> <image:0> is a product in the Office category." in _text(prompt, tokenizer)
 
 
@@ -108,7 +114,9 @@ def test_a_template_without_its_slot_is_refused(tokenizer: Any) -> None:
         PromptBuilder(PromptConfig(item="a product"), tokenizer, "x")
 
 
-def test_a_backbone_without_chat_template_asks_for_v1(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backbone_without_chat_template_asks_for_v1(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", None)
     with pytest.raises(UsageError, match=r"prompt\.chat=v1"):
         PromptBuilder(PromptConfig(), tokenizer, "x")

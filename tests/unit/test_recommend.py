@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,9 @@ def _split(n_users: int = 40, n_items: int = 12, seed: int = 0, longest: int = 1
     return leave_one_out(Sequences(users, offsets, rng.integers(0, n_items, offsets[-1])))
 
 
-def _model(n_items: int = 12, config: RecommenderConfig = SMALL, vectors: torch.Tensor | None = None) -> SequenceModel:
+def _model(
+    n_items: int = 12, config: RecommenderConfig = SMALL, vectors: torch.Tensor | None = None
+) -> SequenceModel:
     torch.manual_seed(0)
     return SequenceModel(make_table(vectors, n_items, config), config).eval()
 
@@ -125,9 +128,13 @@ def test_windows_cover_every_transition_once() -> None:
         pair
         for batch in _batches(split.train, SMALL, np.random.default_rng(3))
         for window in batch
-        for pair in zip(window[:-1], window[1:], strict=True)
+        for pair in pairwise(window)
     ]
-    wanted = [p for u in range(len(split.train)) for p in zip(split.train.of(u)[:-1], split.train.of(u)[1:], strict=True)]
+    wanted = [
+        p
+        for u in range(len(split.train))
+        for p in zip(split.train.of(u)[:-1], split.train.of(u)[1:], strict=True)
+    ]
     assert sorted(seen) == sorted(wanted)
 
 
@@ -146,14 +153,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     config = SMALL.model_copy(update={"dropout": 0.3, "epochs": 5, "patience": 5})
     whole = train(split, 12, config)
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(stats: object) -> None:
         if stats.epoch == 2:  # type: ignore[attr-defined]
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(split, 12, config, checkpoint=tmp_path / "c", progress=kill)
     resumed = train(split, 12, config, checkpoint=tmp_path / "c")
     assert [e.loss for e in resumed.history] == [e.loss for e in whole.history]

@@ -115,7 +115,7 @@ def _from_registry(reference: str, is_default: bool, context: Context) -> Table:
     data = manifest.data
     if data.get("kind") != "features" or data.get("modality") != "behavior":
         raise UsageError(
-            f"{reference} is a {data.get('kind')} of {data.get('modality')}, not a table of item embeddings.",
+            f"{reference} is no table of item embeddings (kind {data.get('kind')}, {data.get('modality')}).",
             f"Make one: {_FIT}; or give another: {_SET}",
         )
     made_on = str(dict(data.get("catalog") or {}).get("name", ""))

@@ -104,7 +104,7 @@ def test_a_missing_field_leaves_the_template_clean(fields: dict[str, str], expec
 
 @pytest.mark.parametrize("template", ["no field", "{a.b}", "{a[0]}", "{a!r}", "{a:>9}", "{", "{}"])
 def test_a_template_with_anything_but_plain_fields_is_refused(template: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError):  # noqa: PT011 - parsers of two layers raise it
         Template.parse(template)
     with pytest.raises(UsageError, match="template"):
         make(template=template)

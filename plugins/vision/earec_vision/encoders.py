@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from earec_core.errors import DamagedInputError, IntegrityError, UsageError
 from earec_core.modality import Encoded, Encoder
@@ -23,6 +24,8 @@ from earec_core.modality import Encoded, Encoder
 LITE0 = "efficientnet-lite0"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _LITE0_SIDE = 224
+# Pictures a pass on a CPU: activations of more fall out of its cache (32 take twice as long each).
+_CPU_CHUNK = 4
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 
@@ -168,11 +171,14 @@ class _ImageEncoder(Encoder):
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for index, pixels in enumerate(batch):
             by_shape.setdefault(pixels.shape, []).append(index)
+        size = _CPU_CHUNK if self.mean.device.type == "cpu" else max(len(batch), 1)
         for indices in by_shape.values():
-            stacked = torch.from_numpy(np.stack([batch[i] for i in indices])).to(self.mean.device)
-            x = (stacked.permute(0, 3, 1, 2).float() - self.mean) / self.std
-            for index, row in zip(indices, self.embed(x), strict=True):
-                rows[index] = row
+            for start in range(0, len(indices), size):
+                chunk = indices[start : start + size]
+                stacked = torch.from_numpy(np.stack([batch[i] for i in chunk])).to(self.mean.device)
+                x = (stacked.permute(0, 3, 1, 2).float() - self.mean) / self.std
+                for index, row in zip(chunk, self.embed(x), strict=True):
+                    rows[index] = row
         h = torch.stack(rows)
         return Encoded(h, torch.ones(h.shape[:2], dtype=torch.bool, device=h.device))
 
@@ -244,4 +250,17 @@ def _lite0_network() -> nn.Module:
     # The package ships no other format. Its digest was checked above, and with weights_only torch reads
     # tensors with a restricted reader that runs no code.
     network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    return network
+    return _fold_norms(network.eval())
+
+
+def _fold_norms(network: Any) -> nn.Module:
+    """Put every batch norm into the convolution before it: the same features a third faster."""
+    pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
+    for block in network._blocks:
+        names = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
+        pairs += [(block, conv, norm) for conv, norm in names if hasattr(block, conv)]
+    for module, conv, norm in pairs:
+        setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
+        setattr(module, norm, nn.Identity())
+    folded: nn.Module = network
+    return folded

@@ -1,0 +1,28 @@
+"""Reports: plain data in, one self-contained HTML file out. Models are never touched here."""
+
+from earec_core.report.content import (
+    Composition,
+    Curve,
+    Example,
+    Recommendation,
+    Report,
+    RougeRow,
+    Says,
+    StageRow,
+    Suggestion,
+)
+from earec_core.report.render import render, write
+
+__all__ = [
+    "Composition",
+    "Curve",
+    "Example",
+    "Recommendation",
+    "Report",
+    "RougeRow",
+    "Says",
+    "StageRow",
+    "Suggestion",
+    "render",
+    "write",
+]
