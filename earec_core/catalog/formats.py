@@ -130,7 +130,9 @@ def _amazon(source: Path, columns: Mapping[str, str]) -> Source:
         }
         given = {**(row.get("related") or {}), **row}
         more = {
-            k: _joined(v, ", ") for k, v in row.items() if k not in {*made, *_AMAZON_LEFT_OUT} and _plain(v)
+            k: _joined(v, ", ")
+            for k, v in row.items()
+            if k not in made and k not in _AMAZON_LEFT_OUT and _plain(v)
         }
         items.append(made | more)
         for kind in RELATION_KINDS:
@@ -190,14 +192,14 @@ def _generic(source: Path, columns: Mapping[str, str]) -> Source:
         empty = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
         return Source(items, pl.DataFrame(schema=empty), None, source)
     inter = _mapped(_table(found, columns), columns, found, ("user_id", "item_id"))
-    file = _find(source, "relations")
-    if file is None:
+    related = _find(source, "relations")
+    if related is None:
         return Source(items, inter, None, source)
-    table = _mapped(_table(file, {}), {}, file, ("item_id",))
+    table = _mapped(_table(related, {}), {}, related, ("item_id",))
     other = next((c for c in _RELATED if c in table.columns), None)
     if other is None:
         raise DataError(
-            f"{file} has no column related_id; it has {', '.join(table.columns)}.",
+            f"{related} has no column related_id; it has {', '.join(table.columns)}.",
             "Name the related item's column related_id.",
         )
     kind = pl.col("kind") if "kind" in table.columns else pl.lit("related")
@@ -220,17 +222,21 @@ _ML100K_GENRES = (
     "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
 )
 # fmt: on
-_AMAZON_LEFT_OUT = (
-    *RELATION_KINDS,
-    "related",
-    "similar_item",
-    "tech1",
-    "tech2",
-    "asin",
-    "parent_asin",
-    "categories",
+_IMAGE_KEYS = ("image", "images", "imageURLHighRes", "imageURL", "imUrl")
+_AMAZON_LEFT_OUT = frozenset(
+    [
+        *RELATION_KINDS,
+        *_IMAGE_KEYS,
+        "related",
+        "asin",
+        "parent_asin",
+        "categories",
+        "similar_item",
+        "tech1",
+        "tech2",
+    ]
 )
-"""Relations, which have a table of their own; pieces of HTML; what is in another column already."""
+"""Relations, which have a table of their own; what another column holds already; pieces of HTML."""
 _RELATED = ("related_id", "related_item_id", "related")
 _SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "item_id": ("itemId", "movieId", "asin", "parent_asin", "id"),
@@ -376,20 +382,18 @@ def _atomic(file: Path) -> pl.DataFrame:
 
 
 def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
-    opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
     number = 0
     try:
-        with opened as lines:
-            for number, line in enumerate(lines, 1):
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
+            for line in lines:
+                number += 1
                 if line.strip():
                     row = json.loads(line)
                     if not isinstance(row, dict):
                         raise ValueError(f"{type(row).__name__} instead of an object")
                     yield row
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{file} is not UTF-8 after line {number}: {error.reason}.", "Convert the file to UTF-8."
-        ) from None
+    except UnicodeDecodeError:
+        raise DataError(f"{file} line {number} is not UTF-8.", "Convert the file to UTF-8.") from None
     except ValueError as error:
         raise DataError(f"{file} line {number} is not JSON: {error}.", "Mend or remove that line.") from None
     except (OSError, EOFError, zlib.error) as error:
@@ -454,7 +458,7 @@ def _joined(value: Any, separator: str) -> str | None:
 
 
 def _first_image(row: Mapping[str, Any]) -> str | None:
-    for key in ("image", "images", "imageURLHighRes", "imageURL", "imUrl"):
+    for key in _IMAGE_KEYS:
         value = row.get(key)
         if isinstance(value, list) and value:
             value = value[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import io
 import json
@@ -68,7 +67,7 @@ def import_dataset(
     items = _items(found, interactions)
     if found.interactions.height and not interactions.height:
         raise DataError(
-            f"None of the {found.interactions.height:,} interactions of {source} is left after {core}-core filtering.",
+            f"None of {source}'s {found.interactions.height:,} interactions is left after {core}-core filtering.",
             "Lower --core or --min-rating, or check that the columns are the right ones.",
         )
     if not items.height:
@@ -192,7 +191,7 @@ def _interactions(
 def _timed(table: pl.DataFrame) -> pl.DataFrame:
     """The time as a number: seconds for dates, else as the source counts; file order where it gives none."""
     if "timestamp" not in table.columns:
-        return table.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Float64))
+        return table.with_columns(timestamp=pl.int_range(pl.len()).cast(pl.Float64))
     missing = table["timestamp"].null_count()
     if missing:
         raise DataError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,13 +20,19 @@ def command() -> None:
 @command.command("import")
 @click.argument("source", type=PathType)
 @click.option("--out", "target", type=PathType, required=True, help="The dataset directory to be made.")
-@click.option("--format", "format_", default="auto", show_default=True, help="See docs/data.md.")
+@click.option(
+    "--format",
+    "format_",
+    default="auto",
+    show_default=True,
+    help="movielens, amazon-2018, amazon-2023, recbole or generic.",
+)
 @click.option(
     "--column",
     "columns",
     multiple=True,
     metavar="EAREC=SOURCE",
-    help="Name a column; a|b takes the first present.",
+    help="Name a column; a|b takes the first that is not empty.",
 )
 @click.option("--name", help="The catalog's name.  [default: the name of --out]")
 @click.option("--core", type=click.IntRange(1), default=5, show_default=True, help="k-core filtering.")
@@ -80,12 +88,12 @@ def show(data: Path, as_json: bool) -> None:
     _show(Catalog.open(data).manifest, as_json)
 
 
-def _show(manifest: dict[str, object], as_json: bool) -> None:
+def _show(manifest: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         out.json(manifest)
         return
-    counts: dict[str, object] = dict(manifest["counts"])  # type: ignore[call-overload]
-    columns: dict[str, object] = dict(counts.pop("columns"))  # type: ignore[call-overload]
+    counts = dict(manifest["counts"])
+    columns = counts.pop("columns")
     rows = [{"what": k, "count": v} for k, v in counts.items()]
     rows += [{"what": f"items with {k}", "count": v} for k, v in columns.items()]
     out.table(rows, ["what", "count"])

@@ -152,6 +152,6 @@ def test_the_core_names_no_modality() -> None:
         f"{file.relative_to(root)}:{node.lineno}"
         for file in [*root.glob("earec_core/**/*.py"), *root.glob("registry/**/*.py")]
         for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Constant) and node.value in ("vision", "behavior", "audio", "earec_text")
+        if isinstance(node, ast.Constant) and node.value in ("vision", "behavior", "earec_text")
     ]
     assert not wrong

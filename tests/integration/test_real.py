@@ -29,7 +29,7 @@ def smollm(home: Path, monkeypatch: pytest.MonkeyPatch) -> Backbone:
 
 def _prompts(backbone: Backbone) -> tuple[list[Prompt], dict[Slot, torch.Tensor]]:
     builder = PromptBuilder(PromptConfig(item="{item}", request="What is its capital?"), backbone.tokenizer, "")
-    countries = ["France", "Italy", "The country of Japan"]
+    countries = ["France", "Germany", "The country of Japan"]
     slots = {}
     for i, country in enumerate(countries):
         ids = backbone.tokenizer(f"{country}.", add_special_tokens=False)["input_ids"]
@@ -41,7 +41,7 @@ def _prompts(backbone: Backbone) -> tuple[list[Prompt], dict[Slot, torch.Tensor]
 def test_it_answers_what_its_slots_ask(smollm: Backbone) -> None:
     prompts, slots = _prompts(smollm)
     answers = smollm.generate(smollm.splice(prompts, slots), 16)
-    for answer, capital in zip(answers, ("Paris", "Rome", "Tokyo"), strict=True):
+    for answer, capital in zip(answers, ("Paris", "Berlin", "Tokyo"), strict=True):
         assert capital in answer
 
 

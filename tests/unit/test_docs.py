@@ -1,0 +1,249 @@
+"""The documentation against the code: settings, presets, hooks, commands, layers, and the example plugin."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import torch
+from pydantic import BaseModel
+
+from earec_core import plugins
+from earec_core.backbone import Backbone
+from earec_core.cli import cli
+from earec_core.config import PRESETS, BackboneConfig, PromptConfig, RunConfig, resolve
+from earec_core.errors import UsageError
+from earec_core.features import ModalityInputs, create
+from earec_core.hookspecs import Hooks, hook_manager
+from earec_core.instructions import Instructions
+from earec_core.modality import Context
+from earec_core.plugins import State
+from earec_core.prompts import PromptBuilder
+from earec_core.recommend.model import RecommenderConfig
+from earec_core.spec import ModalitySpec
+from earec_core.types import Item, Slot
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md")])
+SECTIONS: dict[str, type[BaseModel]] = {
+    name: type(field.default)
+    for name, field in RunConfig.model_fields.items()
+    if isinstance(field.default, BaseModel)
+} | {"recommender": RecommenderConfig}
+
+
+def _page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text()
+
+
+def _table(text: str) -> list[list[str]]:
+    """Cells of the first table in a text, its head left out."""
+    rows: list[list[str]] = []
+    for line in text.splitlines():
+        if line.startswith("|"):
+            rows.append([cell.strip() for cell in line.strip("|").split("|")])
+        elif rows:
+            break
+    return rows[2:]
+
+
+def _value(cell: str) -> Any:
+    text = cell.strip("`")
+    value = None if text == "none" else tomllib.loads(f"v = {text}")["v"]
+    return tuple(value) if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_setting_is_documented_with_its_default(section: str) -> None:
+    after = _page("method.md").partition(f"### [{section}]\n")[2]
+    documented = {row[0].strip("`"): _value(row[1]) for row in _table(after.partition("\n###")[0])}
+    assert documented == {k: f.default for k, f in SECTIONS[section].model_fields.items()}
+
+
+def test_presets_are_documented_where_they_differ() -> None:
+    resolved = {preset: resolve(preset) for preset in PRESETS}
+    table = _table(_page("method.md").partition("<!-- presets -->")[2])
+    documented = {row[0].strip("`"): [_value(cell) for cell in row[1:]] for row in table}
+    for key, values in documented.items():
+        section, _, name = key.partition(".")
+        assert values == [getattr(getattr(c, section), name) for c in resolved.values()], key
+    set_by_a_preset = {f"{s}.{k}" for preset in PRESETS.values() for s, part in preset.items() for k in part}
+    assert set_by_a_preset - {"prompt.system", "prompt.item"} <= set(documented)
+
+
+def test_the_prompt_shown_is_the_prompt_built(tiny_llm: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llm)
+    builder = PromptBuilder(resolve("paper").prompt, tokenizer, "Office Products")
+    prompt = builder.prompt(Item(0, "i", "T", relations=(3, 9)), lambda _: ["vision"], lambda _: 4)
+    pieces = [
+        f"<{p.modality} {p.item}>" if isinstance(p, Slot) else tokenizer.decode(p) for p in prompt.pieces
+    ]
+    shown = re.search(r"<!-- prompt: paper vision -->\n```text\n(.*?)\n```", _page("method.md"), re.DOTALL)
+    assert shown is not None
+    assert shown[1].splitlines() == pieces
+
+
+def test_every_hook_and_argument_is_documented() -> None:
+    table = _table("| hook |" + _page("plugins.md").partition("| hook |")[2])
+    documented = {row[0].strip("`"): " ".join(row[1:]) for row in table}
+    hooks = {name: hook for name, hook in vars(Hooks).items() if name.startswith("earec_")}
+    assert set(documented) == set(hooks)
+    for name, hook in hooks.items():
+        for argument in list(inspect.signature(hook).parameters)[1:]:
+            assert f"`{argument}`" in documented[name], f"{name}: {argument}"
+
+
+def test_every_state_field_and_variable_is_documented() -> None:
+    text = _page("plugins.md")
+    for name in [*State, *ModalitySpec.__dataclass_fields__]:
+        assert f"| `{name}` |" in text
+    read = {
+        v
+        for f in (ROOT / "earec_core").rglob("*.py")
+        for v in re.findall(r"\bEAREC_[A-Z_]+\b", f.read_text())
+    }
+    for variable in read - {"EAREC_"}:
+        assert f"`{variable}`" in _page("cli.md"), variable
+
+
+def test_the_layers_are_those_of_the_contract() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    block = _page("architecture.md").partition("<!-- layers -->\n")[2].partition("\n\n")[0]
+    assert [line.strip() for line in block.splitlines()] == contracts[0]["layers"]
+
+
+def _lines() -> Iterator[tuple[str, str, bool]]:
+    """Every `earec` command of the pages: where, the line, and whether it is whole (a line of a code block)."""
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            code = re.match(r"(?:    |\$ )+(?:path=\$\()?(earec [^#)]+)", line)
+            for one in [code[1].strip()] if code else re.findall(r"`(earec [^`]+)`", line):
+                yield f"{page.relative_to(ROOT)}: {one}", one, code is not None
+
+
+def _parse(line: str, whole: bool) -> None:
+    """Parse a command line as click does; what prose leaves out (required options, arguments) may be missing."""
+    command: click.Command = cli
+    words = shlex.split(line)[1:]
+    context = click.Context(cli, info_name="earec")
+    while isinstance(command, click.Group):
+        if not words or words[0] in ("COMMAND", "NAME", "--help"):
+            return
+        found = command.get_command(context, words[0])
+        assert found is not None, f"no command {words[0]!r}"
+        command, words = found, words[1:]
+    if whole:
+        command.make_context(command.name, list(words))
+    known = {name for parameter in command.params for name in parameter.opts + parameter.secondary_opts}
+    for word in words:
+        if re.match(r"--?[a-z]", word):
+            assert word in known, f"no option {word}"
+
+
+LINES = list(_lines())
+
+
+def test_command_lines_are_found() -> None:
+    used = {line.split()[1] for _, line, whole in LINES if whole}
+    assert set(cli.list_commands(click.Context(cli))) <= used
+    assert len(LINES) > 50
+
+
+@pytest.mark.parametrize(("line", "whole"), [one[1:] for one in LINES], ids=[one[0] for one in LINES])
+def test_every_command_line_parses(line: str, whole: bool) -> None:
+    _parse(line, whole)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["earec alignn --data d", "earec align --datum d", "earec data imprt x", "earec align --data d"]
+)
+def test_a_wrong_command_line_is_noticed(wrong: str) -> None:
+    with pytest.raises((AssertionError, click.UsageError)):
+        _parse(wrong, whole=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_python_blocks_compile(page: Path) -> None:
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        compile(block, str(page), "exec")
+
+
+def test_the_observer_example_is_a_hook(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", _page("plugins.md"), re.DOTALL)
+    scope: dict[str, Any] = {}
+    exec(next(b for b in blocks if "hook_manager" in b), scope)  # noqa: S102 - our own page
+    scope["manager"].check_pending()
+    scope["manager"].hook.earec_align_step(run="r", step=7, metrics={"valid_loss": 0.5})
+    assert capsys.readouterr().out == "7 0.5\n"
+    assert type(scope["manager"]) is type(hook_manager())
+
+
+@pytest.fixture
+def price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """The page's plugin, its files written as the page names them and its entry point installed."""
+    blocks = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", _page("plugins.md"), re.DOTALL)
+    for name, content in blocks:
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(content)
+    (tmp_path / "earec_price" / "__init__.py").touch()
+    project = tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]
+    declared = [
+        EntryPoint(name, value, group)
+        for group, entries in project["entry-points"].items()
+        for name, value in entries.items()
+    ]
+    real = plugins.entry_points
+    monkeypatch.setattr(
+        plugins,
+        "entry_points",
+        lambda group: [*real(group=group), *(e for e in declared if e.group == group)],
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins.discover.cache_clear()
+    yield lambda **settings: create("price", settings, Context("shop"))
+    plugins.discover.cache_clear()
+    for module in [name for name in sys.modules if name.startswith("earec_price")]:
+        del sys.modules[module]
+
+
+def test_the_example_plugin_works(price: Callable[..., Any], tiny_llm: Path) -> None:
+    assert plugins.get("price").state is State.OK
+    with pytest.raises(UsageError, match="wave"):
+        price(wave=3)
+    prices: list[Any] = [3.5, None, -1, 80]
+    items = [Item(i, f"i{i}", f"Thing {i}", {} if p is None else {"price": p}) for i, p in enumerate(prices)]
+    backbone = Backbone.load(BackboneConfig(model=str(tiny_llm), dtype="float32", device="cpu"))
+    inputs = ModalityInputs("price", price(waves=3), items, backbone)
+    assert inputs.rows == (0, 3)
+    assert [d.item for d in inputs.damaged] == ["i2"]
+
+    encoded = inputs.encoded([0, 3])
+    assert (tuple(encoded.h.shape), encoded.mask.dtype, inputs.encoder.d_enc) == ((2, 1, 6), torch.bool, 6)
+    torch.testing.assert_close(inputs.encoded([3]).h, encoded.h[1:])
+    inputs.calibrate(0.25)
+    slots = inputs.slots([0, 3])
+    assert {s: tuple(h.shape) for s, h in slots.items()} == {
+        Slot("price", row): (1, backbone.d_llm) for row in (0, 3)
+    }
+    rms = torch.cat(list(slots.values())).square().mean().sqrt()
+    assert rms.item() == pytest.approx(0.25, rel=1e-4)
+
+    instructions = Instructions(items, backbone, {"price": inputs}, PromptConfig(), "shop")
+    spliced = instructions.splice([instructions.prompt(row) for row in (0, 1, 3)])
+    hidden = backbone.hidden(spliced)
+    hidden.sum().backward()
+    assert all(p.grad is not None for p in inputs.projector.parameters())
+    assert spliced.lengths.tolist()[0] == spliced.lengths.tolist()[1] + 1
+    assert price().describe(items[0]) == "price 3.5"
