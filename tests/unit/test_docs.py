@@ -8,7 +8,7 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from earec_core import plugins
 from earec_core.backbone import Backbone
 from earec_core.cli import cli
+from earec_core.cli.options import pairs, run_config
 from earec_core.config import PRESETS, BackboneConfig, PromptConfig, RunConfig, resolve
 from earec_core.errors import UsageError
 from earec_core.features import ModalityInputs, create
@@ -29,6 +30,7 @@ from earec_core.modality import Context
 from earec_core.plugins import State
 from earec_core.prompts import PromptBuilder
 from earec_core.recommend.model import RecommenderConfig
+from earec_core.recommend.stage import recommender_config
 from earec_core.spec import ModalitySpec
 from earec_core.types import Item, Slot
 
@@ -87,7 +89,8 @@ def test_the_prompt_shown_is_the_prompt_built(tiny_llm: Path) -> None:
     builder = PromptBuilder(resolve("paper").prompt, tokenizer, "Office Products")
     prompt = builder.prompt(Item(0, "i", "T", relations=(3, 9)), lambda _: ["vision"], lambda _: 4)
     pieces = [
-        f"<{p.modality} {p.item}>" if isinstance(p, Slot) else tokenizer.decode(p) for p in prompt.pieces
+        f"<{p.modality} {p.item}>" if isinstance(p, Slot) else tokenizer.decode(list(p))
+        for p in prompt.pieces
     ]
     shown = re.search(r"<!-- prompt: paper vision -->\n```text\n(.*?)\n```", _page("method.md"), re.DOTALL)
     assert shown is not None
@@ -132,6 +135,14 @@ def _lines() -> Iterator[tuple[str, str, bool]]:
                 yield f"{page.relative_to(ROOT)}: {one}", one, code is not None
 
 
+def _check_settings(settings: tuple[str, ...], *, recommender: bool) -> None:
+    if recommender:
+        recommender_config(None, pairs(settings, "--set"))
+        return
+    for name, values in run_config(None, "recommended", None, settings).modalities.items():
+        create(name, values, Context("c"))
+
+
 def _parse(line: str, whole: bool) -> None:
     """Parse a command line as click does; what prose leaves out (required options, arguments) may be missing."""
     command: click.Command = cli
@@ -144,7 +155,8 @@ def _parse(line: str, whole: bool) -> None:
         assert found is not None, f"no command {words[0]!r}"
         command, words = found, words[1:]
     if whole:
-        command.make_context(command.name, list(words))
+        settings = command.make_context(command.name, list(words)).params.get("settings", ())
+        _check_settings(settings, recommender=line.startswith("earec recommend"))
     known = {name for parameter in command.params for name in parameter.opts + parameter.secondary_opts}
     for word in words:
         if re.match(r"--?[a-z]", word):
@@ -152,6 +164,7 @@ def _parse(line: str, whole: bool) -> None:
 
 
 LINES = list(_lines())
+WRONG_KEY = "earec align --modality text --data d --set align.speed=1"
 
 
 def test_command_lines_are_found() -> None:
@@ -166,10 +179,17 @@ def test_every_command_line_parses(line: str, whole: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["earec alignn --data d", "earec align --datum d", "earec data imprt x", "earec align --data d"]
+    "wrong",
+    [
+        "earec alignn --data d",
+        "earec align --datum d",
+        "earec data imprt x",
+        "earec align --data d",
+        WRONG_KEY,
+    ],
 )
 def test_a_wrong_command_line_is_noticed(wrong: str) -> None:
-    with pytest.raises((AssertionError, click.UsageError)):
+    with pytest.raises((AssertionError, click.UsageError, UsageError)):
         _parse(wrong, whole=True)
 
 
@@ -204,11 +224,10 @@ def price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         for group, entries in project["entry-points"].items()
         for name, value in entries.items()
     ]
-    real = plugins.entry_points
     monkeypatch.setattr(
         plugins,
         "entry_points",
-        lambda group: [*real(group=group), *(e for e in declared if e.group == group)],
+        lambda group: [*entry_points(group=group), *(e for e in declared if e.group == group)],
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     plugins.discover.cache_clear()
@@ -243,7 +262,7 @@ def test_the_example_plugin_works(price: Callable[..., Any], tiny_llm: Path) -> 
     instructions = Instructions(items, backbone, {"price": inputs}, PromptConfig(), "shop")
     spliced = instructions.splice([instructions.prompt(row) for row in (0, 1, 3)])
     hidden = backbone.hidden(spliced)
-    hidden.sum().backward()
+    torch.autograd.backward(hidden.sum())
     assert all(p.grad is not None for p in inputs.projector.parameters())
     assert spliced.lengths.tolist()[0] == spliced.lengths.tolist()[1] + 1
     assert price().describe(items[0]) == "price 3.5"
