@@ -185,9 +185,9 @@ def resolve(
     _merge(merged, PRESETS[preset])
     if file is not None:
         _merge(merged, {k: v for k, v in _read_toml(file).items() if k != "recommender"})
-    for key, value in os.environ.items():
-        if key.startswith("EAREC_") and "__" in key:
-            _set(merged, key.removeprefix("EAREC_").lower().split("__"), _literal(value))
+    for path, value in _environment():
+        if path[0] != "recommender":
+            _set(merged, path, value)
     for key, value in (flags or {}).items():
         if value is not None:
             _set(merged, key.split("."), _literal(value) if isinstance(value, str) else value)
@@ -195,8 +195,9 @@ def resolve(
 
 
 def read_section(file: Path | None, section: str, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """One section of a TOML file that may hold others, with flags over it."""
+    """One section of a TOML file that may hold others; the environment over it, flags over both."""
     values: dict[str, Any] = dict(_read_toml(file).get(section, {})) if file is not None else {}
+    values.update({path[1]: value for path, value in _environment() if path[0] == section})
     values.update({key: _literal(v) if isinstance(v, str) else v for key, v in flags.items()})
     return values
 
@@ -223,6 +224,15 @@ def _read_toml(file: Path) -> dict[str, Any]:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"The configuration {file} is not TOML: {error}.", "Mend that line.") from None
+
+
+def _environment() -> list[tuple[list[str], Any]]:
+    """Settings in the environment: path and value of each `EAREC_SECTION__KEY`."""
+    return [
+        (key.removeprefix("EAREC_").lower().split("__"), _literal(value))
+        for key, value in os.environ.items()
+        if key.startswith("EAREC_") and "__" in key
+    ]
 
 
 def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:

@@ -1,118 +1,264 @@
-"""Charts as SVG strings: pure functions of numbers. Colours are CSS variables of the page."""
+"""Charts as SVG strings: pure functions of numbers, colours as CSS variables of the page.
+
+Horizontal places are percentages and letters keep their size, so that a chart fills any width and stays
+readable on a phone. What is not a finite number is left out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 Point = tuple[float, float]
-_WIDTH = 640
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a line chart.
+
+    Attributes:
+        points: (x, y) in order of x.
+        colour: CSS colour.
+        marked: draw a marker at every point and write the first and last value; otherwise a thin line.
+        faint: draw it in the background.
+    """
+
+    name: str
+    points: Sequence[Point]
+    colour: str
+    marked: bool = False
+    faint: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar with its interval; `style` is `solid`, `light` or `grey`."""
+
+    name: str
+    mean: float
+    low: float
+    high: float
+    style: str = "solid"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Bars under one heading, in one colour."""
+
+    name: str
+    colour: str
+    bars: Sequence[Bar]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A value with its interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers a round step apart, the first not above `low`, the last not below `high`."""
+    span = high - low or abs(high) or 1.0
+    raw = span / max(about - 1, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))
+    first = math.floor(low / step + 1e-9)
+    last = max(math.ceil(high / step - 1e-9), first + 1)
+    return [round(n * step, 12) for n in range(first, last + 1)]
+
+
+def smooth(points: Sequence[Point]) -> list[Point]:
+    """A centred moving mean over a tenth of the points (three at least)."""
+    points = _finite(points)
+    half = max(1, len(points) // 20)
+    found = []
+    for n, (x, _) in enumerate(points):
+        reach = min(half, n, len(points) - 1 - n)
+        part = [y for _, y in points[n - reach : n + reach + 1]]
+        found.append((x, sum(part) / len(part)))
+    return found
 
 
 def lines(
-    title: str, series: Mapping[str, Sequence[Point]], colours: Mapping[str, str], *, dots: set[str]
+    title: str, series: Sequence[Line], *, y_label: str, height: int = 210, limits: Point | None = None
 ) -> str:
-    """A line per series over a common x; those in `dots` with a marker at each point."""
-    points = [p for one in series.values() for p in one]
-    if not points:
+    """Lines over a common x (steps); empty without a point.
+
+    Args:
+        limits: the range of y; default: of the values.
+    """
+    kept = [(one, points) for one in series if (points := _finite(one.points))]
+    if not kept:
         return ""
-    width, height, left, bottom = 420, 220, 44, 26
-    xs, ys = [p[0] for p in points], [p[1] for p in points]
-    x0, x1, y0, y1 = min(xs), max(max(xs), min(xs) + 1), min(0.0, *ys), max(ys) * 1.05 or 1.0
+    every = [p for _, points in kept for p in points]
+    x0, x1 = min(p[0] for p in every), max(p[0] for p in every)
+    marks = ticks(*(limits or (min(p[1] for p in every), max(p[1] for p in every))))
+    top, bottom, left, right = 24.0, height - 24.0, 12.0, 97.0
+    flat = x1 == x0
 
-    def at(p: Point) -> str:
-        x = left + (p[0] - x0) / (x1 - x0) * (width - left - 10)
-        y = 10 + (y1 - p[1]) / (y1 - y0) * (height - bottom - 10)
-        return f"{x:.1f},{y:.1f}"
+    def place(p: Point) -> Point:
+        """Percent of the width, pixels of the height."""
+        x = (left + right) / 2 if flat else left + (p[0] - x0) / (x1 - x0) * (right - left)
+        return x, bottom - (p[1] - marks[0]) / (marks[-1] - marks[0]) * (bottom - top)
 
-    parts = [_axis(y0, y1, left, width, 10, height - bottom)]
-    for name, one in series.items():
-        colour = colours[name]
-        if len(one) > 1:
-            path = " ".join(at(p) for p in one)
-            wide = 2.5 if name in dots else 1.2
-            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{wide}"/>')
-        if name in dots:
-            for p in one:
-                x, y = at(p).split(",")
-                parts.append(
-                    f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"><title>{p[1]:.3f}</title></circle>'
-                )
-    parts.append(_text(width - 10, height - 6, f"step {x1:.0f}", "end"))
-    parts.append(_text(left, height - 6, f"{x0:.0f}", "start"))
-    return _svg(title, width, height, parts)
-
-
-def bars(
-    title: str,
-    groups: Sequence[tuple[str, Mapping[str, tuple[float, float, float]]]],
-    colours: Mapping[str, str],
-) -> str:
-    """Grouped horizontal bars with interval whiskers; values are (mean, low, high)."""
-    if not groups:
-        return ""
-    left, bar, gap = 110, 17, 16
-    top = max(v[2] for _, values in groups for v in values.values()) or 1.0
-    height = sum(len(values) * bar + gap for _, values in groups) + 10
-    parts, y = [], 8
-    scale = (_WIDTH - left - 70) / top
-    for group, values in groups:
-        parts.append(_text(left - 8, y + len(values) * bar / 2 + 4, group, "end", bold=True))
-        for name, (mean, low, high) in values.items():
-            mid, end = y + bar / 2, left + mean * scale
+    parts = [_text("0", 11, y_label, "start", "soft")]
+    for mark in marks:
+        y = place((x0, mark))[1]
+        parts.append(_rule(f"{left}%", f"{right}%", y, y, "grid"))
+        parts.append(_text(f"{left}%", y + 4, f"{mark:g}", "end", "soft", shift=-6))
+    for one, points in kept:
+        if len(points) > 1:
+            path = " ".join(f"{10 * x:.1f},{y:.1f}" for x, y in map(place, points))
+            kind = "marked" if one.marked else "faint" if one.faint else "thin"
+            # A drawing of its own, stretched to the width: points of a line cannot be percentages.
             parts.append(
-                f'<rect x="{left}" y="{y + 1}" width="{max(mean * scale, 1):.1f}" height="{bar - 3}" rx="2" '
-                f'fill="{colours[name]}"><title>{escape(name)}: {mean:.3f} [{low:.3f}, {high:.3f}]</title></rect>'
-                f'<line x1="{left + low * scale:.1f}" x2="{left + high * scale:.1f}" y1="{mid}" y2="{mid}" '
-                'stroke="var(--ink)" stroke-width="1.2"/>'
+                f'<svg x="0" y="0" width="100%" height="{height}" viewBox="0 0 1000 {height}" '
+                f'preserveAspectRatio="none"><polyline class="{kind}" points="{path}" '
+                f'stroke="{one.colour}"/></svg>'
             )
-            parts.append(_text(max(end, left + high * scale) + 6, mid + 4, f"{mean:.3f}", "start"))
-            y += bar
-        y += gap
-    return _svg(title, _WIDTH, height, parts)
+        if one.marked:
+            parts += [
+                _circle(*place(p), one.colour, f"{one.name}, step {p[0]:g}: {p[1]:.3f}") for p in points
+            ]
+            ends = [(points[0], "start"), (points[-1], "end")] if len(points) > 1 else [(points[0], "middle")]
+            for p, anchor in ends:
+                x, y = place(p)
+                parts.append(_text(f"{x:.2f}%", max(y - 10, 21), f"{p[1]:.2f}", anchor, "halo"))
+    parts.append(_text(f"{left}%", height - 5, f"step {x0:g}", "start", "soft"))
+    if not flat:
+        parts.append(_text(f"{right}%", height - 5, f"{x1:g}", "end", "soft"))
+    says = "; ".join(
+        f"{one.name} from {points[0][1]:.3f} at step {points[0][0]:g} to {points[-1][1]:.3f} "
+        f"at step {points[-1][0]:g}"
+        for one, points in kept
+        if not one.faint
+    )
+    return _svg(title, f"{says}.", height, parts)
 
 
-def dots(title: str, rows: Sequence[tuple[str, float, float]], colour: str) -> str:
-    """A point with its 95% interval per row: (name, value, standard error)."""
+def bars(title: str, groups: Sequence[Group]) -> str:
+    """Groups of horizontal bars from zero with interval whiskers; each bar is labelled at its end."""
+    shown = [(g, [b for b in g.bars if math.isfinite(b.mean)]) for g in groups]
+    shown = [(g, found) for g, found in shown if found]
+    if not shown:
+        return ""
+    thick, step, reach = 14, 20, 66.0
+    ends = [max(b.mean, b.high) if math.isfinite(b.high) else b.mean for _, found in shown for b in found]
+    marks = ticks(0.0, max(ends) or 1.0)
+    scale = reach / marks[-1]
+    height = sum(24 + step * len(found) + 14 for _, found in shown) + 22
+    parts = []
+    for mark in marks:
+        parts.append(_rule(f"{mark * scale:.2f}%", f"{mark * scale:.2f}%", 4, height - 22, "grid"))
+        anchor = "start" if mark == 0 else "middle"
+        parts.append(_text(f"{mark * scale:.2f}%", height - 6, f"{mark:g}", anchor, "soft"))
+    y, says = 0.0, []
+    for group, found in shown:
+        parts.append(_text("0", y + 17, group.name, "start", "strong halo", colour=group.colour))
+        y += 24
+        for bar in found:
+            fill = "var(--grey)" if bar.style == "grey" else group.colour
+            light = ' class="light"' if bar.style == "light" else ""
+            label = f"{bar.name} {bar.mean:.3f}{_bounds(bar.low, bar.high)}"
+            says.append(f"{group.name}, {label}")
+            parts.append(
+                f'<rect x="0" y="{y:.1f}" width="{max(bar.mean * scale, 0.2):.2f}%" height="{thick}" rx="2" '
+                f'fill="{fill}"{light}><title>{escape(label)}</title></rect>'
+            )
+            end = bar.mean * scale
+            if math.isfinite(bar.low) and math.isfinite(bar.high):
+                parts.append(_whisker(bar.low * scale, bar.high * scale, y + thick / 2))
+                end = max(end, bar.high * scale)
+            parts.append(
+                f'<text x="{end:.2f}%" dx="8" y="{y + 11.5:.1f}" class="halo"><tspan class="strong">'
+                f'{bar.mean:.2f}</tspan> <tspan class="soft">{escape(bar.name)}</tspan></text>'
+            )
+            y += step
+        y += 14
+    return _svg(title, f"{'; '.join(says)}.", height, parts)
+
+
+def dots(title: str, rows: Sequence[Dot]) -> str:
+    """A point with its interval per row; the best is filled and its interval shaded over all rows."""
+    rows = [row for row in rows if math.isfinite(row.value)]
     if not rows:
         return ""
-    left, step = 210, 34
-    low = min(0.0, *(v - 1.96 * e for _, v, e in rows))
-    high = max(v + 1.96 * e for _, v, e in rows) or 1.0
-    scale = (_WIDTH - left - 70) / (high - low)
-    height = step * len(rows) + 12
+    bounds = [b for row in rows for b in (row.value, row.low, row.high) if math.isfinite(b)]
+    marks = ticks(min(bounds), max(bounds))
+    left, right, step = 1.5, 97.0, 46
+    height = step * len(rows) + 28
+
+    def place(value: float) -> float:
+        return left + (value - marks[0]) / (marks[-1] - marks[0]) * (right - left)
+
+    best = max(rows, key=lambda row: row.value)
     parts = []
-    for i, (name, value, error) in enumerate(rows):
-        y, x = i * step + step / 2 + 4, left + (value - low) * scale
-        a, b = (left + (value + side * 1.96 * error - low) * scale for side in (-1, 1))
-        parts.append(_text(left - 12, y + 4, name, "end", bold=True))
-        parts.append(
-            f'<line x1="{a:.1f}" x2="{b:.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="3" '
-            'opacity="0.45"/>'
-            f'<circle cx="{x:.1f}" cy="{y}" r="6" fill="{colour}">'
-            f"<title>{escape(name)}: {value:.4f} ± {1.96 * error:.4f}</title></circle>"
-        )
-        parts.append(_text(b + 8, y + 4, f"{value:.3f}", "start"))
-    return _svg(title, _WIDTH, height, parts)
+    if math.isfinite(best.low) and math.isfinite(best.high):
+        x, wide = place(best.low), place(best.high) - place(best.low)
+        parts.append(f'<rect class="band" x="{x:.2f}%" y="2" width="{wide:.2f}%" height="{height - 26}"/>')
+    for n, mark in enumerate(marks):
+        x = place(mark)
+        parts.append(_rule(f"{x:.2f}%", f"{x:.2f}%", 2, height - 24, "grid"))
+        anchor = "start" if n == 0 else "end" if n == len(marks) - 1 else "middle"
+        parts.append(_text(f"{x:.2f}%", height - 7, f"{mark:g}", anchor, "soft"))
+    says = []
+    for n, row in enumerate(rows):
+        y = n * step + 34
+        label = f"{row.value:.4f}{_bounds(row.low, row.high, 4)}"
+        says.append(f"{row.name} {label}")
+        parts.append(_text("0", y - 15, row.name, "start", "strong halo"))
+        parts.append(_text("100%", y - 15, label, "end", "soft halo"))
+        if math.isfinite(row.low) and math.isfinite(row.high):
+            parts.append(_rule(f"{place(row.low):.2f}%", f"{place(row.high):.2f}%", y, y, "reach"))
+        fill = "var(--ink)" if row is best else "var(--card)"
+        parts.append(_circle(place(row.value), y, fill, f"{row.name}: {label}", "var(--ink)"))
+    return _svg(title, f"{'; '.join(says)}.", height, parts)
 
 
-def _axis(y0: float, y1: float, left: int, right: int, top: int, bottom: int) -> str:
-    parts = []
-    for i in range(5):
-        value = y0 + (y1 - y0) * i / 4
-        y = bottom - (bottom - top) * i / 4
-        parts.append(f'<line x1="{left}" x2="{right - 10}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>')
-        parts.append(_text(left - 6, y + 4, f"{value:.2g}", "end"))
-    return "".join(parts)
+def _finite(points: Sequence[Point]) -> list[Point]:
+    return [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
 
 
-def _text(x: float, y: float, text: str, anchor: str, *, bold: bool = False) -> str:
-    weight = ' font-weight="600"' if bold else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{weight}>{escape(text)}</text>'
+def _bounds(low: float, high: float, digits: int = 3) -> str:
+    known = math.isfinite(low) and math.isfinite(high)
+    return f" [{low:.{digits}f}, {high:.{digits}f}]" if known else ""
 
 
-def _svg(title: str, width: int, height: float, parts: Sequence[str]) -> str:
+def _whisker(low: float, high: float, y: float) -> str:
+    caps = "".join(_rule(f"{x:.2f}%", f"{x:.2f}%", y - 3, y + 3, "whisker") for x in (low, high))
+    return _rule(f"{low:.2f}%", f"{high:.2f}%", y, y, "whisker") + caps
+
+
+def _rule(x1: str, x2: str, y1: float, y2: float, kind: str) -> str:
+    return f'<line class="{kind}" x1="{x1}" x2="{x2}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
+
+
+def _circle(x: float, y: float, fill: str, label: str, stroke: str = "var(--card)") -> str:
     return (
-        f'<svg role="img" viewBox="0 0 {width} {height:.0f}" aria-label="{escape(title)}">'
-        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
+        f'<circle cx="{x:.2f}%" cy="{y:.1f}" r="5" fill="{fill}" stroke="{stroke}" stroke-width="1.5">'
+        f"<title>{escape(label)}</title></circle>"
+    )
+
+
+def _text(
+    x: str, y: float, text: str, anchor: str, kind: str, *, shift: int = 0, colour: str | None = None
+) -> str:
+    style = f' style="fill:{colour}"' if colour else ""
+    moved = f' dx="{shift}"' if shift else ""
+    return (
+        f'<text class="{kind}" x="{x}"{moved} y="{y:.1f}" text-anchor="{anchor}"{style}>{escape(text)}</text>'
+    )
+
+
+def _svg(title: str, description: str, height: float, parts: Sequence[str]) -> str:
+    return (
+        f'<svg class="chart" role="img" width="100%" height="{height:.0f}" '
+        f'aria-label="{escape(title)}"><title>{escape(title)}</title><desc>{escape(description)}</desc>'
+        f"{''.join(parts)}</svg>"
     )

@@ -1,18 +1,29 @@
-"""What a report shows, as plain data."""
+"""What a report shows, as plain data; saved as JSON, from which the same page can be rendered again."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import earec_core
+from earec_core.errors import DataError
 
 
 @dataclass(frozen=True)
 class StageRow:
-    """A stage of the run: what was typed and how long it took."""
+    """A stage of the run: what was typed and how long it took.
+
+    Attributes:
+        skipped: the result of an earlier run was kept; `seconds` is what that run took.
+    """
 
     title: str
     command: str
     seconds: float
+    skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class RougeRow:
-    """ROUGE-L of one source: for each variant (mean, low, high) of its 95% interval."""
+    """ROUGE-L of one source.
+
+    Attributes:
+        source: the modality, or `all`.
+        items: how many were scored.
+        variants: `aligned`, `shuffled`, `unaligned` (those measured): (mean, low, high) of the 95% interval.
+    """
 
     source: str
     items: int
@@ -70,16 +87,31 @@ class Says:
 
 @dataclass(frozen=True)
 class Example:
-    """An item, its anchor, and what the model says of it."""
+    """An item, its anchor, and what the model says of it.
+
+    Attributes:
+        title: the item's name, shown where the anchor is something else.
+        image: a `data:` address of a picture of the item.
+    """
 
     item: str
     anchor: str
     says: Sequence[Says]
+    title: str = ""
+    image: str = ""
 
 
 @dataclass(frozen=True)
 class Composition:
-    """How the adapters were merged."""
+    """How the adapters were merged.
+
+    Attributes:
+        weights: lambda of Eq. 4, by modality.
+        method: name of the arithmetic.
+        cosines: between two adapters' changes, by "first,second".
+        norms: Frobenius norm of each adapter's change.
+        command: what was typed.
+    """
 
     weights: Mapping[str, float]
     method: str
@@ -95,7 +127,8 @@ class Recommendation:
     Attributes:
         model: its name.
         what: one line of what it recommends from.
-        metrics: `hr@10`, ... and their standard errors `hr@10_se`, ...
+        metrics: `hr@10`, ...; their standard errors `hr@10_se`, or 95% intervals `hr@10_low`, `hr@10_high`;
+            `users`, how many were evaluated.
         command: what was typed.
     """
 
@@ -103,6 +136,16 @@ class Recommendation:
     what: str
     metrics: Mapping[str, float]
     command: str
+
+    def interval(self, metric: str) -> tuple[float, float, float]:
+        """A metric's value and its 95% interval, by the normal approximation where only the error is known.
+
+        What was not measured is NaN.
+        """
+        value = self.metrics.get(metric, math.nan)
+        reach = 1.96 * self.metrics.get(f"{metric}_se", math.nan)
+        low, high = (self.metrics.get(f"{metric}_{side}") for side in ("low", "high"))
+        return value, value - reach if low is None else low, value + reach if high is None else high
 
 
 @dataclass(frozen=True)
@@ -124,7 +167,12 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole report; parts that are empty are left out."""
+    """A whole report; parts that are empty are left out.
+
+    Attributes:
+        rouge_commands: what was typed to get `rouge` and `examples`.
+        generated_with: the program and its version.
+    """
 
     title: str
     subtitle: str
@@ -137,4 +185,38 @@ class Report:
     recommendations: Sequence[Recommendation] = ()
     suggestions: Sequence[Suggestion] = ()
     stages: Sequence[StageRow] = ()
-    notes: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[str] = ()
+    generated_with: str = field(default_factory=lambda: f"earec {earec_core.__version__}")
+
+    def to_json(self) -> str:
+        """The report as standard JSON; what is not a finite number is written as a string."""
+        return json.dumps(_standard(asdict(self)), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Report:
+        """The report that `to_json` wrote.
+
+        Raises:
+            DataError: the text is not a saved report.
+        """
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            return TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise DataError(
+                f"This is not a saved report: {where}: {first['msg']}.",
+                "Give the .json file that was written beside a report.",
+            ) from error
+
+
+def _standard(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _standard(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_standard(one) for one in value]
+    return value

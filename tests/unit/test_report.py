@@ -1,10 +1,21 @@
-"""The report: self-contained, escaped, and showing the numbers that it was given."""
+"""A report: what it shows is what it was given, and nothing else can get in or out."""
 
 from __future__ import annotations
 
+import itertools
+import json
+import math
+import re
+from dataclasses import replace
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from earec_core.errors import DataError, UsageError
 from earec_core.report import (
     Composition,
     Curve,
@@ -15,99 +26,311 @@ from earec_core.report import (
     Says,
     StageRow,
     Suggestion,
+    charts,
     render,
+    verdicts,
     write,
 )
-from earec_core.report.render import highlight
+from earec_core.report.words import common, highlight
 
-HOSTILE = "<script>alert('x')</script> & co"
-_VOID = {"meta", "img", "br", "line", "rect", "circle", "polyline"}
+HOSTILE = "<script>alert('x')</script> & \"quotes\""
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+VOID = {"meta", "img", "br"}
 
 
-class _Balance(HTMLParser):
-    def __init__(self) -> None:
+def _metrics(hr: float, error: float) -> dict[str, float]:
+    names = ("hr@10", "hr@50", "ndcg@10", "ndcg@50")
+    found = {name: hr * factor for name, factor in zip(names, (1, 3, 0.5, 0.9), strict=True)}
+    return {"users": 943.0} | found | {f"{name}_se": error for name in names}
+
+
+REPORT = Report(
+    title="What it learned",
+    subtitle="Three modalities.",
+    facts=[("items", "1,349")],
+    examples=[
+        Example(
+            "405",
+            "Star Trek. Action. 1996",
+            [
+                Says("text", "Action, 1996", "Star Wars. Action. 1996", "I cannot say.", 0.75),
+                Says("vision", PICTURE, "a star", "", 0.25),
+                Says("all", "", "Star Trek. Action. 1996", "", 1.0),
+            ],
+            title="Star Trek",
+            image=PICTURE,
+        )
+    ],
+    rouge=[
+        RougeRow("text", 40, {"aligned": (0.612, 0.56, 0.66), "shuffled": (0.21, 0.17, 0.25)}),
+        RougeRow("vision", 31, {"aligned": (0.3, 0.2, 0.4), "shuffled": (0.25, 0.15, 0.35)}),
+    ],
+    rouge_commands=["earec explain composite --items 40"],
+    curves=[
+        Curve(
+            "text", [(1, 5.0), (2, 3.0), (3, 2.0)], [(0, 5.5), (3, 2.5)], [(3, 0.4)], 1102, 1.4, 400.0,
+            "earec align --modality text",
+        )
+    ],
+    composition=Composition(
+        {"text": 0.7, "vision": 0.3}, "delta", {"text,vision": -0.123}, {"text": 3.0, "vision": 2.0},
+        "earec compose --weights text=0.7,vision=0.3",
+    ),
+    recommendations=[
+        Recommendation("ids", "SASRec", _metrics(0.0764, 0.0086), "earec recommend train --ids"),
+        Recommendation("composite", "vectors", _metrics(0.0848, 0.009), "earec recommend train --vectors c"),
+        Recommendation("unaligned", "raw", _metrics(0.02, 0.004), "earec recommend train --vectors u"),
+    ],
+    suggestions=[Suggestion("7", ["Fargo"], "Men in Black", {"ids": ["Batman"], "composite": ["Men in Black"]})],
+    stages=[StageRow("Align text", "earec align --modality text", 84.0, skipped=True)],
+    notes=["Small model."],
+)  # fmt: skip
+
+
+class _Page(HTMLParser):
+    """Collects what a page holds; fails where a tag does not close the one that is open."""
+
+    def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.seen: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
 
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.seen.append(tag)
-        if tag not in _VOID:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
             self.open.append(tag)
 
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
     def handle_endtag(self, tag: str) -> None:
-        if tag not in _VOID:
-            assert self.open.pop() == tag
+        assert self.open.pop() == tag
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
 
 
-def _metrics(hr: float) -> dict[str, float]:
-    values = {"hr@10": hr, "hr@50": hr * 2, "ndcg@10": hr / 2, "ndcg@50": hr / 3}
-    return {"users": 610, **values, **{f"{k}_se": 0.012 for k in values}}
+def test_page_is_whole_and_asks_nothing_of_the_outside() -> None:
+    text = render(REPORT)
+    page = _Page(text)
+    assert not re.search(r"https?:|//[a-z]|url\(|@import", text)
+    assert {"script", "link", "iframe", "object"}.isdisjoint(name for name, _ in page.tags)
+    assert all((attrs.get("src") or PICTURE).startswith("data:image/") for _, attrs in page.tags)
+    targets = {attrs.get("id") for _, attrs in page.tags}
+    links = [attrs["href"] for name, attrs in page.tags if name == "a"]
+    assert links
+    assert all(link is not None and link[1:] in targets for link in links)
 
 
-def _report(text: str = HOSTILE) -> Report:
-    return Report(
-        title=text,
-        subtitle=text,
-        facts=[(text, "1,234")],
-        examples=[Example(text, text, [Says("vision", "data:image/png;base64,AAAA", text, text, 0.5)])],
-        rouge=[RougeRow(text, 40, {"aligned": (0.41, 0.4, 0.45), "shuffled": (0.1, 0.05, 0.2)})],
-        rouge_commands=["earec explain x"],
-        curves=[Curve("vision", [(1, 3.0), (2, 2.0)], [(0, 4.0), (2, 2.5)], [(0, 0.1)], 9, 1.5, 210, "earec align y")],
-        composition=Composition({"vision": 0.25, text: 0.75}, "delta", {text: 0.1}, {text: 3.0}, "earec compose z"),
-        recommendations=[
-            Recommendation("ids", text, _metrics(0.0967), "earec recommend a"),
-            Recommendation("composite", text, _metrics(0.1033), "earec recommend b"),
-        ],
-        suggestions=[Suggestion(text, [text], text, {"ids": [text, "other"]})],
-        stages=[StageRow(text, "earec data import q", 12.0)],
-        notes=[text],
+def test_pictures_tables_and_charts_can_be_read_aloud() -> None:
+    page = _Page(render(REPORT))
+    assert page.count("table") == page.count("caption") > 0
+    assert all(attrs.get("alt") for name, attrs in page.tags if name == "img")
+    charts_shown = [attrs for name, attrs in page.tags if attrs.get("class") == "chart"]
+    assert len(charts_shown) == page.count("desc") == 4
+    assert all(attrs.get("aria-label") for attrs in charts_shown)
+
+
+def test_what_comes_from_data_is_never_markup() -> None:
+    def poison(value: object, key: str = "") -> object:
+        if isinstance(value, str):
+            return HOSTILE if not value.startswith("data:") else 'data:image/png,"><script>x</script>'
+        if isinstance(value, list):
+            return [poison(one) for one in value]
+        if isinstance(value, dict):
+            return {
+                (k if k in names else f"{HOSTILE},{n}" if key == "cosines" else f"{HOSTILE}{n}"): poison(v, k)
+                for n, (k, v) in enumerate(value.items())
+            }
+        return value
+
+    names = set(re.findall(r'"([\w@]+)":', REPORT.to_json())) - {"text,vision"}
+    hostile = Report.from_json(json.dumps(poison(json.loads(REPORT.to_json()))))
+    text = render(hostile)
+    page = _Page(text)
+    assert page.count("script") == 0
+    assert escape(HOSTILE) in text
+    assert [name for name, _ in page.tags].count("img") == 2
+
+
+def test_an_input_that_is_no_picture_is_text() -> None:
+    says = Says("vision", "javascript:alert(1)", "x", "", 0.0)
+    page = _Page(render(Report("t", "s", examples=[Example("1", "a", [says], image="file:///etc/passwd")])))
+    assert page.count("img") == 0
+
+
+def test_json_gives_the_same_page(tmp_path: Path) -> None:
+    saved = write(REPORT, tmp_path / "new" / "report.html").with_suffix(".json").read_text(encoding="utf-8")
+    again = Report.from_json(saved)
+    assert render(again) == render(REPORT) == (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
+    assert json.loads(again.to_json()) == json.loads(REPORT.to_json())
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["report.html", "report.json"]
+
+
+def test_json_keeps_what_is_not_finite_and_stays_standard() -> None:
+    odd = replace(REPORT, rouge=[RougeRow("text", 0, {"aligned": (math.nan, -math.inf, math.inf)})])
+    text = odd.to_json()
+    json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    mean, low, high = Report.from_json(text).rouge[0].variants["aligned"]
+    assert math.isnan(mean)
+    assert (low, high) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"title": "x"}', '{"title": "x", "subtitle": "y", "rouge": [1]}']
+)
+def test_json_of_something_else_is_refused(text: str) -> None:
+    with pytest.raises(DataError, match="not a saved report"):
+        Report.from_json(text)
+
+
+def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = write(REPORT, tmp_path / "report.html")
+    before = target.read_text(encoding="utf-8")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(UsageError, match="No space left"):
+            write(replace(REPORT, title="new"), target)
+    assert target.read_text(encoding="utf-8") == before
+    assert len(list(tmp_path.iterdir())) == 2
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written"):
+        write(REPORT, tmp_path / "file" / "report.html")
+
+
+def test_text_that_no_encoding_knows_is_still_written(tmp_path: Path) -> None:
+    assert "a?b" in write(Report("a\ud800b", "s"), tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_every_command_is_shown() -> None:
+    text = unescape(render(REPORT))
+    assert REPORT.composition is not None
+    parts = [*REPORT.stages, *REPORT.curves, *REPORT.recommendations, REPORT.composition]
+    for command in [*(part.command for part in parts), *REPORT.rouge_commands]:
+        assert f"<code>{command}</code>" in text
+
+
+def test_tables_hold_the_figures_and_mark_the_best() -> None:
+    text = render(REPORT)
+    for row in REPORT.recommendations:
+        for name in ("hr@10", "hr@50", "ndcg@10", "ndcg@50"):
+            value, error = row.metrics[name], row.metrics[f"{name}_se"]
+            shown = f"<b>{value:.4f}</b>" if row.model == "composite" else f"{value:.4f}"
+            between = f"{value - 1.96 * error:.4f}–{value + 1.96 * error:.4f}"
+            assert f"<td class=n>{shown} <small>{between}</small></td>" in text
+    assert text.count("<td class=n><b>") == 4
+    assert "<td class=n>0.612 <small>0.560–0.660</small></td>" in text
+    assert text.count(">-0.123</td>") == 2
+
+
+def test_given_bounds_are_taken_over_the_standard_error() -> None:
+    row = Recommendation("m", "", {"hr@10": 0.1, "hr@10_se": 0.01, "hr@10_low": 0.05, "hr@10_high": 0.2}, "")
+    assert row.interval("hr@10") == (0.1, 0.05, 0.2)
+    assert all(math.isnan(v) for v in row.interval("ndcg@10"))
+
+
+def test_sentences_say_what_cannot_be_told() -> None:
+    said = verdicts.resolved(REPORT.recommendations)
+    assert "Best HR@10: composite, 0.0848" in said
+    assert "above that of unaligned but overlaps that of ids" in said
+    assert "943 users" in verdicts.precision(REPORT.recommendations)
+    assert "0.0090" in verdicts.precision(REPORT.recommendations)
+    assert "lies above all others" in verdicts.resolved(REPORT.recommendations[1:])
+    heard = verdicts.dependence(REPORT.rouge)
+    assert heard.startswith(
+        "From text the model says something of this very item; from vision that is not shown"
     )
 
 
-def test_the_page_is_well_formed_and_self_contained() -> None:
-    page = render(_report())
-    parser = _Balance()
-    parser.feed(page)
-    assert parser.open == []
-    assert "script" not in parser.seen
-    assert "://" not in page
-    assert HOSTILE not in page
-
-
-def test_it_shows_every_command_and_number_and_marks_the_best() -> None:
-    page = render(_report("plain"))
-    for command in ("explain x", "align y", "compose z", "recommend a", "recommend b", "data import q"):
-        assert f"$ earec {command}" in page
-    for number in ("0.410", "[0.400, 0.450]", "0.0967", "<b>0.1033</b>", "±0.0235", "1,234"):
-        assert number in page
-    assert "<b>0.0967</b>" not in page
-
-
 def test_empty_parts_are_left_out() -> None:
-    page = render(Report("a", "b"))
-    assert "<section>" not in page
+    page = _Page(render(Report("t", "s")))
+    assert page.count("section") == page.count("table") == page.count("nav") == page.count("svg") == 0
+    only = _Page(render(Report("t", "s", notes=["n"])))
+    assert [attrs["id"] for name, attrs in only.tags if name == "section"] == ["notes"]
 
 
-def test_marks_are_the_longest_common_subsequence() -> None:
-    import re
-    from itertools import combinations
+def test_figures_that_are_missing_or_not_numbers_do_not_stop_it() -> None:
+    nan = math.nan
+    odd = replace(
+        REPORT,
+        rouge=[RougeRow("text", 0, {"aligned": (nan, nan, nan)}), RougeRow("x", 0, {})],
+        curves=[
+            Curve("text", [(1, nan)], [], [], 0, nan, nan, ""),
+            replace(REPORT.curves[0], loss=[(5, 1.0)]),
+        ],
+        recommendations=[
+            Recommendation("a", "", {"hr@10": nan}, ""),
+            Recommendation("b", "", {"mrr": 1.0}, ""),
+        ],
+        composition=Composition({"text": 0.0}, "delta", {}, {}, ""),
+        stages=[StageRow("s", "", 0.0)],
+    )
+    text = render(odd)
+    _Page(text)
+    assert not re.search(r"\b(nan|inf)\b", text)
 
-    text, anchor = "Blue pen, with a red pen cap", "pen red Blue cap pen"
-    words, theirs = re.findall(r"\w+", text.lower()), re.findall(r"\w+", anchor.lower())
 
-    def common(chosen: tuple[int, ...]) -> bool:
-        rest = iter(theirs)
-        return all(words[i] in rest for i in chosen)
-
-    best = max(n for n in range(len(words) + 1) if any(common(c) for c in combinations(range(len(words)), n)))
-    marked = re.findall(r"<mark>(.*?)</mark>", highlight(text, anchor))
-    assert len(marked) == best
-    assert re.sub(r"</?mark>", "", highlight(text, anchor)) == text
+words = st.lists(st.sampled_from("abcd"), max_size=7)
 
 
-def test_writing_replaces_the_file_whole(tmp_path: Path) -> None:
-    target = write(_report(), tmp_path / "report.html")
-    write(Report("new", "b"), target)
-    assert "new" in target.read_text()
-    assert list(tmp_path.iterdir()) == [target]
+@given(words, words)
+def test_common_words_are_a_longest_common_subsequence(ours: list[str], theirs: list[str]) -> None:
+    def inside(part: tuple[str, ...], whole: list[str]) -> bool:
+        rest = iter(whole)
+        return all(word in rest for word in part)
+
+    longest = max(
+        n for n in range(len(ours) + 1) for part in itertools.combinations(ours, n) if inside(part, theirs)
+    )
+    found = common(ours, theirs)
+    assert found == sorted(set(found))
+    assert len(found) == longest
+    assert inside(tuple(ours[i] for i in found), theirs)
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_highlighting_changes_nothing_but_marks(text: str, anchor: str) -> None:
+    assert unescape(re.sub(r"</?mark>", "", highlight(text, anchor))) == unescape(escape(text))
+
+
+def test_highlighted_words() -> None:
+    assert highlight("Star Wars: Action <1996>", "star trek. action. 1996") == (
+        "<mark>Star</mark> Wars: <mark>Action</mark> &lt;<mark>1996</mark>&gt;"
+    )
+    assert highlight("red apple", "Red Apple") == "<mark>red apple</mark>"
+    assert highlight("", "a") == ""
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_cover_their_range_in_even_steps(low: float, span: float) -> None:
+    found = charts.ticks(low, low + span)
+    slack = 1e-6 * max(span, abs(low) * 1e-3)
+    assert found[0] <= low + slack
+    assert found[-1] >= low + span - slack
+    assert 2 <= len(found) <= 9
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    svg = charts.bars(
+        "t", [charts.Group("g", "red", [charts.Bar("a", 0.4, 0.3, 0.5), charts.Bar("b", 0.2, 0.1, 0.3)])]
+    )
+    first, second = (float(w) for w in re.findall(r'<rect [^>]*width="([\d.]+)%"', svg))
+    assert first == pytest.approx(2 * second)
+
+
+def test_dots_stand_where_their_values_are() -> None:
+    rows = [charts.Dot("a", 0.1, 0.05, 0.15), charts.Dot("b", 0.2, 0.1, 0.3), charts.Dot("c", 0.3, 0.2, 0.4)]
+    x = [float(v) for v in re.findall(r'<circle cx="([\d.]+)%"', charts.dots("t", rows))]
+    assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.02)
+
+
+def test_smoothing_keeps_a_straight_line() -> None:
+    line = [(float(i), 2.0 * i) for i in range(50)]
+    assert [y for _, y in charts.smooth(line)] == pytest.approx([y for _, y in line])

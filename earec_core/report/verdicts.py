@@ -1,0 +1,115 @@
+"""Sentences that say what the figures show and what they cannot, computed from the figures alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from earec_core.report.content import Composition, Recommendation, RougeRow
+
+HEADLINE = "hr@10"
+
+
+def learned(row: RougeRow) -> str:
+    """What a source's ROUGE-L says: does the text depend on the input, and did alignment help?"""
+    aligned, shuffled, before = (row.variants.get(v) for v in ("aligned", "shuffled", "unaligned"))
+    if aligned is None or not math.isfinite(aligned[0]):
+        return "not measured"
+    if shuffled is not None and aligned[1] > shuffled[2]:
+        return f"reads its input: the wrong item's costs {aligned[0] - shuffled[0]:.2f}"
+    if shuffled is not None:
+        return "not shown to read its input: the intervals overlap"
+    if before is not None and aligned[1] > before[2]:
+        return f"{aligned[0] - before[0]:.2f} above the un-aligned model"
+    return "cannot be told from the un-aligned model" if before is not None else ""
+
+
+def gains(rows: Sequence[RougeRow]) -> str:
+    """One sentence over all sources: ROUGE-L before and after."""
+    parts = [
+        f"{source(row.source)} {row.variants['unaligned'][0]:.2f} → {row.variants['aligned'][0]:.2f}"
+        for row in rows
+        if {"unaligned", "aligned"} <= set(row.variants)
+    ]
+    return (
+        f"Closeness to the anchor (ROUGE-L) before and after alignment: {', '.join(parts)}." if parts else ""
+    )
+
+
+def dependence(rows: Sequence[RougeRow]) -> str:
+    """One sentence: which sources' texts depend on what goes in, which cannot be told."""
+    tested = [row for row in rows if {"aligned", "shuffled"} <= set(row.variants)]
+    if not tested:
+        return ""
+    reads = [source(r.source) for r in tested if r.variants["aligned"][1] > r.variants["shuffled"][2]]
+    rest = [source(r.source) for r in tested if source(r.source) not in reads]
+    parts = []
+    if reads:
+        parts.append(f"From {listing(reads)} the model says something of this very item")
+    if rest:
+        parts.append(
+            f"from {listing(rest)} that is not shown, the interval overlaps that of reading the wrong item"
+        )
+    sentence = "; ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def resolved(rows: Sequence[Recommendation], metric: str = HEADLINE) -> str:
+    """Which recommender is best, and from which others its 95% interval cannot tell it."""
+    known = [(row.model, *row.interval(metric)) for row in rows if math.isfinite(row.interval(metric)[0])]
+    if not known:
+        return ""
+    name, value, low, high = max(known, key=lambda one: one[1])
+    others = [one for one in known if one[0] != name]
+    if not others:
+        return f"{name} has {metric.upper()} {value:.4f}."
+    best = f"Best {metric.upper()}: {name}, {value:.4f}"
+    if not all(math.isfinite(bound) for one in known for bound in one[2:]):
+        return f"{best}. Without intervals for all it cannot be said whether that is chance."
+    same = [one[0] for one in others if one[3] >= low and one[2] <= high]
+    clear = [one[0] for one in others if one[0] not in same]
+    if not same:
+        return f"{best}; its 95% interval lies above all others."
+    above = f"lies above {_that(clear)} but " if clear else ""
+    return (
+        f"{best}; its 95% interval {above}overlaps {_that(same)}, so this test cannot tell "
+        f"{listing([name, *same])} apart."
+    )
+
+
+def precision(rows: Sequence[Recommendation], metric: str = HEADLINE) -> str:
+    """How fine the test resolves: users and standard error."""
+    errors = [row.metrics[f"{metric}_se"] for row in rows if f"{metric}_se" in row.metrics]
+    users = {int(row.metrics["users"]) for row in rows if math.isfinite(row.metrics.get("users", math.nan))}
+    if not errors:
+        return ""
+    error = max(errors)
+    among = f"With {users.pop():,} users the" if len(users) == 1 else "The"
+    return (
+        f"{among} standard error of {metric.upper()} is up to {error:.4f}: differences below about "
+        f"{1.96 * math.sqrt(2) * error:.3f} between two recommenders may be chance."
+    )
+
+
+def directions(one: Composition) -> str:
+    """How much the adapters' changes agree."""
+    if not one.cosines:
+        return ""
+    pair, value = max(one.cosines.items(), key=lambda item: abs(item[1]))
+    first, _, second = pair.partition(",")
+    how = "nearly unrelated" if abs(value) < 0.1 else "partly shared" if value > 0 else "partly opposed"
+    return f"The directions are {how}: the strongest cosine is {value:.3f}, between {first} and {second}."
+
+
+def _that(names: Sequence[str]) -> str:
+    return f"{'that' if len(names) == 1 else 'those'} of {listing(names)}"
+
+
+def source(name: str) -> str:
+    """How a source is called in a sentence."""
+    return "all together" if name == "all" else name
+
+
+def listing(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
