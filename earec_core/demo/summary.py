@@ -47,6 +47,9 @@ _NOTES = (
     "The catalog is MovieLens-100K, read from the recbole package: titles, genres, years and 100,000 ratings. "
     "It has no descriptions, so the text modality reads genres and year, and repeating the genres of the anchor "
     "is easy for it.",
+    "Nothing here is picked by hand: the cards show the items whose texts came closest to their anchors, and as "
+    "many from the middle; the users are the first that some recommender serves well.",
+    "The items shown and scored are held back: no alignment was trained on them.",
     "MovieLens-100K has no pictures. Vision is aligned on drawings of OpenMoji (CC BY-SA 4.0) with their "
     "Unicode names; it shows that the modality is learned and composed, and says nothing of movies.",
 )

@@ -110,9 +110,7 @@ def test_a_broken_plugin_exits_3_when_asked_for(
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-def test_disabled_and_strict(
-    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disabled_and_strict(install: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     install("fine", "p_fine", _good("fine", "p_fine"))
     assert plugins.get("fine").spec is not None
     monkeypatch.setenv("EAREC_DISABLE_PLUGINS", "fine, other")

@@ -28,7 +28,9 @@ def smollm(home: Path, monkeypatch: pytest.MonkeyPatch) -> Backbone:
 
 
 def _prompts(backbone: Backbone) -> tuple[list[Prompt], dict[Slot, torch.Tensor]]:
-    builder = PromptBuilder(PromptConfig(item="{item}", request="What is its capital?"), backbone.tokenizer, "")
+    builder = PromptBuilder(
+        PromptConfig(item="{item}", request="What is its capital?"), backbone.tokenizer, ""
+    )
     countries = ["France", "Germany", "The country of Japan"]
     slots = {}
     for i, country in enumerate(countries):
