@@ -202,6 +202,7 @@ def _generic(source: Path, columns: Mapping[str, str]) -> Source:
             f"{related} has no column related_id; it has {', '.join(table.columns)}.",
             "Name the related item's column related_id.",
         )
+    _check_scalar(table, (other, "kind"), related)
     kind = pl.col("kind") if "kind" in table.columns else pl.lit("related")
     return Source(
         items, inter, table.select("item_id", pl.col(other).alias("related_id"), kind.alias("kind")), source
@@ -237,6 +238,7 @@ _AMAZON_LEFT_OUT = frozenset(
     ]
 )
 """Relations, which have a table of their own; what another column holds already; pieces of HTML."""
+_USE = ("timestamp", "rating")
 _RELATED = ("related_id", "related_item_id", "related")
 _SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "item_id": ("itemId", "movieId", "asin", "parent_asin", "id"),
@@ -278,7 +280,18 @@ def _mapped(
                 f"{file} has no column {name}; it has {', '.join(have)}.",
                 f"Say which it is: --column {name}=SOURCE",
             )
+    _check_scalar(table, (*needed, *_USE) if "user_id" in needed else needed, file)
     return table
+
+
+def _check_scalar(table: pl.DataFrame, names: Sequence[str], file: Path) -> None:
+    for name in names:
+        kind = table.schema.get(name)
+        if kind is not None and kind.is_nested():
+            raise DataError(
+                f"The column {name} of {file} holds {kind}, not one value a row.",
+                "Give it one value a row.",
+            )
 
 
 def check_columns(columns: Mapping[str, str], source: Source) -> None:

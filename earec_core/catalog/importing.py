@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import io
 import json
@@ -192,13 +193,15 @@ def _timed(table: pl.DataFrame) -> pl.DataFrame:
     """The time as a number: seconds for dates, else as the source counts; file order where it gives none."""
     if "timestamp" not in table.columns:
         return table.with_columns(timestamp=pl.int_range(pl.len()).cast(pl.Float64))
-    missing = table["timestamp"].null_count()
+    time = table["timestamp"]
+    missing = time.null_count()
+    if not time.dtype.is_temporal():
+        missing += int((~time.cast(pl.Float64, strict=False).is_finite()).sum())
     if missing:
         raise DataError(
             f"{missing:,} of {table.height:,} interactions have no timestamp.",
             "Remove them, or map another column with --column timestamp=SOURCE",
         )
-    time = table["timestamp"]
     if time.dtype == pl.String and time.cast(pl.Float64, strict=False).null_count():
         try:
             time = time.str.to_datetime(time_unit="ms", time_zone="UTC")
@@ -235,7 +238,20 @@ def _items(found: formats.Source, interactions: pl.DataFrame) -> pl.DataFrame:
         used = interactions.select("item_id").unique(maintain_order=True)
         known = items.join(used, on="item_id", how="semi", maintain_order="left")
         unknown = used.join(items, on="item_id", how="anti", maintain_order="left")
+        if items.height and used.height and not known.height:
+            raise DataError(
+                f"No interaction of {found.base} is with one of its items: the interactions' ids are such as "
+                f"{used.item(0, 0)!r}, the items' such as {items['item_id'][0]!r}.",
+                "Say which column it is: --column item_id=SOURCE",
+            )
         items = pl.concat([known, unknown], how="diagonal_relaxed")
+    for column in (*_TEXT, *PATH_COLUMNS):
+        kind = items.schema.get(column)
+        if kind is not None and (kind.inner if isinstance(kind, pl.List) else kind).is_nested():
+            raise DataError(
+                f"The column {column} of {found.base}'s items holds {kind}, not texts or lists of texts.",
+                f"Flatten it, or name another: --column {column}=SOURCE",
+            )
     items = items.with_columns(
         [made for c, kind in items.schema.items() if (made := _cell(c, kind)) is not None]
     )
@@ -322,8 +338,13 @@ def _check_out(out: Path, force: bool) -> None:
 
 
 def _write(tables: Mapping[str, pl.DataFrame], out: Path, base: Path, about: Mapping[str, Any]) -> Catalog:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temp = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temp = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError(f"{out} cannot be made: {error.strerror}.", "Choose another --out.") from error
     try:
         for table, frame in tables.items():
             # Through memory: Polars tells of a full disk in words only, without an error number.

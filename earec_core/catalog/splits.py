@@ -24,13 +24,13 @@ class Sequences:
     """
 
     users: np.ndarray
-    offsets: Int[np.ndarray, " n+1"]
-    items: Int[np.ndarray, " total"]
+    offsets: Int[np.ndarray, " offsets"]
+    items: Int[np.ndarray, " items"]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def of(self, user: int) -> Int[np.ndarray, " length"]:
+    def of(self, user: int | np.integer) -> Int[np.ndarray, " length"]:
         """Items of one user (a view)."""
         return self.items[self.offsets[user] : self.offsets[user + 1]]
 

@@ -52,8 +52,8 @@ class Metrics:
         found: dict[str, float] = {"users": len(self.ranks)}
         for k in KS:
             for name, values in ((f"hr@{k}", self.ranks <= k), (f"ndcg@{k}", self.gains(k))):
-                found[name] = float(np.mean(values))
-                found[f"{name}_se"] = float(np.std(values) / math.sqrt(len(values)))
+                found[name] = round(float(np.mean(values)), 6)
+                found[f"{name}_se"] = round(float(np.std(values) / math.sqrt(len(values))), 6)
         return found
 
 

@@ -13,8 +13,8 @@ from earec_core.recommend.model import SequenceModel, last_states
 
 @torch.inference_mode()
 def topk(
-    model: SequenceModel, histories: list[Int[Tensor, " length"]], k: int, *, exclude_seen: bool = True
-) -> tuple[list[Int[np.ndarray, " m"]], list[Float[np.ndarray, " m"]]]:
+    model: SequenceModel, histories: list[Int[Tensor, " _"]], k: int, *, exclude_seen: bool = True
+) -> tuple[list[Int[np.ndarray, " _"]], list[Float[np.ndarray, " _"]]]:
     """The k best items after each history, by an exact FAISS index over the model's item table.
 
     Args:

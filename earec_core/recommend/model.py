@@ -131,7 +131,7 @@ class SequenceModel(nn.Module):
 
 
 def last_states(
-    model: SequenceModel, items: Float[Tensor, "n d"], histories: list[Int[Tensor, " length"]]
+    model: SequenceModel, items: Float[Tensor, "n d"], histories: list[Int[Tensor, " _"]]
 ) -> Float[Tensor, "b d"]:
     """User vectors u = f_n^L: the state after the last of each user's most recent `max_len` items."""
     recent = [history[-model.config.max_len :] for history in histories]

@@ -52,7 +52,8 @@ def train_resumable(
         vectors: frozen item vectors; None for ids (SASRec).
 
     Returns:
-        The recommender, its metrics on `valid` and `test`, and the run's folder.
+        The recommender, its metrics on `valid` and `test` (none where no user has targets), and the run's
+        folder. Its checkpoint stays, so that the same training is never done twice.
     """
     split = catalog.leave_one_out()
     key = [
@@ -78,8 +79,10 @@ def train_resumable(
         checkpoint=run / "checkpoint.safetensors",
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
-    metrics = {"valid": evaluate(trained.model, split, "valid").summary()}
-    metrics["test"] = evaluate(trained.model, split, "test").summary()
+    parts: tuple[Literal["valid", "test"], ...] = ("valid", "test")
+    metrics: dict[str, dict[str, float]] = {
+        part: evaluate(trained.model, split, part).summary() for part in parts if len(split.eval_users)
+    }
     return trained, metrics, run
 
 

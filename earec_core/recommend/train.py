@@ -39,7 +39,7 @@ class _Progress:
     epoch: int = 0
     best: float = -1.0
     best_epoch: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def train(
         progress(stats)
     for name, tensor in best.items():
         parameters[name].data.copy_(tensor)
-    history = tuple(EpochStats(**one) for one in state.history)  # type: ignore[arg-type]
+    history = tuple(EpochStats(**one) for one in state.history)
     return TrainedRecommender(model.eval(), config, history, state.best_epoch)
 
 
@@ -168,9 +168,7 @@ def _epoch(
     return total / max(count, 1)
 
 
-def batch_loss(
-    model: SequenceModel, windows: list[Int[np.ndarray, " length"]]
-) -> tuple[Float[Tensor, ""], int]:
+def batch_loss(model: SequenceModel, windows: list[Int[np.ndarray, " _"]]) -> tuple[Float[Tensor, ""], int]:
     """Eq. 8 summed over every position of the windows but the last, and how many those are."""
     device = model.positions.device
     inputs = nn.utils.rnn.pad_sequence([torch.from_numpy(w[:-1]) for w in windows], batch_first=True).to(
@@ -226,12 +224,12 @@ class FullSoftmax(torch.autograd.Function):
 
 def _batches(
     sequences: Sequences, config: RecommenderConfig, rng: np.random.Generator
-) -> Iterator[list[Int[np.ndarray, " length"]]]:
+) -> Iterator[list[Int[np.ndarray, " _"]]]:
     """Windows of at most max_len + 1 items that cover every transition, about batch_size positions a batch.
 
     Longer sequences are cut at places drawn anew each epoch; windows of similar length go together.
     """
-    windows: list[Int[np.ndarray, " length"]] = []
+    windows: list[Int[np.ndarray, " _"]] = []
     for user in range(len(sequences)):
         items = sequences.of(user)
         n = len(items)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,24 @@ import polars as pl
 import pytest
 
 from earec_core.catalog import Catalog, import_dataset
-from earec_core.errors import DataError
+from earec_core.cli import run
 
 Files = Mapping[str, str | bytes]
+
+
+def write_files(folder: Path, files: Files) -> Path:
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def arguments(source: Path, out: Path, options: Mapping[str, Any]) -> list[str]:
+    """The command line of an import with core 1, unless the options say otherwise."""
+    rest: dict[str, Any] = {"core": 1, **options}
+    words = [f"--column={ours}={theirs}" for ours, theirs in rest.pop("columns", {}).items()]
+    words += [f"--{key.replace('_', '-')}={value}" for key, value in rest.items()]
+    return ["data", "import", str(source), "--out", str(out), *words]
 
 
 @pytest.fixture
@@ -22,10 +38,7 @@ def make(tmp_path: Path) -> Callable[..., Catalog]:
     """Write files into a folder and import it with core 1."""
 
     def made(files: Files, **options: Any) -> Catalog:
-        source = tmp_path / "source"
-        source.mkdir()
-        for name, content in files.items():
-            (source / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        source = write_files(tmp_path / "source", files)
         return import_dataset(source, tmp_path / "data", **{"core": 1, **options})
 
     return made
@@ -303,6 +316,35 @@ META, REVIEW = {"asin": "A", "title": "T"}, {"reviewerID": "u", "asin": "A", "un
             {},
             "different kinds",
         ),
+        (
+            {"items.jsonl": json_lines([{"item_id": 1, "title": "A", "category": [["x"], ["y"]]}])},
+            {},
+            "column category of .* holds .*--column category=",
+        ),
+        (
+            {"items.jsonl": json_lines([{"item_id": [1], "title": "A"}])},
+            {},
+            r"column item_id of .*items\.jsonl holds .* not one value a row",
+        ),
+        (
+            {
+                "items.csv": ITEMS,
+                "interactions.csv": USES,
+                "relations.jsonl": json_lines([{"item_id": 1, "related_id": [2]}]),
+            },
+            {},
+            r"column related_id of .*relations\.jsonl holds",
+        ),
+        (
+            {"items.jsonl": json_lines([{"item_id": 1.0, "title": "A"}]), "interactions.csv": USES},
+            {},
+            "No interaction of .* is with one of its items.*'1'.*'1.0'.*--column item_id=",
+        ),
+        (
+            {"items.csv.gz": gzip.compress(("item_id,title\n" + "1,A\n" * 9999).encode())[:-20]},
+            {},
+            r"items\.csv\.gz cannot be read",
+        ),
         ({"items.parquet": b"PAR1 no"}, {}, r"items\.parquet cannot be read"),
         (
             {"items.csv": ITEMS, "interactions.csv": USES, "relations.csv": "item_id,to\n1,2\n"},
@@ -311,6 +353,11 @@ META, REVIEW = {"asin": "A", "title": "T"}, {"reviewerID": "u", "asin": "A", "un
         ),
         (
             {"items.csv": ITEMS, "interactions.csv": "user_id,item_id,timestamp\nu,1,\nu,2,2\n"},
+            {},
+            "1 of 2 .* no timestamp",
+        ),
+        (
+            {"items.csv": ITEMS, "interactions.csv": "user_id,item_id,timestamp\nu,1,nan\nu,2,2\n"},
             {},
             "1 of 2 .* no timestamp",
         ),
@@ -358,18 +405,44 @@ META, REVIEW = {"asin": "A", "title": "T"}, {"reviewerID": "u", "asin": "A", "un
         ),
     ],
 )
-def test_bad_input_is_one_sentence_and_leaves_nothing(
-    make: Callable[..., Catalog], tmp_path: Path, files: Files, options: dict[str, Any], said: str
+def test_bad_input_is_one_line_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], files: Files, options: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(DataError, match=said) as caught:
-        make(files, **options)
-    assert "\n" not in str(caught.value)
+    source = write_files(tmp_path / "source", files)
+    assert run(arguments(source, tmp_path / "data", options)) == 2
+    printed = capsys.readouterr()
+    assert re.fullmatch(rf"Error: .*{said}.*\n", printed.err)
+    assert printed.out == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_missing_column_names_file_columns_and_flag_and_the_flag_mends_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_files(tmp_path / "source", {"items.csv": "sku,label,long\n1,,One\n2,Two,Second\n"})
+    out = tmp_path / "data"
+    assert run(arguments(source, out, {})) == 2
+    assert capsys.readouterr().err == (
+        f"Error: {source / 'items.csv'} has no column item_id; it has sku, label, long. "
+        "Say which it is: --column item_id=SOURCE\n"
+    )
+    assert run(arguments(source, out, {"columns": {"item_id": "sku", "title": "label|long"}})) == 0
+    assert [(i.id, i.title) for i in Catalog.open(out).all_items()] == [("1", "One"), ("2", "Two")]
+
+
+def test_a_column_that_is_no_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_files(tmp_path / "source", {"items.csv": ITEMS})
+    assert run(["data", "import", str(source), "--out", str(tmp_path / "d"), "--column", "title"]) == 2
+    assert capsys.readouterr().err.startswith("Error: --column 'title' is not of the form")
+
+
+def test_places_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_files(tmp_path / "source", {"items.csv": ITEMS})
+    assert run(arguments(tmp_path / "nothing", tmp_path / "out", {})) == 2
+    assert "nothing is no folder." in capsys.readouterr().err
+    assert run(arguments(source, source / "items.csv" / "out", {})) == 2
+    assert re.fullmatch(r"Error: .*out cannot be made: .* Choose another --out\.\n", capsys.readouterr().err)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
-
-
-def test_a_source_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no folder"):
-        import_dataset(tmp_path / "nothing", tmp_path / "out")
 
 
 @pytest.mark.real
