@@ -31,7 +31,9 @@ def rouge_l(texts: Sequence[str], anchors: Sequence[str], *, stemmer: bool = Tru
 
     scorer = RougeScorer(["rougeL"], use_stemmer=stemmer)
     pairs = zip(anchors, texts, strict=True)
-    return np.array([scorer.score(anchor, text)["rougeL"].fmeasure for anchor, text in pairs])
+    return np.array(
+        [scorer.score(anchor, text)["rougeL"].fmeasure for anchor, text in pairs], dtype=np.float64
+    )
 
 
 def interval(values: Float[np.ndarray, " n"], *, resamples: int = 2000, seed: int = 0) -> Interval:

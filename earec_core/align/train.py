@@ -221,7 +221,7 @@ class Trainer:
             state.stale += 1
 
     def _record(self, point: Point) -> None:
-        self.progress.history.append({"step": self.progress.step, **point})
+        self.progress.history.append({"step": float(self.progress.step), **point})
         self.observe(self.progress.step, point)
 
     def _save(self) -> None:

@@ -49,7 +49,7 @@ class Metrics:
 
     def summary(self) -> dict[str, float]:
         """`hr@k` and `ndcg@k`, each with its standard error over users."""
-        found: dict[str, float] = {"users": len(self.ranks)}
+        found: dict[str, float] = {"users": float(len(self.ranks))}
         for k in KS:
             for name, values in ((f"hr@{k}", self.ranks <= k), (f"ndcg@{k}", self.gains(k))):
                 found[name] = round(float(np.mean(values)), 6)
