@@ -182,9 +182,9 @@ class _ImageEncoder(Encoder):
         h = torch.stack(rows)
         return Encoded(h, torch.ones(h.shape[:2], dtype=torch.bool, device=h.device))
 
+    @abstractmethod
     def embed(self, x: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b k d"]:
         """Embeddings of normalised pictures of one shape."""
-        raise NotImplementedError
 
     def cells(self, grid: Float[Tensor, "b d gh gw"]) -> Float[Tensor, "b k d"]:
         """A feature map averaged to k cells, row by row."""
