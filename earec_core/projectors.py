@@ -25,12 +25,15 @@ class MlpProjector(Projector):
         d_llm: width of the LLM's word embeddings.
         tokens: slot positions made from each encoder token.
         layers: linear maps, at least 1.
+        norm: whether the LayerNorm stands in front.
     """
 
-    def __init__(self, d_enc: int, d_llm: int, *, tokens: int = 1, layers: int = 2) -> None:
+    def __init__(
+        self, d_enc: int, d_llm: int, *, tokens: int = 1, layers: int = 2, norm: bool = True
+    ) -> None:
         super().__init__()
         self.d_llm, self.tokens = d_llm, tokens
-        self.norm = nn.LayerNorm(d_enc)
+        self.norm = nn.LayerNorm(d_enc) if norm else nn.Identity()
         widths = [d_enc] + [d_llm] * (layers - 1)
         hidden = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.GELU())]
         self.hidden = nn.Sequential(*hidden)

@@ -10,13 +10,16 @@ from typing import Any, Literal
 
 from PIL import Image
 from pydantic import Field, field_validator, model_validator
+from torch import Tensor
 
-from earec_core.errors import DamagedInputError
+from earec_core.errors import DamagedInputError, IntegrityError
 from earec_core.modality import Encoder, LanguageModel, Modality, PluginConfig, Projector, PromptSlot
 from earec_core.projectors import MlpProjector
 from earec_core.types import Item
+from earec_vision import llava
 from earec_vision.encoders import LITE0, Lite0, Pixels, Source, Tower
 from earec_vision.images import MOST_PIXELS, open_rgb, thumbnail
+from earec_vision.llava import LlavaProjector
 from earec_vision.spec import SPEC
 
 
@@ -35,6 +38,14 @@ class VisionConfig(PluginConfig):
         4,
         ge=1,
         description="Slot positions, a square: 1, 4, 9, ...; the grid is averaged to that many cells.",
+    )
+    projector: str = Field(
+        "mlp",
+        description="mlp: new, behind a LayerNorm; llava: LLaVA's shape, new; or a LLaVA checkpoint (directory "
+        "or safetensors file) whose projector it starts from.",
+    )
+    projector_revision: str | None = Field(
+        None, description="Digest that this checkpoint's projector must have; stored with a model."
     )
     field: str = Field("image", min_length=1, description="Item field with a picture's path or bytes.")
     max_pixels: int = Field(
@@ -82,7 +93,9 @@ class VisionModality(Modality[VisionConfig]):
         return self._source.load()
 
     def build_projector(self, d_enc: int, d_llm: int) -> Projector:
-        return MlpProjector(d_enc, d_llm, tokens=1)
+        if self.config.projector == "mlp":
+            return MlpProjector(d_enc, d_llm)
+        return LlavaProjector(d_enc, d_llm, self._projector_weights and self._projector_weights[0])
 
     def prompt_slot(self) -> PromptSlot:
         return PromptSlot(SPEC.slot_token, self.config.positions)
@@ -95,7 +108,11 @@ class VisionModality(Modality[VisionConfig]):
         return "" if image is None else thumbnail(image)
 
     def resolved_config(self) -> VisionConfig:
-        return self.config.model_copy(update={"revision": self._source.revision})
+        exact = {"revision": self._source.revision}
+        if self._projector_weights:
+            # The model has its own copy of them from now on: their shape is all that matters.
+            exact |= {"projector": "llava", "projector_revision": self._projector_weights[1]}
+        return self.config.model_copy(update=exact)
 
     def fingerprint(self) -> str:
         c = self.config
@@ -112,6 +129,18 @@ class VisionModality(Modality[VisionConfig]):
                 f"{name} is a {type(value).__name__}, neither path nor bytes.", "Mend the column."
             )
         return open_rgb(value, name, self.config.max_pixels)
+
+    @cached_property
+    def _projector_weights(self) -> tuple[dict[str, Tensor], str] | None:
+        if self.config.projector in ("mlp", "llava"):
+            return None
+        weights, found = llava.read(Path(self.config.projector).expanduser())
+        if self.config.projector_revision not in (None, found):
+            raise IntegrityError(
+                f"The projector in {self.config.projector} is {found}, not {self.config.projector_revision}.",
+                "Give the checkpoint that is meant, or leave vision.projector_revision out.",
+            )
+        return weights, found
 
     @cached_property
     def _source(self) -> Source:

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from earec_core import plugins
 from earec_core.errors import DamagedInputError, IntegrityError, UsageError
 from earec_core.features import create
-from earec_core.modality import Context
+from earec_core.modality import Context, Encoded
 from earec_core.types import Item
 
 DATA = (Path(__file__).parents[3] / "../shared/data").resolve()
@@ -326,3 +327,49 @@ def _bytes(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _llava_checkpoint(folder: Path, d_enc: int, d_llm: int) -> Any:
+    """A checkpoint with the projector of transformers' own LLaVA, and that module."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+    from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(hidden_size=d_enc, num_attention_heads=2),
+        text_config=LlamaConfig(hidden_size=d_llm, num_attention_heads=2),
+        vision_feature_layer=-2,
+    )
+    reference = LlavaMultiModalProjector(config).eval()
+    folder.mkdir()
+    state = {f"model.multi_modal_projector.{k}": v.contiguous() for k, v in reference.state_dict().items()}
+    save_file({**state, "model.language_model.norm.weight": torch.ones(3)}, folder / "model.safetensors")
+    return reference
+
+
+def test_llavas_projector_is_loaded_and_left_as_trained(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    reference = _llava_checkpoint(tmp_path / "llava", 12, 20)
+    one = make(projector=str(tmp_path / "llava"))
+    projector = one.build_projector(12, 20)
+    x = Encoded(torch.randn(3, 5, 12), torch.ones(3, 5, dtype=torch.bool))
+    projector.calibrate(x, 0.01)
+    torch.testing.assert_close(projector(x).h, reference(x.h))
+
+    stored = one.resolved_config()
+    (tmp_path / "llava" / "model.safetensors").unlink()
+    again = make(**stored.model_dump()).build_projector(12, 20)
+    again.load_state_dict(projector.state_dict())
+    torch.testing.assert_close(again(x).h, reference(x.h))
+
+
+def test_a_wrong_llava_projector_is_refused(tmp_path: Path) -> None:
+    _llava_checkpoint(tmp_path / "llava", 12, 20)
+    with pytest.raises(UsageError, match="maps 12 to 20; encoder and LLM here have 12 and 24"):
+        make(projector=str(tmp_path / "llava")).build_projector(12, 24)
+    with pytest.raises(UsageError, match="no two-layer projector"):
+        make(projector=str(tmp_path)).build_projector(12, 20)
+    (tmp_path / "mm_projector.bin").write_bytes(b"\x80\x02")
+    with pytest.raises(UsageError, match="safetensors"):
+        make(projector=str(tmp_path / "mm_projector.bin")).build_projector(12, 20)
+    with pytest.raises(IntegrityError, match="not sha256:0"):
+        make(projector=str(tmp_path / "llava"), projector_revision="sha256:0").resolved_config()
