@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -124,7 +124,3 @@ def evaluate(
         ranks.append(rank_of(scores, targets).cpu().numpy())
     return Metrics(np.concatenate(ranks) if ranks else np.zeros(0, dtype=np.int64), users)
 
-
-def as_rows(metrics: Metrics) -> dict[str, Any]:
-    """Ranks by user, to be stored."""
-    return {"user": metrics.users, "rank": metrics.ranks}
