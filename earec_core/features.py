@@ -20,13 +20,14 @@ from torch import Tensor
 
 from earec_core import config as configuration
 from earec_core import plugins
-from earec_core.errors import DamagedInputError
+from earec_core.errors import DamagedInputError, EarecError
 from earec_core.modality import (
     Context,
     Encoded,
     Encoder,
     LanguageModel,
     Modality,
+    PluginConfig,
     Projector,
     content_digest,
     pad,
@@ -48,13 +49,19 @@ def create(name: str, values: Mapping[str, Any], context: Context) -> Modality[A
     """The modality of an installed plugin with its validated configuration.
 
     Raises:
-        PluginError: it is not installed or not usable.
+        PluginError: it is not installed or not usable, its classes included.
         UsageError: its configuration is wrong; the keys are named.
     """
     plugin = plugins.get(name)
-    assert plugin.spec is not None  # noqa: S101 - `get` returns usable plugins only
-    config = configuration.validate(plugins.load(plugin.spec.config), values, f"configuration of {name}")
-    modality: Modality[Any] = plugins.load(plugin.spec.factory)(config, context)
+    model = plugins.part(plugin, "config", PluginConfig)
+    factory = plugins.part(plugin, "factory", Modality)
+    config = configuration.validate(model, values, f"configuration of {name}")
+    try:
+        modality: Modality[Any] = factory(config, context)
+    except EarecError:
+        raise
+    except Exception as error:
+        raise plugins.refusal(plugins.failed(plugin, f"Making {factory.__name__}", error)) from error
     return modality
 
 
@@ -80,7 +87,8 @@ class ModalityInputs:
         self.name, self.modality = name, modality
         self._device = llm.word_embedding.weight.device
         self.encoder: Encoder = modality.build_encoder(llm).eval().requires_grad_(False).to(self._device)
-        self.projector: Projector = modality.build_projector(self.encoder.d_enc, llm.d_llm).to(self._device)
+        projector = modality.build_projector(self.encoder.d_enc, llm.d_llm)
+        self.projector: Projector = projector.eval().to(self._device)
         self.damaged: tuple[Damaged, ...] = ()
         self._raws: dict[int, Any] = {}
         self._features: dict[int, Float[Tensor, "t d"]] = {}

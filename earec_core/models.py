@@ -102,11 +102,9 @@ def inputs_for(
     show: Show,
 ) -> dict[str, ModalityInputs]:
     """The modalities' inputs over a catalog, in slot order, projectors new and calibrated."""
-    order = list(plugins.usable())
-    for name in names:
-        plugins.get(name)
+    specs = [spec for name in names if (spec := plugins.get(name).spec)]
     made = {}
-    for name in sorted(names, key=order.index):
+    for name in [spec.name for spec in sorted(specs, key=lambda s: (s.order, s.name))]:
         modality = create(name, settings.get(name, {}), context)
         one = ModalityInputs(
             name, modality, items, backbone, cache=home() / "cache" / "features", progress=show

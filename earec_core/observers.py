@@ -1,34 +1,79 @@
-"""Observers that come with the core."""
+"""Observers that come with the core, and those that plugins bring."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+import json
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pluggy
+from earec_core import plugins
+from earec_core.errors import MissingDependencyError, UsageError
+from earec_core.hookspecs import Observers, hookimpl
+from earec_core.plugins import State
 
-from earec_core.errors import MissingDependencyError
-from earec_core.hookspecs import hook_manager, hookimpl
+_said: set[tuple[str, str]] = set()
+"""Broken observers that this process has named already."""
 
 
-def manager(tensorboard: Path | None = None) -> pluggy.PluginManager:
-    """A hook manager with the observers asked for.
+def manager(
+    tensorboard: Path | None = None,
+    jsonl: Path | None = None,
+    *,
+    note: Callable[[str], None] | None = None,
+) -> Observers:
+    """The observers asked for, and those that installed plugins bring.
+
+    A plugin's observer that is not usable is named in one note a process and left out.
 
     Args:
         tensorboard: folder for TensorBoard event files, one subfolder a run.
+        jsonl: file that JSON lines are appended to.
+        note: where notes go; default: stderr.
 
     Raises:
         MissingDependencyError: TensorBoard is asked for and not installed.
+        UsageError: `jsonl` cannot be written to.
     """
-    hooks = hook_manager()
+    observers = Observers(note) if note else Observers()
     if tensorboard is not None:
-        hooks.register(TensorBoard(tensorboard))
-    return hooks
+        observers.register(TensorBoard(tensorboard), "tensorboard")
+    if jsonl is not None:
+        observers.register(JsonLines(jsonl), "jsonl")
+    for plugin in plugins.observers():
+        if plugin.state is State.OK:
+            observers.register(plugin.loaded, plugin.name)
+        elif plugin.state is not State.DISABLED and (plugin.name, plugin.distribution) not in _said:
+            _said.add((plugin.name, plugin.distribution))
+            text = (
+                f"Warning: the observer {plugin.name!r} of {plugin.distribution} is left out "
+                f"({plugin.state}): {plugin.cause} {plugin.fix}"
+            )
+            observers.note(text)
+    return observers
+
+
+def registered(note: Callable[[str], None] | None = None) -> Callable[..., None]:
+    """What `Registry.open(..., added=)` takes: tells the plugins' observers, imported at the first call."""
+    made: list[Observers] = []
+
+    def added(**what: Any) -> None:
+        if not made:
+            made.append(manager(note=note))
+        made[0].fire("earec_registered", **what)
+
+    return added
 
 
 class TensorBoard:
-    """Writes every figure of an alignment as a scalar."""
+    """Writes every figure of an alignment as a scalar.
+
+    Args:
+        folder: where event files go, one subfolder a run.
+    """
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -52,3 +97,62 @@ class TensorBoard:
     def earec_align_end(self, run: str) -> None:
         if run in self._writers:
             self._writers.pop(run).close()
+
+
+class JsonLines:
+    """Appends one JSON object a line: `event`, `time` (UTC, ISO 8601) and the hook's arguments.
+
+    A line is written whole in one call before the run goes on, so that a killed run leaves whole lines. A figure
+    that is not a number is null.
+
+    Args:
+        file: where to; made if it is not there, its folder too.
+
+    Raises:
+        UsageError: it cannot be written to.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a+b", buffering=0) as out:
+                # A line that a full disk cut short must not swallow the next one.
+                if out.tell() and (out.seek(-1, 2), out.read(1))[1] != b"\n":
+                    out.write(b"\n")
+        except OSError as error:
+            raise UsageError(
+                f"Events cannot be written to {file}: {error.strerror}.", "Give --jsonl another file."
+            ) from error
+
+    @hookimpl
+    def earec_align_start(self, run: str, config: Mapping[str, Any]) -> None:
+        self._append("start", run=run, config=config)
+
+    @hookimpl
+    def earec_align_step(self, run: str, step: int, metrics: Mapping[str, float]) -> None:
+        self._append("step", run=run, step=step, metrics=metrics)
+
+    @hookimpl
+    def earec_align_end(self, run: str, step: int, metrics: Mapping[str, float]) -> None:
+        self._append("end", run=run, step=step, metrics=metrics)
+
+    @hookimpl
+    def earec_registered(self, name: str, digest: str, manifest: Mapping[str, Any]) -> None:
+        self._append("registered", name=name, digest=digest, manifest=manifest)
+
+    def _append(self, event: str, **what: Any) -> None:
+        record = {"event": event, "time": datetime.now(UTC).isoformat(), **_plain(what)}
+        line = json.dumps(record, ensure_ascii=False, default=str, allow_nan=False) + "\n"
+        with self._file.open("ab", buffering=0) as out:
+            if out.write(line.encode()) != len(line.encode()):
+                raise OSError(errno.ENOSPC, f"the disk is full at {self._file}")
+
+
+def _plain(value: Any) -> Any:
+    """Values as JSON has them: it knows no infinity and no NaN."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

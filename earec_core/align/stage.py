@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pluggy
 from safetensors.torch import save_file
 
 import earec_core
-from earec_core import hookspecs
 from earec_core.align import samples
 from earec_core.align.train import Point, Trainer
 from earec_core.backbone import Backbone, load_lora, save_lora
@@ -25,6 +23,7 @@ from earec_core.config import LoraSettings, RunConfig
 from earec_core.errors import DataError, UsageError
 from earec_core.features import Damaged
 from earec_core.home import home
+from earec_core.hookspecs import Observers
 from earec_core.instructions import Instructions
 from earec_core.modality import Context
 from earec_core.models import Show, StoredModel, inputs_for, load_projector, plugin_record
@@ -63,7 +62,7 @@ def align(
     name: str | None = None,
     continue_from: str | None = None,
     backbone: Backbone | None = None,
-    observers: pluggy.PluginManager | None = None,
+    observers: Observers | None = None,
     note: Callable[[str], None] = lambda _: None,
     show: Show = lambda *_: None,
 ) -> Alignment:
@@ -76,6 +75,7 @@ def align(
         name: what to register it as; default `<modality>/<catalog>`.
         continue_from: an adapter to go on from, on this catalog (the paper does so for behavior).
         backbone: one already loaded, without adapter; default: loaded from the configuration.
+        observers: told of start, steps and end; the registry tells of the adapter (`Registry.open`).
 
     Raises:
         DataError: no item has both anchor and modality.
@@ -157,8 +157,8 @@ def align(
             load_projector(one, parent.folder / parent.modalities[modality]["projector"])
         run.mkdir(parents=True, exist_ok=True)
         _write_json(run / "config.json", resolved)
-        watch = (observers or hookspecs.hook_manager()).hook
-        watch.earec_align_start(run=str(run), config=resolved)
+        watch = observers or Observers()
+        watch.fire("earec_align_start", run=str(run), config=resolved)
         trainer = Trainer(
             instructions,
             lora,
@@ -167,12 +167,12 @@ def align(
             valid.samples,
             config.align,
             run,
-            lambda step, metrics: watch.earec_align_step(run=str(run), step=step, metrics=metrics),
+            lambda step, metrics: watch.fire("earec_align_step", run=str(run), step=step, metrics=metrics),
         )
         note(f"Aligning {modality}: {counts['train']} items, {trainer.steps} steps at most, run {run.name}.")
         progress = trainer.run(show)
         metrics = _metrics(progress.history, progress.best_step)
-        watch.earec_align_end(run=str(run), step=progress.step, metrics=metrics)
+        watch.fire("earec_align_end", run=str(run), step=progress.step, metrics=metrics)
         files = _export(run / "model", instructions, modality, lora, config, backbone)
     finally:
         backbone.detach_lora()
@@ -203,7 +203,6 @@ def align(
         "metrics": metrics,
     }
     identity = registry.add(manifest, files, name=name, why=f"align {modality} on {catalog.name}")
-    watch.earec_registered(name=name, digest=identity, manifest=manifest)
     result = {
         "id": identity,
         "history": progress.history,

@@ -7,21 +7,19 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint
-from typing import Any
 
 import click
 
 import earec_core
-from earec_core.errors import EarecError, PluginError
-from earec_core.plugins import command_entry_points
+from earec_core.errors import EarecError
+from earec_core.plugins import command_entry_points, get_command
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("earec_core.cli.demo", "Run the whole method on an embedded default and write a report."),
     "doctor": ("earec_core.cli.doctor", "Say what this installation has, and how to mend what it lacks."),
     "data": ("earec_core.cli.data", "Import a catalog, show a dataset directory."),
     "backbones": ("earec_core.cli.backbones", "List the named LLMs, pull one."),
-    "plugins": ("earec_core.cli.plugins", "List the modality plugins and their states."),
+    "plugins": ("earec_core.cli.plugins", "List the plugins and their states."),
     "align": ("earec_core.cli.align", "Stage 1: align one modality to the anchor (Eq. 3)."),
     "explain": ("earec_core.cli.explain", "Say what an item is from each modality, scored with ROUGE-L."),
     "compose": ("earec_core.cli.compose", "Merge aligned adapters by weight (Eq. 4)."),
@@ -38,47 +36,20 @@ class LazyGroup(click.Group):
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, *sorted(set(self._plugin_commands()) - set(COMMANDS))]
+        return [*COMMANDS, *sorted(set(command_entry_points()) - set(COMMANDS))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
             command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
             return command
-        entry = self._plugin_commands().get(cmd_name)
-        return None if entry is None else _load_plugin_command(entry)
+        return get_command(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        plugin = {
-            name: f"(from {entry.dist.name if entry.dist else entry.value})"
-            for name, entry in self._plugin_commands().items()
-        }
-        rows = [
-            (name, COMMANDS[name][1] if name in COMMANDS else plugin[name])
-            for name in self.list_commands(ctx)
-        ]
+        brought = command_entry_points()
+        rows = [(name, text) for name, (_, text) in COMMANDS.items()]
+        rows += [(n, f"(from {brought[n].distribution})") for n in sorted(set(brought) - set(COMMANDS))]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
-
-    @staticmethod
-    def _plugin_commands() -> dict[str, EntryPoint]:
-        return command_entry_points()
-
-
-def _load_plugin_command(entry: EntryPoint) -> click.Command:
-    try:
-        loaded: Any = entry.load()
-    except (Exception, SystemExit) as error:
-        raise PluginError(
-            f"The command {entry.name!r} of plugin {entry.value!r} cannot be imported: "
-            f"{type(error).__name__}: {error}.",
-            "Run `earec doctor` to see the plugin's state.",
-        ) from error
-    if not isinstance(loaded, click.Command):
-        raise PluginError(
-            f"The entry point {entry.name!r} = {entry.value!r} is not a click command.",
-            "Mend the plugin's `earec.commands` entry point.",
-        )
-    return loaded
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

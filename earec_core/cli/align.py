@@ -24,6 +24,7 @@ from earec_core.config import RunConfig
 @click.option("--name", help="What to register the adapter as.  [default: MODALITY/DATASET]")
 @click.option("--from", "continue_from", metavar="ADAPTER", help="Go on from this adapter, on this dataset.")
 @click.option("--tensorboard", type=PathType, help="Write TensorBoard scalars under this folder.")
+@click.option("--jsonl", type=PathType, help="Append every event to this file, one JSON object a line.")
 @config_options
 @registry_option
 @json_option
@@ -33,6 +34,7 @@ def command(
     name: str | None,
     continue_from: str | None,
     tensorboard: Path | None,
+    jsonl: Path | None,
     config: RunConfig,
     registry: Path,
     as_json: bool,
@@ -44,16 +46,20 @@ def command(
     from earec_core import observers, plugins
     from earec_core.align import align
     from earec_core.catalog import Catalog
+    from earec_core.modality import Modality, PluginConfig
 
-    plugins.get(modality)
+    # Before the backbone is loaded, which may take minutes.
+    plugin = plugins.get(modality)
+    plugins.part(plugin, "config", PluginConfig)
+    plugins.part(plugin, "factory", Modality)
     catalog = Catalog.open(data)
-    watchers = observers.manager(tensorboard)
+    watchers = observers.manager(tensorboard, jsonl, note=out.note)
     with out.progress(f"align {modality}") as bar:
         done = align(
             catalog,
             modality,
             config,
-            open_registry(registry),
+            open_registry(registry, watchers),
             name=name,
             continue_from=continue_from,
             observers=watchers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -11,47 +12,131 @@ import click
 
 import earec_core
 from earec_core import plugins
-from earec_core.cli.options import home, json_option, open_registry, registry_option
+from earec_core.cli import COMMANDS
+from earec_core.cli.options import home, json_option, registry_option
 from earec_core.cli.output import out
+from earec_core.plugins import Plugin, State
+from earec_registry import Registry
 
-_LIBRARIES = ("torch", "transformers", "peft", "polars", "faiss-cpu", "tensorboard")
+_LIBRARIES = ("torch", "transformers", "peft", "polars", "faiss-cpu")
+_OPTIONAL = {"tensorboard": "pip install 'earec[tensorboard]'"}
+_LEAST_GIB = 5
+Row = dict[str, str | None]
 
 
 @click.command(short_help="Say what this installation has, and how to mend what it lacks.")
 @registry_option
 @json_option
 def command(registry: Path, as_json: bool) -> None:
-    """Report versions, device, plugins, registry and disk; a line that needs attention names its fix."""
-    rows = [_row("earec", earec_core.__version__), _row("python", platform.python_version())]
-    for name in _LIBRARIES:
+    """Report versions, device, engines, plugins, registry and disk; what needs attention names its fix.
+
+    A check that fails is a line of the report and hides no other. The exit code is 0 whatever is found.
+    """
+    checks: list[tuple[str, Callable[[], Iterator[Row]]]] = [
+        ("versions", _versions),
+        ("device", _device),
+        ("engines", _engines),
+        ("plugins", _plugins),
+        ("disk", _disk),
+        ("registry", lambda: _registry(registry)),
+    ]
+    rows: list[Row] = []
+    for what, check in checks:
         try:
-            rows.append(_row(name, version(name)))
-        except PackageNotFoundError:
-            fix = "pip install 'earec[tensorboard]'" if name == "tensorboard" else f"pip install {name}"
-            rows.append(_row(name, "not installed", fix))
-    rows.append(_row("device", _device()))
-    rows += [_row(f"plugin {p.name}", f"{p.state} {p.cause}".strip(), p.fix) for p in plugins.discover()]
+            rows.extend(check())
+        except Exception as error:  # noqa: BLE001 - a check that cannot be made is what the report is for
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            fix = getattr(error, "next_step", "See the message; reinstall what it names.")
+            rows.append(_row(what, f"cannot be checked ({said})", fix, "problem"))
+    out.table(rows, ["what", "state", "value", "fix"], as_json)
+
+
+def _row(what: str, value: str, fix: str = "", state: str = "ok") -> Row:
+    return {"what": what, "state": state, "value": value, "fix": fix or None}
+
+
+def _versions() -> Iterator[Row]:
+    yield _row("earec", earec_core.__version__)
+    yield _row("python", platform.python_version())
+    for name in (*_LIBRARIES, *_OPTIONAL):
+        have = _version(name)
+        if have:
+            yield _row(name, have)
+        elif name in _OPTIONAL:
+            yield _row(name, "not installed (optional)", _OPTIONAL[name], "optional")
+        else:
+            yield _row(name, "not installed", f"pip install {name}", "problem")
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _device() -> Iterator[Row]:
+    import torch
+
+    from earec_core.backbone import auto_dtype
+
+    cuda = torch.cuda.is_available()
+    name = f"cuda: {torch.cuda.get_device_name()}" if cuda else f"cpu, {torch.get_num_threads()} threads"
+    yield _row("device", name)
+    dtype, why = auto_dtype(torch.device("cuda" if cuda else "cpu"))
+    yield _row("dtype auto", f"{str(dtype).removeprefix('torch.')}: {why}")
+
+
+def _engines() -> Iterator[Row]:
+    yield _row("engine torch", f"{_version('torch')}, the default")
+    deepspeed = _version("deepspeed")
+    if deepspeed:
+        yield _row("engine deepspeed", deepspeed)
+    else:
+        yield _row("engine deepspeed", "not installed (optional)", "pip install deepspeed", "optional")
+
+
+def _plugins() -> Iterator[Row]:
+    for plugin in plugins.everything(COMMANDS):
+        whole = _examined(plugin)
+        said = f"{whole.state}, {whole.distribution} {whole.version}"
+        value = f"{said}: {whole.cause}" if whole.cause else said
+        yield _row(f"{whole.kind} {whole.name}", value, whole.fix, _state(whole))
+
+
+def _examined(plugin: Plugin) -> Plugin:
+    """With its config and factory imported, where torch is there to import them with."""
+    try:
+        from earec_core.modality import Modality, PluginConfig
+    except Exception:  # noqa: BLE001 - a broken torch is a line of its own (device)
+        return plugin
+    return plugins.examine(plugin, config=PluginConfig, factory=Modality)
+
+
+def _state(plugin: Plugin) -> str:
+    return {State.OK: "ok", State.DISABLED: "optional"}.get(plugin.state, "problem")
+
+
+def _disk() -> Iterator[Row]:
     folder = home()
     present = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(present).free / 2**30
-    rows.append(_row("home", str(folder)))
-    rows.append(
-        _row("free disk", f"{free:.1f} GiB", "Free some space or set EAREC_HOME." if free < 5 else "")
-    )
-    if registry.exists():
-        problems = open_registry(registry).list().problems
-        state = f"{len(problems)} unreadable" if problems else "ok"
-        rows.append(_row("registry", f"{registry}: {state}", "earec registry verify" if problems else ""))
-    out.table(rows, ["what", "value", "fix"], as_json)
+    yield _row("home", str(folder))
+    if free < _LEAST_GIB:
+        yield _row("free disk", f"{free:.1f} GiB", "Free some space or set EAREC_HOME.", "problem")
+    else:
+        yield _row("free disk", f"{free:.1f} GiB")
 
 
-def _row(what: str, value: str, fix: str = "") -> dict[str, str | None]:
-    return {"what": what, "value": value, "fix": fix or None}
-
-
-def _device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return f"cuda: {torch.cuda.get_device_name()}"
-    return f"cpu, {torch.get_num_threads()} threads"
+def _registry(root: Path) -> Iterator[Row]:
+    if not root.exists():
+        yield _row("registry", f"{root}: not there yet, made when it is first used")
+        return
+    listing = Registry.open(root, create=False).list()
+    bad = len(listing.problems)
+    found = f"{root}: {len(listing.entries)} tags, {bad} problems"
+    yield _row("registry", found, "earec registry verify" if bad else "", "problem" if bad else "ok")
+    for problem in listing.problems:
+        users = f" (used by {', '.join(problem.used_by)})" if problem.used_by else ""
+        fix = f"earec registry verify --registry {root}"
+        yield _row("registry", f"{problem.path}: {problem.what}{users}", fix, "problem")

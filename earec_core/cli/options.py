@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from earec_core.cli.output import out
 from earec_core.config import RunConfig, resolve
 from earec_core.errors import UsageError
 from earec_core.home import home, registry_root
+from earec_core.hookspecs import Observers
 from earec_registry import Registry
 
 PathType = click.Path(path_type=Path)
@@ -79,9 +82,16 @@ def modality_names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def open_registry(path: Path) -> Registry:
-    """Open the registry at `path`, creating it if it is not there."""
-    return Registry.open(path)
+def open_registry(path: Path, observers: Observers | None = None) -> Registry:
+    """Open the registry at `path`, creating it if it is not there; what is added to it fires `earec_registered`.
+
+    Args:
+        observers: who is told; default: those that plugins bring.
+    """
+    from earec_core.observers import registered
+
+    added = partial(observers.fire, "earec_registered") if observers is not None else registered(out.note)
+    return Registry.open(path, added=added)
 
 
 def pairs(values: tuple[str, ...], option: str) -> dict[str, str]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from earec_core import plugins
-from earec_core.cli.options import json_option
+from earec_core.cli import COMMANDS
+from earec_core.cli.options import PathType, json_option
 from earec_core.cli.output import out
-from earec_core.errors import UsageError
+from earec_core.errors import EarecError, UsageError
 
 
-@click.group(short_help="List the modality plugins and their states.")
+@click.group(short_help="List the plugins and their states.")
 def command() -> None:
-    """Modality plugins that are installed here."""
+    """Modalities, observers and commands that plugins bring here."""
 
 
 @command.command("list")
@@ -22,6 +25,7 @@ def list_(as_json: bool) -> None:
     rows = [
         {
             "name": plugin.name,
+            "kind": plugin.kind,
             "state": str(plugin.state),
             "distribution": plugin.distribution,
             "version": plugin.version,
@@ -29,9 +33,9 @@ def list_(as_json: bool) -> None:
             "cause": plugin.cause or None,
             "fix": plugin.fix or None,
         }
-        for plugin in plugins.discover()
+        for plugin in plugins.everything(COMMANDS)
     ]
-    out.table(rows, ["name", "state", "distribution", "version", "summary", "cause", "fix"], as_json)
+    out.table(rows, ["name", "kind", "state", "distribution", "version", "summary", "cause", "fix"], as_json)
 
 
 @command.command()
@@ -39,11 +43,15 @@ def list_(as_json: bool) -> None:
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Show one plugin: its spec, and its configuration's keys with their defaults."""
-    found = [plugin for plugin in plugins.discover() if plugin.name == name]
+    from earec_core.modality import Modality, PluginConfig
+
+    found = [plugin for plugin in plugins.everything(COMMANDS) if plugin.name == name]
     if not found:
         raise UsageError(f"There is no plugin {name!r}.", "See `earec plugins list`.")
-    plugin = found[0]
+    # A modality stands before an observer or command of its name.
+    plugin = plugins.examine(found[0], config=PluginConfig, factory=Modality)
     facts = [
+        ("kind", plugin.kind),
         ("state", str(plugin.state)),
         ("distribution", f"{plugin.distribution} {plugin.version}"),
         ("cause", plugin.cause or None),
@@ -56,7 +64,48 @@ def show(name: str, as_json: bool) -> None:
             ("summary", plugin.spec.summary),
         ]
     if plugin.state is plugins.State.OK and plugin.spec is not None:
-        for key, entry in plugins.load(plugin.spec.config).model_fields.items():
+        for key, entry in plugins.part(plugin, "config", PluginConfig).model_fields.items():
             default = "(required)" if entry.is_required() else repr(entry.default)
             facts.append((f"{name}.{key}", f"{default}  {entry.description or ''}".rstrip()))
     out.table([{"what": k, "value": v} for k, v in facts if v is not None], ["what", "value"], as_json)
+
+
+@command.command()
+@click.argument("name")
+@click.option("--trace", is_flag=True, help="Also write the failures' tracebacks, to stderr.")
+@json_option
+def check(name: str, trace: bool, as_json: bool) -> None:
+    """Run the conformance kit on an installed modality: one line for each clause of the contract.
+
+    Exits 1 if a check fails. Needs pytest: pip install 'earec[testing]'
+    """
+    from earec_core.testing.check import check as run_kit
+
+    with out.progress(f"Checking {name}") as bar:
+        findings = run_kit(name, bar.update)
+    rows = [{"check": f.check, "outcome": f.outcome, "why": f.why or None} for f in findings]
+    out.table(rows, ["check", "outcome", "why"], as_json)
+    failed = [f for f in findings if f.outcome == "failed"]
+    for finding in failed if trace else ():
+        out.note(f"\n{finding.check}\n{finding.trace}")
+    if failed:
+        raise EarecError(
+            f"{name} fails {len(failed)} of {len(findings)} checks.",
+            f"Mend what they say and run again: earec plugins check {name}"
+            + ("" if trace else " (--trace shows where)"),
+        )
+
+
+@command.command()
+@click.argument("name")
+@click.option("--into", type=PathType, default=Path(), help="Folder to write it into.  [default: here]")
+def new(name: str, into: Path) -> None:
+    """Write a working plugin distribution `earec-NAME`, the places to change marked."""
+    from earec_core.testing import scaffold
+
+    folder = scaffold.new(name, into)
+    out.data(str(folder))
+    out.note(
+        f"Next:\n    pip install -e '{folder}[test]'\n    earec plugins check {name}\n"
+        f"    grep -rn CHANGE {folder}"
+    )

@@ -7,7 +7,7 @@ import difflib
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,15 +55,19 @@ class Registry:
     `StorageError` when the disk is full or the file system refuses, and then nothing is half-written.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, added: Callable[..., object] | None = None) -> None:
         self.root = root
+        self.added = added
         self.objects = Objects(root)
         self.refs = Refs(root)
         self.views = Views(root, self.objects)
 
     @classmethod
-    def open(cls, root: Path, *, create: bool = True) -> Registry:
+    def open(cls, root: Path, *, create: bool = True, added: Callable[..., object] | None = None) -> Registry:
         """Open the registry in `root`, making it first if the folder is empty or not there.
+
+        Args:
+            added: called with `name` (`name:tag`), `digest` and `manifest` after each model that `add` stored.
 
         Raises:
             NotFoundError: there is none and `create` is false.
@@ -92,7 +96,7 @@ class Registry:
             for folder in _FOLDERS:
                 if not (root / folder).is_dir():
                     (root / folder).mkdir(parents=True, exist_ok=True)
-        return cls(root)
+        return cls(root, added)
 
     def add(
         self,
@@ -134,11 +138,15 @@ class Registry:
             for _ in range(8):
                 id_ = self._add(manifest, files, name, tag, why)
                 if id_ is not None:
-                    return id_
-        raise StorageError(
-            f"What was being stored as {name}:{tag} was removed by others every time.",
-            "Let `earec registry gc` finish, with its default grace time, then run the same again.",
-        )
+                    break
+            else:
+                raise StorageError(
+                    f"What was being stored as {name}:{tag} was removed by others every time.",
+                    "Let `earec registry gc` finish, with its default grace time, then run the same again.",
+                )
+        if self.added is not None:
+            self.added(name=f"{name}:{tag}", digest=id_, manifest=manifest)
+        return id_
 
     def resolve(self, ref: str) -> str:
         """The id meant by "name", "name:tag", an id, or the first 6 or more digits of exactly one id.
