@@ -28,6 +28,7 @@ from earec_core.prompts import Prompt
 from earec_core.types import Slot
 
 ADAPTER = "default"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Backbone:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if config.device != "auto":
             device = torch.device(config.device)
-        dtype = _dtype(config.dtype, device)
+        dtype = auto_dtype(device)[0] if config.dtype == "auto" else _DTYPES[config.dtype]
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(
@@ -224,8 +225,18 @@ class Backbone:
                 parameter.data = parameter.data.float()
                 parameter.requires_grad_(True)
                 found[f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}"] = parameter
-        self.share_prefix = settings.dropout == 0
+        self.train_lora(False)
         return found
+
+    def train_lora(self, mode: bool) -> None:
+        """Switch the adapter's dropout on or off; the frozen LLM stays in evaluation mode."""
+        self.share_prefix = True
+        for module in self.model.modules():
+            for dropout in getattr(module, "lora_dropout", {}).values():
+                dropout.train(mode)
+                if mode and isinstance(dropout, nn.Dropout):
+                    # Every item draws masks of its own, over the common prefix too.
+                    self.share_prefix = False
 
     def detach_lora(self) -> None:
         """Take the adapter off again; the backbone is as it was loaded."""
@@ -322,13 +333,14 @@ def load_lora(parameters: Mapping[str, nn.Parameter], file: Path) -> None:
             parameter.data.copy_(tensor)
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+def auto_dtype(device: torch.device) -> tuple[torch.dtype, str]:
+    """What `backbone.dtype = "auto"` computes in on a device, and why."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        if torch.cuda.is_bf16_supported():
+            return torch.bfloat16, "the GPU multiplies it natively"
+        return torch.float16, "the GPU has no bfloat16"
     # Without these instructions a bfloat16 product is about 100 times slower than float32.
-    native = any(
-        getattr(torch.cpu, f"_is_{kind}_supported", lambda: False)() for kind in ("avx512_bf16", "amx_tile")
-    )
-    return torch.bfloat16 if native else torch.float32
+    native = [k for k in ("avx512_bf16", "amx_tile") if getattr(torch.cpu, f"_is_{k}_supported", bool)()]
+    if native:
+        return torch.bfloat16, f"the processor multiplies it natively ({native[0]})"
+    return torch.float32, "the processor has no bfloat16 arithmetic (avx512_bf16, amx_tile)"

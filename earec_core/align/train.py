@@ -82,7 +82,7 @@ class Trainer:
             **{f"lora/{n}": p for n, p in lora.items()},
             **{f"projector/{n}": p for n, p in projector.named_parameters()},
         }
-        self.lora = list(lora.values())
+        self.lora, self.projector_module = list(lora.values()), projector
         self.projector = [p for p in projector.parameters() if p.requires_grad]
         groups = [{"params": self.lora, "lr": config.lr}]
         if self.projector:
@@ -126,9 +126,15 @@ class Trainer:
                 state.finished |= state.stale >= self.config.patience
             if state.finished or state.step % self.config.checkpoint_every == 0:
                 self._save()
+        self._train(False)
         for name, tensor in self.best.items():
             self.parameters[name].data.copy_(tensor)
         return state
+
+    def _train(self, mode: bool) -> None:
+        """Dropout on or off."""
+        self.backbone.train_lora(mode)
+        self.projector_module.train(mode)
 
     def _batches(self) -> Iterator[list[Sample]]:
         state = self.progress
@@ -164,6 +170,7 @@ class Trainer:
         rates.append(config.projector_warmup_lr if warming else config.projector_lr * self._factor())
         for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
             group["lr"] = rate
+        self._train(True)
         # Dropout's masks follow from the step, so that a resumed run draws the same.
         torch.manual_seed(config.seed * 1_000_003 + state.step)
         total = sum(len(sample.response) for sample in batch)
@@ -188,6 +195,7 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> None:
+        self._train(False)
         size = self.config.batch_size
         if not self.valid_loss_samples:
             self._keep_best(0.0)

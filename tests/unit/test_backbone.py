@@ -68,6 +68,16 @@ def test_shared_prefix_gives_the_same_gradients(backbone: Backbone) -> None:
         torch.testing.assert_close(shared, whole, atol=1e-4, rtol=1e-4)
 
 
+def test_dropout_works_while_training_alone(backbone: Backbone) -> None:
+    batch = backbone.splice(_prompts([4, 6]), _slots(backbone, 2))
+    _randomize(backbone.attach_lora(LoraSettings(r=4, dropout=0.5)))
+    without = backbone.hidden(batch)
+    backbone.train_lora(True)
+    assert not torch.allclose(backbone.hidden(batch), backbone.hidden(batch))
+    backbone.train_lora(False)
+    assert torch.equal(backbone.hidden(batch), without)
+
+
 def test_lora_a_follows_from_its_seed_alone(tiny_llm: Path) -> None:
     found = []
     for noise in (1, 2):
