@@ -161,6 +161,19 @@ class Modality(ABC, Generic[Config]):
         """Ids of the registry's artifacts that the encoder reads; they are kept as long as the model is."""
         return ()
 
+    @classmethod
+    def examples(cls, folder: Path) -> tuple[Config, Sequence[Item]] | None:
+        """A few items that have this modality, for the conformance kit (`earec plugins check NAME`).
+
+        Args:
+            folder: an empty folder for the files that configuration or items name.
+
+        Returns:
+            The configuration that reads them and at least three items whose inputs differ, in length too if
+            lengths can; their fields as a catalog has them. None: the kit asks for them.
+        """
+        return None
+
     def fingerprint(self) -> str:
         """What, beside the raw inputs, the encoder's output depends on; part of the feature cache's key.
 

@@ -1,8 +1,17 @@
-"""Small real parts for tests of the core and of plugins: a tiny random LLM with a real tokenizer."""
+"""For tests of the core and of plugins: a tiny random LLM with a real tokenizer, and the conformance kit.
+
+Importing this package imports neither torch nor pytest.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from earec_core.testing.conformance import ModalityConformance
+
+__all__ = ["ModalityConformance", "tiny_backbone"]
 
 _TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -22,6 +31,9 @@ def tiny_backbone(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int 
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     special = ["<|im_start|>", "<|im_end|>"]
@@ -53,3 +65,11 @@ def tiny_backbone(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int 
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ModalityConformance":
+        from earec_core.testing.conformance import ModalityConformance
+
+        return ModalityConformance
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

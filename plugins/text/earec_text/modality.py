@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -99,6 +100,13 @@ class TextModality(Modality[TextConfig]):
 
     def prompt_slot(self) -> PromptSlot:
         return PromptSlot(SPEC.slot_token, self.config.max_tokens)
+
+    @classmethod
+    def examples(cls, folder: Path) -> tuple[TextConfig, Sequence[Item]]:
+        texts = ("A red pen.", "<p>A blue book &amp; a pencil.</p>", "A lamp that is green", "Chair. " * 40)
+        return TextConfig(), [
+            Item(row, f"e{row}", f"Thing {row}", {"description": text}) for row, text in enumerate(texts)
+        ]
 
     def describe(self, item: Item) -> str:
         text = self.read(item) or ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -118,6 +119,17 @@ class VisionModality(Modality[VisionConfig]):
         c = self.config
         name = c.encoder if c.encoder == LITE0 else "tower"
         return json.dumps([name, self._source.revision, c.layer, c.pool, c.positions])
+
+    @classmethod
+    def examples(cls, folder: Path) -> tuple[VisionConfig, Sequence[Item]]:
+        items = []
+        for row, (mode, colour) in enumerate((("RGB", "red"), ("RGBA", "#0000ff80"), ("L", "gray"))):
+            file = folder / f"{mode}.png"
+            picture = Image.new(mode, (60 + 20 * row, 80), colour)
+            picture.paste(Image.linear_gradient("L").resize((40, 30)), (10, 20 + 10 * row))
+            picture.save(file)
+            items.append(Item(row, f"e{row}", f"Thing {row}", {"image": str(file)}))
+        return VisionConfig(), items
 
     def _open(self, item: Item) -> Image.Image | None:
         value = item.fields.get(self.config.field)

@@ -1,0 +1,88 @@
+"""Items with damaged input, made from good ones: what a catalog of real files and columns may hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from earec_core.types import Item
+
+_ANYTHING: tuple[Any, ...] = (
+    None,
+    "",
+    " ",
+    "garbage \x00 ☃",
+    "nan",
+    b"",
+    b"garbage \x00\xff",
+    True,
+    0,
+    -1,
+    2**63 - 1,
+    0.5,
+    math.nan,
+    math.inf,
+    -math.inf,
+    1e300,
+    [],
+    [None],
+    ["a", ["b"]],
+    [1.0, math.nan],
+    [math.inf] * 3,
+    {},
+    date(2020, 2, 29),
+)
+_FIRST: tuple[Any, ...] = (None, math.nan, math.inf, "garbage", [])
+_KEPT = ("item_id", "title")
+
+
+def damaged(item: Item, folder: Path) -> Iterator[tuple[str, Item]]:
+    """Every way of damaging one field of an item, one at a time.
+
+    Args:
+        item: a good one.
+        folder: where copies of its files, damaged, are written.
+
+    Yields:
+        What was done, for a message, and the item.
+    """
+    for name, value in item.fields.items():
+        if name in _KEPT:
+            continue
+        for how, other in (*_cut(value, folder), *((f"{bad!r}", bad) for bad in _ANYTHING)):
+            what = f"field {name!r} of item {item.id} being {how}"
+            yield what, replace(item, fields={**item.fields, name: other})
+    for title in (None, ""):
+        fields = {k: v for k, v in item.fields.items() if k != "title"}
+        yield f"title of item {item.id} being {title!r}", replace(item, title=title, fields=fields)
+
+
+def _cut(value: Any, folder: Path) -> Iterator[tuple[str, Any]]:
+    """Half of a value, or parts of it replaced; for the path of a file, a damaged copy of the file."""
+    if isinstance(value, str):
+        yield "cut in half", value[: len(value) // 2]
+        if Path(value).is_absolute() and Path(value).is_file():
+            yield "a file that is not there", str(folder / "not-there") + Path(value).suffix
+            yield "a folder", str(folder)
+            for how, content in _bytes(Path(value).read_bytes()):
+                copy = folder / f"{how.replace(' ', '-')}{Path(value).suffix}"
+                copy.write_bytes(content)
+                yield f"a file that is {how}", str(copy)
+    elif isinstance(value, bytes):
+        yield from _bytes(value)
+    elif isinstance(value, list) and value:
+        yield "cut in half", value[: len(value) // 2]
+        for bad in _FIRST:
+            yield f"a list that begins with {bad!r}", [bad, *value[1:]]
+
+
+def _bytes(content: bytes) -> Iterator[tuple[str, bytes]]:
+    yield "empty", b""
+    yield "cut in half", content[: len(content) // 2]
+    yield "its first bytes only", content[:16]
+    yield "zero behind its first half", content[: len(content) // 2] + bytes(len(content) // 2)
+    yield "garbage", bytes(range(256)) * 4

@@ -1,0 +1,503 @@
+"""The conformance kit: it passes the three plugins, and each wrong plugin fails the check made for its fault."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from earec_core import plugins
+from earec_core.cli import run
+from earec_core.errors import MissingDependencyError, PluginError
+from earec_core.testing import ModalityConformance, pytest_plugin
+from earec_core.testing import check as checking
+from earec_core.testing.kit import ContractError, Kit
+
+CHECKS = [name for name in dir(ModalityConformance) if name.startswith("test_")]
+
+SPECS = '''
+from earec_core.spec import ModalitySpec
+
+def __getattr__(name):
+    """good, wrong_x: all of one form."""
+    if name != "good" and not name.startswith("wrong_"):
+        raise AttributeError(name)
+    return ModalitySpec(
+        name, (1, 0), "A test.", f"kit_parts:{name}_config", f"kit_parts:{name}_factory", "<n>"
+    )
+'''
+
+PARTS = '''
+import itertools
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field
+from torch import nn
+
+from earec_core.errors import DamagedInputError
+from earec_core.modality import Encoded, Encoder, Modality, PluginConfig, Projector, PromptSlot, pad
+from earec_core.projectors import MlpProjector
+from earec_core.types import Item
+
+
+class Config(PluginConfig):
+    field: str = Field("n", description="Item field with numbers.")
+
+
+class Waves(Encoder):
+    d_enc = 6
+
+    def forward(self, batch):
+        return pad([torch.from_numpy(row)[:, None] * torch.linspace(-1, 1, self.d_enc) for row in batch])
+
+
+class Good(Modality[Config]):
+    cache_features = False
+    encoder, projector = Waves, MlpProjector
+
+    def read(self, item):
+        value = item.fields.get(self.config.field)
+        if value is None:
+            return None
+        try:
+            array = np.array(value, dtype=np.float64)
+            if array.ndim != 1 or not array.size or not (np.abs(array) < 1e9).all():
+                raise ValueError("no finite numbers")
+            return array.astype(np.float32)
+        except (TypeError, ValueError):
+            raise DamagedInputError(f"The numbers of item {item.id} are {value!r}.", "Mend them.") from None
+
+    def build_encoder(self, llm):
+        return self.encoder().eval().requires_grad_(False)
+
+    def build_projector(self, d_enc, d_llm):
+        return self.projector(d_enc, d_llm)
+
+    def prompt_slot(self):
+        return PromptSlot("<n>", 3)
+
+    def describe(self, item):
+        return str(item.fields.get("n", ""))
+
+    @classmethod
+    def examples(cls, folder):
+        return Config(), [
+            Item(i, f"e{i}", None, {"n": n}) for i, n in enumerate(([1.0], [2.0, -3.0], [0.5, 4.0, 0.1]))
+        ]
+
+
+good_config, good_factory = Config, Good
+
+
+class Mixing(Waves):
+    def forward(self, batch):
+        h, mask = super().forward(batch)
+        return Encoded((h - h.mean(0)) * mask[..., None], mask)
+
+
+class Drawn(Waves):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(6, 6)
+
+    def forward(self, batch):
+        h, mask = super().forward(batch)
+        return Encoded(self.out(h) * mask[..., None], mask)
+
+
+class Noisy(Waves):
+    def forward(self, batch):
+        h, mask = super().forward(batch)
+        return Encoded((h + torch.randn(h.shape)) * mask[..., None], mask)
+
+
+class Counting(Waves):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, batch):
+        self.calls += 1
+        return super().forward(batch)
+
+
+class Padded(Waves):
+    def forward(self, batch):
+        h, mask = super().forward(batch)
+        return Encoded(h.masked_fill(~mask[..., None], 7.0), mask)
+
+
+class Narrow(Waves):
+    def forward(self, batch):
+        h, mask = super().forward(batch)
+        return Encoded(h[..., :4], mask)
+
+
+class Infinite(Waves):
+    def forward(self, batch):
+        h, mask = super().forward(batch)
+        return Encoded(h / h, mask)
+
+
+class IntMask(Waves):
+    def forward(self, batch):
+        h, mask = super().forward(batch)
+        return Encoded(h, mask.long())
+
+
+class Thresholded(MlpProjector):
+    def forward(self, x):
+        h, mask = super().forward(x)
+        return Encoded(h, mask & (x.h.abs().sum(-1) > 0.3))
+
+
+class Pooled(MlpProjector):
+    def forward(self, x):
+        h, mask = super().forward(x)
+        return Encoded(h.mean(1, keepdim=True), mask.any(1, keepdim=True))
+
+
+class Loud(MlpProjector):
+    def calibrate(self, x, rms):
+        pass
+
+
+class Forgetful(MlpProjector):
+    def __init__(self, d_enc, d_llm):
+        super().__init__(d_enc, d_llm)
+        self.scale = torch.rand(1)
+
+    def forward(self, x):
+        h, mask = super().forward(x)
+        return Encoded(h * self.scale, mask)
+
+
+class Dead(MlpProjector):
+    def __init__(self, d_enc, d_llm):
+        super().__init__(d_enc, d_llm)
+        self.unused = nn.Parameter(torch.zeros(1))
+
+
+class Detached(MlpProjector):
+    def forward(self, x):
+        h, mask = super().forward(x)
+        return Encoded(h.detach(), mask)
+
+
+class Restless(MlpProjector):
+    def forward(self, x):
+        h, mask = super().forward(x)
+        return Encoded(h * (1 + torch.rand(h.shape)), mask)
+
+
+class OwnSeed(MlpProjector):
+    calls = itertools.count()
+
+    def __init__(self, d_enc, d_llm):
+        super().__init__(d_enc, d_llm)
+        nn.init.normal_(self.out.weight, generator=torch.Generator().manual_seed(next(self.calls)))
+
+
+class Undocumented(Config):
+    size: int = 3
+
+
+class Lenient(Config):
+    model_config = ConfigDict(extra="ignore")
+
+
+class Thawed(Config):
+    model_config = ConfigDict(frozen=False)
+
+
+class Lossy(Config):
+    place: object = Field(default_factory=object, exclude=True, description="Not in JSON.")
+
+
+def wrong(name, config=Config, **parts):
+    """A plugin that is good but for these parts."""
+    examples = Good.examples
+    if config is not Config:
+        parts["examples"] = classmethod(lambda cls, folder: (config(), examples(folder)[1]))
+    globals()[f"wrong_{name}_config"] = config
+    globals()[f"wrong_{name}_factory"] = type(name, (Good,), parts)
+
+
+def nan(self, item):
+    try:
+        return Good.read(self, item)
+    except DamagedInputError:
+        return np.array([np.nan], dtype=np.float32)
+
+
+numbers = itertools.count()
+wrong("mixing", encoder=Mixing)
+wrong("drawn", encoder=Drawn)
+wrong("noisy", encoder=Noisy)
+wrong("counting", encoder=Counting)
+wrong("trainable", build_encoder=lambda self, llm: Drawn().eval())
+wrong("training", build_encoder=lambda self, llm: Waves())
+wrong("padded", encoder=Padded)
+wrong("narrow", encoder=Narrow)
+wrong("infinite", encoder=Infinite)
+wrong("intmask", encoder=IntMask)
+wrong("thresholded", projector=Thresholded)
+wrong("pooled", projector=Pooled)
+wrong("loud", projector=Loud)
+wrong("forgetful", projector=Forgetful)
+wrong("dead", projector=Dead)
+wrong("detached", projector=Detached)
+wrong("restless", projector=Restless)
+wrong("ownseed", projector=OwnSeed)
+wrong("long", projector=staticmethod(lambda *widths: MlpProjector(*widths, tokens=4)))
+wrong("undocumented", config=Undocumented)
+wrong("lenient", config=Lenient)
+wrong("thawed", config=Thawed)
+wrong("lossy", config=Lossy)
+wrong("nan", read=nan)
+wrong("raising", read=lambda self, item: np.array(item.fields["n"], dtype=np.float32))
+wrong("fragile", read=lambda self, item: np.array([float(n) for n in item.fields.get("n") or ()], "f")
+      if item.fields.get("n") else None)
+wrong("objects", read=lambda self, item: item.fields.get("n"))
+wrong("changing", read=lambda self, item: np.array([next(numbers)], dtype=np.float32))
+wrong("silent", describe=lambda self, item: str(item.fields["n"]))
+wrong("markup", describe=lambda self, item: "data:text/html,<b>")
+wrong("token", prompt_slot=lambda self: PromptSlot("<m>", 3))
+wrong("sources", sources=lambda self: ("embeddings/shop",))
+wrong("fingerprint", fingerprint=lambda self: str(id(self)))
+wrong("none", examples=classmethod(lambda cls, folder: None))
+wrong("few", examples=classmethod(lambda cls, folder: (Config(), Good.examples(folder)[1][:2])))
+wrong("alike", examples=classmethod(
+    lambda cls, folder: (Config(), [Item(i, f"e{i}", None, {"n": [1.0]}) for i in range(3)])
+))
+wrong("without", examples=classmethod(
+    lambda cls, folder: (Config(), [*Good.examples(folder)[1], Item(3, "e3", None, {})])
+))
+'''
+
+OWN_EXAMPLES = """
+from earec_core.testing import ModalityConformance
+from earec_core.types import Item
+from earec_text.modality import TextConfig
+
+class TestTitles(ModalityConformance):
+    modality = "text"
+
+    @classmethod
+    def examples(cls, folder):
+        items = [Item(i, name, name.upper(), {"words": name}) for i, name in enumerate(("pen", "lamp", "book"))]
+        return TextConfig(fields=("words",)), [*items, Item(3, "mute", "Mute")]
+"""
+
+# The check that each fault must fail, and what its sentence says.
+FAULTS = {
+    "heavy": ("importing_the_spec_is_light", "imports numpy"),
+    "undocumented": ("every_config_field_is_documented", "size has none"),
+    "none": ("examples_are_given", "add to the Modality a classmethod examples"),
+    "few": ("examples_are_given", "gives a Config and 2 items"),
+    "lossy": ("the_config_round_trips_through_json", "must come back from JSON equal"),
+    "lenient": ("the_config_refuses_unknown_keys", "must refuse unknown keys"),
+    "thawed": ("the_config_is_frozen", "must be frozen"),
+    "token": ("the_prompt_slot_has_the_token_of_the_spec", "it has '<m>'"),
+    "sources": ("sources_are_ids", "must give a tuple of ids"),
+    "fingerprint": ("the_fingerprint_is_stable", "one text for one configuration"),
+    "objects": ("read_gives_the_same_typed_input_every_time", "item e0 gives list"),
+    "changing": ("read_gives_the_same_typed_input_every_time", "that of item e0 changes"),
+    "alike": ("read_gives_the_same_typed_input_every_time", "inputs must differ"),
+    "without": ("the_encoder_gives_finite_values_of_the_stated_shape", "read gives None for item e3"),
+    "raising": ("read_gives_none_without_the_modality", "it raised KeyError"),
+    "fragile": ("damaged_input_is_none_or_an_error_never_a_wrong_vector", "raises (Value|Type)Error"),
+    "nan": ("damaged_input_is_none_or_an_error_never_a_wrong_vector", "a vector with NaN or infinity"),
+    "silent": ("describe_shows_every_item", "'an item without input' included, but it raised KeyError"),
+    "markup": ("describe_shows_every_item", "must be a base64 image"),
+    "narrow": ("the_encoder_gives_finite_values_of_the_stated_shape", r"here \(3 n 6\)"),
+    "infinite": ("the_encoder_gives_finite_values_of_the_stated_shape", "finite values"),
+    "intmask": ("the_encoder_gives_finite_values_of_the_stated_shape", "bool mask"),
+    "padded": ("padding_holds_zeros", "some hold up to 7"),
+    "mixing": ("row_i_depends_on_input_i_alone", "item e0 is encoded otherwise alone"),
+    "noisy": ("encoding_is_deterministic", "called again it differs"),
+    "drawn": ("encoding_is_deterministic", "built again at another seed it differs"),
+    "trainable": ("the_encoder_is_frozen", "2 parameters train, out.weight first"),
+    "training": ("the_encoder_is_frozen", "in training mode"),
+    "counting": ("the_encoder_is_frozen", "it changes calls"),
+    "long": ("the_projector_fits_the_slot_and_the_llm", "uses 4 to 12"),
+    "thresholded": ("the_mask_of_the_projector_follows_from_the_input_mask_alone", "changes with the values"),
+    "pooled": ("projection_does_not_depend_on_the_batch", "item e0 differs"),
+    "ownseed": ("the_projector_is_drawn_from_the_global_generator", "out.weight differ"),
+    "forgetful": ("the_projector_round_trips_through_safetensors", "not in the state_dict"),
+    "loud": ("calibrate_brings_the_output_to_the_size_of_words", "within a factor of 3"),
+    "dead": ("gradient_reaches_projector_and_adapter", "unused gets none"),
+    "detached": ("gradient_reaches_projector_and_adapter", "of the projector, but"),
+    "restless": ("composing_one_adapter_gives_it_back", "but they differ"),
+}
+# These two need a stage that goes wrong, not a plugin.
+ELSEWHERE = {"test_the_spec_is_valid", "test_a_tiny_alignment_lowers_the_loss"}
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Install wrong plugins: modules on the path, and a distribution's entry points."""
+
+    def install(*names: str) -> None:
+        lines = [f"{n} = kit_specs:{n}" for n in names if n != "wrong_heavy"]
+        heavy = ["wrong_heavy = kit_heavy:SPEC"] if "wrong_heavy" in names else []
+        info = tmp_path / "earec_wrong-0.1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: earec-wrong\nVersion: 0.1.0\n")
+        (info / "entry_points.txt").write_text("\n".join(["[earec.modalities]", *lines, *heavy]))
+        (tmp_path / "kit_specs.py").write_text(SPECS)
+        (tmp_path / "kit_parts.py").write_text(PARTS)
+        (tmp_path / "kit_heavy.py").write_text(
+            "import numpy\nimport kit_specs\nSPEC = kit_specs.wrong_heavy\n"
+        )
+        monkeypatch.syspath_prepend(str(tmp_path))
+        plugins.discover.cache_clear()
+
+    yield install
+    plugins.discover.cache_clear()
+    for module in ("kit_specs", "kit_parts", "kit_heavy"):
+        sys.modules.pop(module, None)
+
+
+def _check(name: str, check: str, folder: Path) -> None:
+    getattr(ModalityConformance(), f"test_{check}")(Kit(name, folder))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_plugin_fails_with_a_sentence(
+    fault: str, installed: Callable[..., None], tmp_path: Path
+) -> None:
+    installed(f"wrong_{fault}")
+    check, sentence = FAULTS[fault]
+    with pytest.raises(ContractError, match=sentence) as caught:
+        _check(f"wrong_{fault}", check, tmp_path)
+    said = str(caught.value)
+    assert said.endswith(".")
+    assert "\n" not in said
+
+
+def test_every_check_has_a_plugin_that_fails_it_and_a_clause_that_says_it() -> None:
+    assert {f"test_{check}" for check, _ in FAULTS.values()} | ELSEWHERE == set(CHECKS)
+    assert all(inspect.getdoc(getattr(ModalityConformance, name)) for name in CHECKS)
+
+
+def test_the_page_lists_every_check() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "plugin-kit.md").read_text()
+    table = page.partition("## What is checked")[2].split("\n\n")[1].splitlines()[2:]
+    documented = [row.split("|")[1].strip() for row in table]
+    assert documented == [
+        n.removeprefix("test_").replace("_", " ") for n in vars(ModalityConformance) if n in CHECKS
+    ]
+
+
+def test_the_spec_check_says_what_is_wrong(installed: Callable[..., None], tmp_path: Path) -> None:
+    installed("wrong_heavy", "wrong_undeclared")
+    with pytest.raises(ContractError, match="wrong_undeclared"):
+        _check("wrong_undeclared", "the_spec_is_valid", tmp_path)
+
+
+def test_an_alignment_that_does_not_lower_the_loss_fails(tmp_path: Path) -> None:
+    kit: Any = Kit("text", tmp_path)
+    for after, passes in ((5.45, False), (5.0, True)):
+        vars(kit)["alignment"] = type("A", (), {"metrics": {"valid_loss_before": 5.5, "valid_loss": after}})
+        outcome = nullcontext() if passes else pytest.raises(ContractError, match=r"from 5\.500 to 5\.450")
+        with outcome:
+            ModalityConformance().test_a_tiny_alignment_lowers_the_loss(kit)
+
+
+@pytest.mark.parametrize("name", ["text", "behavior", "vision"])
+def test_the_three_plugins_pass(name: str) -> None:
+    findings = checking.check(name)
+    assert [f.check for f in findings if f.outcome != "passed"] == []
+    assert len(findings) == len(CHECKS)
+
+
+def test_the_command_names_the_failures_and_exits_1(
+    installed: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed("wrong_none", "wrong_undocumented")
+    assert run(["plugins", "check", "wrong_none", "--json"]) == 1
+    said = capsys.readouterr()
+    rows = {row["check"]: row for row in json.loads(said.out)}
+    assert rows["examples are given"]["outcome"] == "failed"
+    assert "classmethod examples(cls, folder)" in rows["examples are given"]["why"]
+    assert rows["importing the spec is light"] == {
+        "check": "importing the spec is light",
+        "outcome": "passed",
+        "why": None,
+    }
+    assert rows["padding holds zeros"]["outcome"] == "skipped"
+    assert rows["padding holds zeros"]["why"] == "needs a usable plugin with examples"
+    assert "wrong_none fails 1 of" in said.err
+    assert "kit.py" not in said.err
+    assert run(["plugins", "check", "wrong_none", "--trace"]) == 1
+    assert "kit.py" in capsys.readouterr().err
+
+
+def test_the_command_on_a_good_plugin_exits_0_and_leaves_no_trace(
+    installed: Callable[..., None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    installed("good")
+    home = Path(os.environ["EAREC_HOME"])
+    before = sorted(home.rglob("*"))
+    assert run(["plugins", "check", "good"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split("\t") == ["check", "outcome", "why"]
+    assert {line.split("\t")[1] for line in lines[1:]} == {"passed"}
+    assert len(lines) == len(CHECKS) + 1
+    assert sorted(home.rglob("*")) == before
+
+
+def test_a_class_can_bring_its_own_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "test_titles.py").write_text(OWN_EXAMPLES)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.chdir(tmp_path)
+    plain = ["--capture=no", *(f"-pno:{part}" for part in ("cacheprovider", "faulthandler"))]
+    assert (
+        pytest.main(["-q", "-k", "describe or none_without or typed", *plain]) == pytest.ExitCode.TESTS_FAILED
+    )
+    said = capsys.readouterr().out
+    assert "must have the modality, but read gives None for item mute" in said
+    assert "1 failed, 2 passed" in said
+
+
+def test_an_unusable_plugin_exits_3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plugins", "check", "not_there"]) == 3
+    with pytest.raises(PluginError, match="not_there"):
+        checking.check("not_there")
+
+
+def test_without_pytest_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'earec\[testing\]'") as caught:
+        checking.check("text")
+    assert caught.value.exit_code == 5
+
+
+def test_the_pytest_plugin_is_light_and_does_nothing_unasked(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import sys\n"
+        "def test_it():\n"
+        "    assert not {'torch', 'transformers', 'numpy', 'pydantic', 'click'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", pytest_plugin.__name__, "."],
+        cwd=tmp_path,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
