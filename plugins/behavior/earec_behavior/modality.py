@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import torch
+import polars as pl
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
 
-from earec_behavior import table as tables
+from earec_behavior import table
 from earec_behavior.spec import SPEC
-from earec_behavior.table import Table
 from earec_core.errors import DamagedInputError, UsageError
-from earec_core.modality import Encoded, Encoder, LanguageModel, Modality, PluginConfig, Projector, PromptSlot
+from earec_core.modality import Encoder, LanguageModel, Modality, PluginConfig, Projector, PromptSlot
 from earec_core.projectors import MlpProjector
+from earec_core.tables import Table, VectorEncoder
 from earec_core.types import Item
 
 _NEIGHBOURS = 3
@@ -37,26 +37,6 @@ class BehaviorConfig(PluginConfig):
     )
     tokens: int = Field(1, ge=1, description="Slot positions.")
     standardise: bool = Field(True, description="Mean 0 and deviation 1 of every dimension over the table.")
-
-
-class VectorEncoder(Encoder):
-    """Stacks vectors: the recommender that made them was the encoder (the behavior row of Eq. 1).
-
-    Args:
-        d_enc: their width.
-    """
-
-    _device: Tensor
-
-    def __init__(self, d_enc: int) -> None:
-        super().__init__()
-        self.d_enc = d_enc
-        # Says where the module was moved to; not part of its state.
-        self.register_buffer("_device", torch.empty(0), persistent=False)
-
-    def forward(self, batch: Sequence[Float[np.ndarray, " d"]]) -> Encoded:
-        h = torch.from_numpy(np.stack(batch)).to(self._device.device)[:, None]
-        return Encoded(h, torch.ones(h.shape[:2], dtype=torch.bool, device=h.device))
 
 
 class BehaviorModality(Modality[BehaviorConfig]):
@@ -91,7 +71,7 @@ class BehaviorModality(Modality[BehaviorConfig]):
         if row is None:
             return ""
         near = ", ".join(self._table.ids[i] for i in self._nearest(row))
-        origin = self._table.artifact[:12] if self._table.artifact else self._table.origin
+        origin = self._artifact[:12] if self._artifact else self._table.origin
         text = f"item embedding of {origin}, d={self._values.shape[1]}"
         return f"{text}; nearest items: {near}" if near else text
 
@@ -99,11 +79,28 @@ class BehaviorModality(Modality[BehaviorConfig]):
         return self.config.model_copy(update={"embeddings": self._table.pinned})
 
     def sources(self) -> tuple[str, ...]:
-        return () if self._table.artifact is None else (self._table.artifact,)
+        return () if self._artifact is None else (self._artifact,)
+
+    @classmethod
+    def examples(cls, folder: Path) -> tuple[BehaviorConfig, Sequence[Item]]:
+        names = [f"e{row}" for row in range(5)]
+        vectors = np.random.default_rng(0).normal(size=(len(names), 8)).astype(np.float32)
+        file = folder / "embeddings.parquet"
+        pl.DataFrame({"item_id": names, "embedding": vectors.tolist()}).write_parquet(file)
+        items = [Item(row, name, f"Thing {row}") for row, name in enumerate(names)]
+        return BehaviorConfig(embeddings=str(file)), items
 
     @cached_property
+    def _found(self) -> tuple[Table, str | None]:
+        return table.load(self.config.embeddings, self.config.ids or "", self.context)
+
+    @property
     def _table(self) -> Table:
-        return tables.load(self.config.embeddings, self.config.ids or "", self.context)
+        return self._found[0]
+
+    @property
+    def _artifact(self) -> str | None:
+        return self._found[1]
 
     @cached_property
     def _values(self) -> Float[np.ndarray, "n d"]:
@@ -117,14 +114,14 @@ class BehaviorModality(Modality[BehaviorConfig]):
         return directions
 
     def _row(self, item: Item) -> int | None:
-        table = self._table
-        if table.rows is None and item.index >= len(table.values):
+        held = self._table
+        if held.rows is None and item.index >= len(held.values):
             raise UsageError(
-                f"{table.origin} has no ids and {len(table.values)} rows, the catalog has more.",
+                f"{held.origin} has no ids and {len(held.values)} rows, the catalog has more.",
                 "Say whose rows they are: --set behavior.ids=FILE",
             )
-        row = item.index if table.rows is None else table.rows.get(item.id)
-        return row if row is not None and table.present[row] else None
+        row = item.index if held.rows is None else held.rows.get(item.id)
+        return row if row is not None and held.present[row] else None
 
     def _nearest(self, row: int) -> list[int]:
         """Rows of the highest cosine, best first."""
