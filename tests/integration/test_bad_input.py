@@ -25,14 +25,18 @@ def _said(capsys: pytest.CaptureFixture[str]) -> str:
     return last
 
 
+# Named, since other tests align text too.
+TEXT = ("--adapter", "text=text/things")
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "said"),
     [
-        (["compose", "--weights", "text=0.5,behavior=0.6"], 2, "--normalize"),
+        (["compose", "--weights", "text=0.5,behavior=0.6", *TEXT], 2, "--normalize"),
         (["compose", "--weights", "text=half,behavior=0.5"], 2, "not a number"),
         (["compose", "--weights", "text"], 2, "KEY=VALUE"),
-        (["compose", "--weights", "text=0.5,smell=0.5"], 2, "smell"),
-        (["compose", "--weights", "text=1", "--method", "magic"], 2, "magic"),
+        (["compose", "--weights", "text=0.5,smell=0.5", *TEXT], 2, "smell"),
+        (["compose", "--weights", "text=1", "--method", "magic", *TEXT], 2, "magic"),
         (["compose", "--weights", "text=1", "--adapter", "text=behavior/things"], 2, "aligned for behavior"),
         (["registry", "show", "nothing"], 2, "nothing"),
     ],

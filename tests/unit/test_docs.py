@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shlex
-import sys
 import tomllib
-from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-import torch
 from pydantic import BaseModel
 
-from earec_core import plugins
-from earec_core.backbone import Backbone
+from earec_core import observers, plugins
 from earec_core.cli import cli
 from earec_core.cli.options import pairs, run_config
-from earec_core.config import PRESETS, BackboneConfig, PromptConfig, RunConfig, resolve
+from earec_core.config import PRESETS, RunConfig, resolve
 from earec_core.errors import UsageError
-from earec_core.features import ModalityInputs, create
-from earec_core.hookspecs import Hooks, hook_manager
-from earec_core.instructions import Instructions
-from earec_core.modality import Context
+from earec_core.features import create
+from earec_core.hookspecs import Hooks, Observers
+from earec_core.modality import Context, PluginConfig
 from earec_core.plugins import State
 from earec_core.prompts import PromptBuilder
 from earec_core.recommend.model import RecommenderConfig
 from earec_core.recommend.stage import recommender_config
-from earec_core.spec import ModalitySpec
+from earec_core.spec import OBSERVER_GROUP, ModalitySpec
 from earec_core.types import Item, Slot
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +103,54 @@ def test_every_hook_and_argument_is_documented() -> None:
             assert f"`{argument}`" in documented[name], f"{name}: {argument}"
 
 
+def _implements(one: object) -> set[str]:
+    """Hooks that a class implements: what pluggy's marker left on its methods."""
+    return {name for name, method in vars(one).items() if hasattr(method, "earec_impl")}
+
+
+def test_every_observer_is_documented_with_an_example(tmp_path: Path) -> None:
+    page = _page("plugins.md")
+    core = {name for name, one in vars(observers).items() if isinstance(one, type) and _implements(one)}
+    assert {"TensorBoard", "JsonLines"} <= core
+    documented = {
+        row[0].strip("`"): row for row in _table("| observer |" + page.partition("| observer |")[2])
+    }
+    assert set(documented) == core
+    align = cli.get_command(click.Context(cli), "align")
+    assert align is not None
+    known = {name for parameter in align.params for name in parameter.opts}
+    for name, row in documented.items():
+        option = re.search(r"--[a-z]+", row[1])
+        assert option is not None
+        assert option[0] in known, name
+    shown = re.search(r"<!-- jsonl -->\n```json\n(.*)\n```", page)
+    assert shown is not None
+    example = json.loads(shown[1])
+    # The line shown is the line written: the same keys in the same order, from the same arguments.
+    told = observers.manager(jsonl=tmp_path / "events.jsonl")
+    told.fire("earec_align_step", **{key: example[key] for key in ("run", "step", "metrics")})
+    written = json.loads((tmp_path / "events.jsonl").read_text())
+    assert list(written) == list(example)
+    assert {**written, "time": example["time"]} == example
+
+
+@pytest.mark.parametrize("name", plugins.names())
+def test_every_setting_of_an_installed_plugin_is_documented(name: str) -> None:
+    """`earec plugins show` prints the description; the plugin's README has a table row for each setting."""
+    plugin = plugins.get(name)
+    assert plugin.state is State.OK, plugin.cause
+    fields = plugins.part(plugin, "config", PluginConfig).model_fields
+    missing = [name for name, field in fields.items() if not field.description]
+    assert not missing, f"without a description: {missing}"
+    readme = ROOT / "plugins" / plugin.name / "README.md"
+    if readme.parent.is_dir():
+        table = {
+            row[0].strip("`"): row for row in _table("|" + readme.read_text().partition(".KEY=VALUE`")[2])
+        }
+        assert set(table) == set(fields)
+        assert all(row[-1] for row in table.values())
+
+
 def test_every_state_field_and_variable_is_documented() -> None:
     text = _page("plugins.md")
     for name in [*State, *ModalitySpec.__dataclass_fields__]:
@@ -129,7 +173,8 @@ def test_the_layers_are_those_of_the_contract() -> None:
 def _lines() -> Iterator[tuple[str, str, bool]]:
     """Every `earec` command of the pages: where, the line, and whether it is whole (a line of a code block)."""
     for page in PAGES:
-        for line in page.read_text().splitlines():
+        # A command may go on behind a backslash.
+        for line in re.sub(r"\\\n\s*", "", page.read_text()).splitlines():
             code = re.match(r"(?:    |\$ )+(?:path=\$\()?(earec [^#)]+)", line)
             for one in [code[1].strip()] if code else re.findall(r"`(earec [^`]+)`", line):
                 yield f"{page.relative_to(ROOT)}: {one}", one, code is not None
@@ -202,67 +247,11 @@ def test_python_blocks_compile(page: Path) -> None:
 def test_the_observer_example_is_a_hook(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", _page("plugins.md"), re.DOTALL)
     scope: dict[str, Any] = {}
-    exec(next(b for b in blocks if "hook_manager" in b), scope)  # noqa: S102 - our own page
-    scope["manager"].check_pending()
-    scope["manager"].hook.earec_align_step(run="r", step=7, metrics={"valid_loss": 0.5})
+    for block in (b for b in blocks if "hookimpl" in b or "watching" in b):
+        exec(block, scope)  # noqa: S102 - our own page
+    assert type(scope["watching"]) is Observers
+    scope["watching"].fire("earec_align_step", run="r", step=7, metrics={"valid_loss": 0.5})
     assert capsys.readouterr().out == "7 0.5\n"
-    assert type(scope["manager"]) is type(hook_manager())
-
-
-@pytest.fixture
-def price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """The page's plugin, its files written as the page names them and its entry point installed."""
-    blocks = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", _page("plugins.md"), re.DOTALL)
-    for name, content in blocks:
-        file = tmp_path / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(content)
-    (tmp_path / "earec_price" / "__init__.py").touch()
-    project = tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]
-    declared = [
-        EntryPoint(name, value, group)
-        for group, entries in project["entry-points"].items()
-        for name, value in entries.items()
-    ]
-    monkeypatch.setattr(
-        plugins,
-        "entry_points",
-        lambda group: [*entry_points(group=group), *(e for e in declared if e.group == group)],
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    plugins.discover.cache_clear()
-    yield lambda **settings: create("price", settings, Context("shop"))
-    plugins.discover.cache_clear()
-    for module in [name for name in sys.modules if name.startswith("earec_price")]:
-        del sys.modules[module]
-
-
-def test_the_example_plugin_works(price: Callable[..., Any], tiny_llm: Path) -> None:
-    assert plugins.get("price").state is State.OK
-    with pytest.raises(UsageError, match="wave"):
-        price(wave=3)
-    prices: list[Any] = [3.5, None, -1, 80]
-    items = [Item(i, f"i{i}", f"Thing {i}", {} if p is None else {"price": p}) for i, p in enumerate(prices)]
-    backbone = Backbone.load(BackboneConfig(model=str(tiny_llm), dtype="float32", device="cpu"))
-    inputs = ModalityInputs("price", price(waves=3), items, backbone)
-    assert inputs.rows == (0, 3)
-    assert [d.item for d in inputs.damaged] == ["i2"]
-
-    encoded = inputs.encoded([0, 3])
-    assert (tuple(encoded.h.shape), encoded.mask.dtype, inputs.encoder.d_enc) == ((2, 1, 6), torch.bool, 6)
-    torch.testing.assert_close(inputs.encoded([3]).h, encoded.h[1:])
-    inputs.calibrate(0.25)
-    slots = inputs.slots([0, 3])
-    assert {s: tuple(h.shape) for s, h in slots.items()} == {
-        Slot("price", row): (1, backbone.d_llm) for row in (0, 3)
-    }
-    rms = torch.cat(list(slots.values())).square().mean().sqrt()
-    assert rms.item() == pytest.approx(0.25, rel=1e-4)
-
-    instructions = Instructions(items, backbone, {"price": inputs}, PromptConfig(), "shop")
-    spliced = instructions.splice([instructions.prompt(row) for row in (0, 1, 3)])
-    hidden = backbone.hidden(spliced)
-    torch.autograd.backward(hidden.sum())
-    assert all(p.grad is not None for p in inputs.projector.parameters())
-    assert spliced.lengths.tolist()[0] == spliced.lengths.tolist()[1] + 1
-    assert price().describe(items[0]) == "price 3.5"
+    group = re.search(r'```toml\n\[project.entry-points."(earec.observers)"\]\n', _page("plugins.md"))
+    assert group is not None
+    assert group[1] == OBSERVER_GROUP

@@ -1,0 +1,1 @@
+"""An item's numbers and categories as a modality of EAREC."""

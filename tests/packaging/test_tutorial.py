@@ -1,0 +1,80 @@
+"""docs/tutorial-modality.md, followed step by step in a new virtual environment, on a tiny LLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/tutorial-modality.md").read_text()
+STEP = re.compile(r"<!-- (file: (?P<file>\S+)|run) -->\n```\w*\n(?P<text>.*?)```", re.DOTALL)
+
+
+def steps() -> Iterator[tuple[str, str]]:
+    """(file, its text) and ("", a command), in the page's order."""
+    for step in STEP.finditer(PAGE):
+        if step["file"]:
+            yield step["file"], step["text"]
+        else:
+            yield from (("", line) for line in step["text"].splitlines())
+
+
+@pytest.fixture
+def environment(tmp_path: Path, tiny_llm: Path) -> dict[str, str]:
+    """A new virtual environment that has this one's packages, and none that the page installs."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    mine = sysconfig.get_path("purelib")
+    site = tmp_path / "venv/lib" / version / "site-packages/this.pth"
+    site.write_text(f"import site; site.addsitedir({mine!r})\n")
+    tool = tmp_path / "venv/bin/earec"
+    tool.write_text(f"#!{tmp_path}/venv/bin/python\nfrom earec_core.cli import main\nmain()\n")
+    tool.chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": f"{tmp_path}/venv/bin:{os.environ['PATH']}",
+        "EAREC_HOME": str(tmp_path / "home"),
+        "EAREC_BACKBONE__MODEL": str(tiny_llm),
+        "EAREC_ALIGN__MAX_STEPS": "4",
+        "EAREC_EXPLAIN__MAX_NEW_TOKENS": "4",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+
+
+def test_the_tutorial_can_be_followed(tmp_path: Path, environment: dict[str, str]) -> None:
+    said = {}
+    for file, text in steps():
+        if file:
+            assert file == "make_shop.py" or (tmp_path / file).exists(), f"{file} is not what `new` wrote"
+            (tmp_path / file).write_text(text)
+            continue
+        done = subprocess.run(
+            ["bash", "-c", text], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"$ {text}\n{done.stdout}\n{done.stderr}"
+        said[text] = done.stdout
+    assert any("tabular" in out for line, out in said.items() if "plugins show" in line)
+    vectors = tmp_path / "home/registry"
+    assert vectors.is_dir()
+    counts = json.loads((tmp_path / "data/shop/manifest.json").read_text())["counts"]
+    assert counts["items"] == 40
+
+
+@pytest.mark.parametrize("name", ["modality.py", "spec.py"])
+def test_the_example_is_what_the_tutorial_builds(name: str) -> None:
+    built = {Path(file).name: text for file, text in steps() if file}
+    assert (ROOT / "examples/earec-tabular/earec_tabular" / name).read_text() == built[name]
+
+
+def test_the_modality_is_under_a_hundred_lines() -> None:
+    lines = (ROOT / "examples/earec-tabular/earec_tabular/modality.py").read_text().splitlines()
+    assert len(lines) < 100
