@@ -123,4 +123,3 @@ def evaluate(
             scores.scatter_(1, targets[:, None], own)
         ranks.append(rank_of(scores, targets).cpu().numpy())
     return Metrics(np.concatenate(ranks) if ranks else np.zeros(0, dtype=np.int64), users)
-
