@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from earec_audio.sound import Windows
-from earec_core.errors import IntegrityError, UsageError
+from earec_core.errors import UsageError
 from earec_core.modality import Encoded, Encoder, pad
 from earec_core.packages import Wheel, fetch
+from earec_core.pretrained import Pretrained, check_revision
 
 SPEECH_EMBEDDING = "speech-embedding"
 _WHEEL = Wheel("openwakeword==0.4.0", "2c353f49a35d384507403efde3db439353d8281a52d08a0e42a5b493e5145075", 9)
@@ -71,7 +70,7 @@ class Speech(Source):
     @property
     def revision(self) -> str:
         found = f"sha256:{_WHEEL.sha256}"
-        _check_revision(SPEECH_EMBEDDING, self._wanted, found)
+        check_revision("audio", SPEECH_EMBEDDING, self._wanted, found)
         return found
 
     def load(self) -> Encoder:
@@ -94,8 +93,8 @@ class Tower(Source):
     """
 
     def __init__(self, name: str, revision: str | None, layer: int) -> None:
-        self.name, self._wanted, self._layer = name, revision, layer
-        self._local = Path(name).expanduser() if Path(name).expanduser().is_dir() else None
+        self.name, self._layer = name, layer
+        self._pretrained = Pretrained("audio", name, revision, SPEECH_EMBEDDING)
 
     @property
     def rate(self) -> int:
@@ -103,25 +102,11 @@ class Tower(Source):
 
     @property
     def revision(self) -> str:
-        return self._revision
-
-    @cached_property
-    def _revision(self) -> str:
-        if self._local is None:
-            return str(self._pretrained("AutoConfig")._commit_hash)
-        digest = hashlib.sha256()
-        described = ("config.json", "preprocessor_config.json", "processor_config.json")
-        for file in sorted(self._local.iterdir()):
-            if file.suffix == ".safetensors" or file.name in described:
-                with file.open("rb") as handle:
-                    digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
-        found = f"sha256:{digest.hexdigest()}"
-        _check_revision(self.name, self._wanted, found)
-        return found
+        return self._pretrained.revision
 
     def load(self) -> Encoder:
         _ = self.revision
-        model = self._pretrained("AutoModel", use_safetensors=True, dtype=torch.float32)
+        model = self._pretrained.load("AutoModel", use_safetensors=True, dtype=torch.float32)
         if getattr(model.config, "is_encoder_decoder", False):
             model = model.get_encoder()
         # CLAP's other half reads text.
@@ -136,28 +121,13 @@ class Tower(Source):
 
     @cached_property
     def _extractor(self) -> Any:
-        extractor = self._pretrained("AutoFeatureExtractor")
+        extractor = self._pretrained.load("AutoFeatureExtractor")
         if not hasattr(extractor, "sampling_rate"):
             raise UsageError(
                 f"{self.name} has a {type(extractor).__name__}, which does not read sound.",
                 "Give an audio encoder: --set audio.encoder=...",
             )
         return extractor
-
-    def _pretrained(self, auto: str, **options: Any) -> Any:
-        import transformers
-
-        revision = None if self._local is not None else self._wanted
-        try:
-            return getattr(transformers, auto).from_pretrained(
-                str(self._local or self.name), revision=revision or "main", trust_remote_code=False, **options
-            )
-        except (OSError, ValueError, ImportError) as error:
-            raise UsageError(
-                f"The audio encoder {self.name!r} cannot be loaded: {str(error).strip().splitlines()[0]}",
-                f"Give {SPEECH_EMBEDDING}, a directory saved by transformers, or a hub id: "
-                "--set audio.encoder=...",
-            ) from error
 
 
 class _SoundEncoder(Encoder):
@@ -257,11 +227,3 @@ class _TowerEncoder(_SoundEncoder):
             # Whisper: frames beyond the sound's end are of silence.
             h = h[:, : ceil(h.shape[1] * windows.shape[1] / self._padded)]
         return h.mean(1)  # type: ignore[no-any-return]
-
-
-def _check_revision(name: str, wanted: str | None, found: str) -> None:
-    if wanted not in (None, found):
-        raise IntegrityError(
-            f"The audio encoder {name} is not the one that audio.revision={wanted} means (it is {found}).",
-            "Give the encoder that the model was aligned with: --set audio.encoder=...",
-        )

@@ -20,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from earec_core.errors import DamagedInputError, IntegrityError, UsageError
 from earec_core.modality import Encoded, Encoder
+from earec_core.pretrained import Pretrained, check_revision
 
 LITE0 = "efficientnet-lite0"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -61,7 +62,7 @@ class Lite0(Source):
     @property
     def revision(self) -> str:
         found = f"sha256:{LITE0_SHA256}"
-        _check_revision(LITE0, self._wanted, found)
+        check_revision("vision", LITE0, self._wanted, found)
         return found
 
     def prepare(self, image: Image.Image) -> Pixels:
@@ -86,25 +87,11 @@ class Tower(Source):
 
     def __init__(self, name: str, revision: str | None, layer: int, pool: str, positions: int) -> None:
         self.name, self._layer, self._pool, self._positions = name, layer, pool, positions
-        self._wanted = revision
-        self._local = Path(name).expanduser() if Path(name).expanduser().is_dir() else None
+        self._pretrained = Pretrained("vision", name, revision, LITE0)
 
     @property
     def revision(self) -> str:
-        return self._revision
-
-    @cached_property
-    def _revision(self) -> str:
-        if self._local is None:
-            return str(self._from_hub("AutoConfig")._commit_hash)
-        digest = hashlib.sha256()
-        for file in sorted(self._local.iterdir()):
-            if file.suffix == ".safetensors" or file.name in ("config.json", "preprocessor_config.json"):
-                with file.open("rb") as handle:
-                    digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
-        found = f"sha256:{digest.hexdigest()}"
-        _check_revision(self.name, self._wanted, found)
-        return found
+        return self._pretrained.revision
 
     def prepare(self, image: Image.Image) -> Pixels:
         if max(image.size) > 100 * min(image.size):
@@ -123,7 +110,7 @@ class Tower(Source):
 
     def load(self) -> Encoder:
         _ = self.revision
-        model = self._from_hub("AutoModel", use_safetensors=True, dtype=torch.float32)
+        model = self._pretrained.load("AutoModel", use_safetensors=True, dtype=torch.float32)
         model = getattr(model, "vision_model", model)
         return _TowerEncoder(model, self._processor, self._layer, self._pool, self._positions).eval()
 
@@ -133,21 +120,9 @@ class Tower(Source):
 
         # Pillow's resizing wherever it runs: torchvision's gives slightly other pixels.
         five = int(transformers.__version__.partition(".")[0]) >= 5
-        return self._from_hub("AutoImageProcessor", **({"backend": "pil"} if five else {"use_fast": False}))
-
-    def _from_hub(self, auto: str, **options: Any) -> Any:
-        import transformers
-
-        revision = None if self._local is not None else self._wanted
-        try:
-            return getattr(transformers, auto).from_pretrained(
-                str(self._local or self.name), revision=revision or "main", trust_remote_code=False, **options
-            )
-        except (OSError, ValueError, ImportError) as error:
-            raise UsageError(
-                f"The vision encoder {self.name!r} cannot be loaded: {str(error).strip().splitlines()[0]}",
-                f"Give {LITE0}, a directory saved by transformers, or a hub id: --set vision.encoder=...",
-            ) from error
+        return self._pretrained.load(
+            "AutoImageProcessor", **({"backend": "pil"} if five else {"use_fast": False})
+        )
 
 
 class _ImageEncoder(Encoder):
@@ -226,14 +201,6 @@ class _TowerEncoder(_ImageEncoder):
         if self._pool == "pooled" and before:
             return h[:, :1]  # type: ignore[no-any-return]
         return self.cells(h[:, before:].transpose(1, 2).unflatten(2, (rows, columns)))
-
-
-def _check_revision(name: str, wanted: str | None, found: str) -> None:
-    if wanted not in (None, found):
-        raise IntegrityError(
-            f"The vision encoder {name} is not the one that vision.revision={wanted} means (it is {found}).",
-            "Give the encoder that the model was aligned with: --set vision.encoder=...",
-        )
 
 
 def _lite0_network() -> nn.Module:
