@@ -12,12 +12,17 @@ catalog=$work/$name
 case $name in
   movielens-small)
     import=(--column "description=abstract|overview|plot")
-    steps=(behavior=300 vision=150 text=150)
+    steps=(behavior=300 vision=100 text=80)
     composites=(tv:text=0.7,vision=0.3 tvb:text=0.45,vision=0.1,behavior=0.45) ;;
   amazon-office-2014)
     import=(--column "category=categories")
-    steps=(behavior=300 text=150)
+    steps=(behavior=150 text=80)
     composites=(tb:text=0.5,behavior=0.5) ;;
+  lastfm-2k-audio)
+    import=(--column "description=text")
+    steps=(behavior=100 audio=100 text=60)
+    composites=(tb:text=0.5,behavior=0.5 tba:text=0.45,audio=0.1,behavior=0.45)
+    export EAREC_MODALITIES__AUDIO__FEATURES=$(cd "$data" && pwd)/vggish.npy ;;
   *) echo "There is no data set $name here." >&2; exit 2 ;;
 esac
 
@@ -46,6 +51,6 @@ for one in "${composites[@]}"; do
 done
 for one in "${steps[@]}"; do
   modality=${one%=*}
-  step "explain-$modality" earec explain "$modality/$name" "${on[@]}" --items 150
+  step "explain-$modality" earec explain "$modality/$name" "${on[@]}" --items 120
 done
-step "explain-$composite" earec explain "composite/$composite" "${on[@]}" --items 150 --out "$work/texts.parquet"
+step "explain-$composite" earec explain "composite/$composite" "${on[@]}" --items 120 --out "$work/texts.parquet"
