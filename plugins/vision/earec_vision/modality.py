@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
 
 from PIL import Image
 from pydantic import Field, field_validator, model_validator
@@ -49,6 +51,10 @@ class VisionConfig(PluginConfig):
         None, description="Digest that this checkpoint's projector must have; stored with a model."
     )
     field: str = Field("image", min_length=1, description="Item field with a picture's path or bytes.")
+    folder: str = Field(
+        "",
+        description="For pictures named by web address: the folder that has them, by the address's last part.",
+    )
     max_pixels: int = Field(
         MOST_PIXELS // 2, ge=1, le=MOST_PIXELS, description="Larger pictures are not decoded."
     )
@@ -140,7 +146,21 @@ class VisionModality(Modality[VisionConfig]):
             raise DamagedInputError(
                 f"{name} is a {type(value).__name__}, neither path nor bytes.", "Mend the column."
             )
-        return open_rgb(value, name, self.config.max_pixels)
+        return open_rgb(self._path(value) if isinstance(value, str) else value, name, self.config.max_pixels)
+
+    def _path(self, value: str) -> str:
+        """The file that a path or an address means; nothing is downloaded."""
+        address = urlsplit(value)
+        if address.scheme == "file":
+            return url2pathname(address.path)
+        if address.scheme not in ("http", "https"):
+            return value
+        if not self.config.folder:
+            raise DamagedInputError(
+                f"The picture {value} is on the web, and nothing is downloaded.",
+                "Put the pictures into a folder and name it: --set vision.folder=DIR",
+            )
+        return str(Path(self.config.folder).expanduser() / Path(unquote(address.path)).name)
 
     @cached_property
     def _projector_weights(self) -> tuple[dict[str, Tensor], str] | None:
@@ -164,4 +184,4 @@ class VisionModality(Modality[VisionConfig]):
 
 def _name(item: Item, field: str) -> str:
     value = item.fields.get(field)
-    return str(Path(value)) if isinstance(value, str) else f"{field} of item {item.id}"
+    return value if isinstance(value, str) else f"{field} of item {item.id}"

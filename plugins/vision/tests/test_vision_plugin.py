@@ -113,6 +113,20 @@ def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
     assert make().read(item(gif))[0, 0].tolist() == [255, 0, 0]
 
 
+def test_an_address_means_the_file_on_disk(tmp_path: Path) -> None:
+    (tmp_path / "a b").mkdir()
+    path = Path(save(picture(3), tmp_path / "a b/71x%2B.png"))
+    expected = make().read(item(str(path)))
+    np.testing.assert_array_equal(make().read(item(path.as_uri())), expected)
+    path.rename(path.with_name("71x+.png"))
+    web = "https://m.example.org/images/I/71x%2B.png?size=2"
+    np.testing.assert_array_equal(make(folder=str(tmp_path / "a b")).read(item(web)), expected)
+    with pytest.raises(DamagedInputError, match=r"on the web.*vision.folder"):
+        make().read(item(web))
+    with pytest.raises(DamagedInputError, match="not there"):
+        make(folder=str(tmp_path)).read(item(web))
+
+
 def test_no_field_is_no_picture() -> None:
     modality = make()
     assert modality.read(item()) is None
