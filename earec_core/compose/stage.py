@@ -12,12 +12,13 @@ from earec_core.errors import UsageError
 from earec_core.models import StoredModel
 from earec_registry import Registry
 
+_TEMPLATE = ("chat", "system", "item", "relations", "request")
 _SAME = {
-    "base": (("base", "weights"), "backbone weights"),
-    "tokenizer": (("base", "tokenizer"), "tokenizers"),
-    "anchor": (("prompt", "anchor"), "anchors"),
-    "template": (("prompt", "item"), "templates"),
-    "seed": (("lora", "seed"), "LoRA-A seeds"),
+    "base": ((("base", "weights"),), "backbone weights"),
+    "tokenizer": ((("base", "tokenizer"),), "tokenizers"),
+    "anchor": ((("prompt", "anchor"),), "anchors"),
+    "template": (tuple(("prompt", key) for key in _TEMPLATE), "templates"),
+    "seed": ((("lora", "seed"),), "LoRA-A seeds"),
 }
 """What adapters must share to be composed, by the name that `--allow-mismatch` takes."""
 
@@ -99,19 +100,19 @@ def _check_same(models: Mapping[str, StoredModel], allow: frozenset[str]) -> dic
         raise UsageError(
             f"--allow-mismatch knows no {', '.join(sorted(unknown))}.", f"It knows: {', '.join(_SAME)}."
         )
-    overridden = {}
-    for flag, ((section, key), what) in _SAME.items():
-        values = {m: model.data[section][key] for m, model in models.items()}
-        distinct = {repr(v): m for m, v in values.items()}
-        if len(distinct) == 1:
-            continue
-        if flag not in allow:
-            said = ", ".join(f"{m}: {str(v)[:60]}" for m, v in values.items())
-            raise UsageError(
-                f"The adapters' {what} differ ({said}).",
-                f"Align them alike, or say --allow-mismatch {flag} if that is meant.",
-            )
-        overridden[flag] = values
+    overridden: dict[str, Any] = {}
+    for flag, (places, what) in _SAME.items():
+        for section, key in places:
+            values = {m: model.data[section][key] for m, model in models.items()}
+            if len({repr(v) for v in values.values()}) == 1:
+                continue
+            if flag not in allow:
+                said = ", ".join(f"{m}: {str(v)[:60]}" for m, v in values.items())
+                raise UsageError(
+                    f"The adapters' {what} differ in {section}.{key} ({said}).",
+                    f"Align them alike, or say --allow-mismatch {flag} if that is meant.",
+                )
+            overridden.setdefault(flag, {})[f"{section}.{key}"] = values
     return overridden
 
 
