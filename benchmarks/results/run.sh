@@ -51,6 +51,6 @@ for one in "${composites[@]}"; do
 done
 for one in "${steps[@]}"; do
   modality=${one%=*}
-  step "explain-$modality" earec explain "$modality/$name" "${on[@]}" --items 120
+  step "explain-$modality" earec explain "$modality/$name" "${on[@]}" --items 80
 done
-step "explain-$composite" earec explain "composite/$composite" "${on[@]}" --items 120 --out "$work/texts.parquet"
+step "explain-$composite" earec explain "composite/$composite" "${on[@]}" --items 80 --out "$work/texts.parquet"
