@@ -82,14 +82,16 @@ class Trainer:
             **{f"lora/{n}": p for n, p in lora.items()},
             **{f"projector/{n}": p for n, p in projector.named_parameters()},
         }
-        self.lora, self.projector_module = list(lora.values()), projector
-        self.projector = [p for p in projector.parameters() if p.requires_grad]
+        self.lora, self.projector = list(lora.values()), projector
+        self.projector_parameters = [p for p in projector.parameters() if p.requires_grad]
         groups = [{"params": self.lora, "lr": config.lr}]
-        if self.projector:
-            groups.append({"params": self.projector, "lr": config.projector_lr})
+        if self.projector_parameters:
+            groups.append({"params": self.projector_parameters, "lr": config.projector_lr})
         self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
         per_epoch = math.ceil(len(train) / config.batch_size)
-        self.warm_steps = round(per_epoch * config.projector_warmup_epochs) if self.projector else 0
+        self.warm_steps = (
+            round(per_epoch * config.projector_warmup_epochs) if self.projector_parameters else 0
+        )
         self.steps = self.warm_steps + max(1, round(per_epoch * config.epochs))
         if config.max_steps is not None:
             self.steps = min(self.steps, config.max_steps)
@@ -126,15 +128,14 @@ class Trainer:
                 state.finished |= state.stale >= self.config.patience
             if state.finished or state.step % self.config.checkpoint_every == 0:
                 self._save()
-        self._train(False)
+        self._set_dropout(False)
         for name, tensor in self.best.items():
             self.parameters[name].data.copy_(tensor)
         return state
 
-    def _train(self, mode: bool) -> None:
-        """Dropout on or off."""
-        self.backbone.train_lora(mode)
-        self.projector_module.train(mode)
+    def _set_dropout(self, on: bool) -> None:
+        self.backbone.train_lora(on)
+        self.projector.train(on)
 
     def _batches(self) -> Iterator[list[Sample]]:
         state = self.progress
@@ -170,7 +171,7 @@ class Trainer:
         rates.append(config.projector_warmup_lr if warming else config.projector_lr * self._factor())
         for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
             group["lr"] = rate
-        self._train(True)
+        self._set_dropout(True)
         # Dropout's masks follow from the step, so that a resumed run draws the same.
         torch.manual_seed(config.seed * 1_000_003 + state.step)
         total = sum(len(sample.response) for sample in batch)
@@ -185,7 +186,7 @@ class Trainer:
                 f"The loss is {loss} at step {state.step + 1}.",
                 "Lower align.lr or align.projector_lr; the last checkpoint is kept.",
             )
-        nn.utils.clip_grad_norm_([*self.lora, *self.projector], config.clip)
+        nn.utils.clip_grad_norm_([*self.lora, *self.projector_parameters], config.clip)
         if warming:
             for parameter in self.lora:
                 parameter.grad = None
@@ -195,7 +196,7 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> None:
-        self._train(False)
+        self._set_dropout(False)
         size = self.config.batch_size
         if not self.valid_loss_samples:
             self._keep_best(0.0)

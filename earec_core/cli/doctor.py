@@ -88,12 +88,8 @@ def _device() -> Iterator[Row]:
 
 
 def _engines() -> Iterator[Row]:
-    yield _row("engine torch", f"{_version('torch')}, the default")
-    deepspeed = _version("deepspeed")
-    if deepspeed:
-        yield _row("engine deepspeed", deepspeed)
-    else:
-        yield _row("engine deepspeed", "not installed (optional)", "pip install deepspeed", "optional")
+    # The only one that trains here.
+    yield _row("engine torch", f"{_version('torch')}, one process")
 
 
 def _plugins() -> Iterator[Row]:

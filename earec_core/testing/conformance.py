@@ -16,7 +16,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -325,7 +325,7 @@ class ModalityConformance:
         )
         before = states(encoder)
         ready.encode(ready.raws, encoder)
-        changed = [n for n, t in states(encoder).items() if not torch.equal(t, before.get(n, t[:0]))]
+        changed = _differ(states(encoder), before)
         require(
             not changed,
             f"Encoding must not change the encoder's parameters or buffers, but it changes {', '.join(changed)}.",
@@ -373,7 +373,7 @@ class ModalityConformance:
     def test_the_projector_is_drawn_from_the_global_generator(self, ready: Kit) -> None:
         """Two projectors built at one seed are the same: a run's seed fixes its result."""
         first, second = (ready.new_projector(7).state_dict() for _ in range(2))
-        differ = [n for n, t in first.items() if not torch.equal(t, second.get(n, t[:0]))]
+        differ = _differ(first, second)
         require(
             not differ and first.keys() == second.keys(),
             "build_projector must draw from torch's global generator alone, but at one seed "
@@ -479,6 +479,11 @@ def _check_raw(raw: Any, what: str) -> None:
 def _is_image(text: str) -> bool:
     found = re.fullmatch(r"data:image/[\w.+-]+;base64,([A-Za-z0-9+/]+=*)", text)
     return found is not None and bool(base64.b64decode(found[1]))
+
+
+def _differ(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors that the other has not, or has otherwise."""
+    return [name for name, t in one.items() if name not in other or not torch.equal(t, other[name])]
 
 
 def _rows(encoded: Encoded) -> list[torch.Tensor]:

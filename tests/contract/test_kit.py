@@ -56,6 +56,10 @@ class Config(PluginConfig):
 class Waves(Encoder):
     d_enc = 6
 
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("batches", torch.tensor(0))  # of no dimension, as BatchNorm's
+
     def forward(self, batch):
         return pad([torch.from_numpy(row)[:, None] * torch.linspace(-1, 1, self.d_enc) for row in batch])
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from earec_registry import Registry
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/tutorial-modality.md").read_text()
 STEP = re.compile(r"<!-- (file: (?P<file>\S+)|run) -->\n```\w*\n(?P<text>.*?)```", re.DOTALL)
@@ -63,8 +65,14 @@ def test_the_tutorial_can_be_followed(tmp_path: Path, environment: dict[str, str
         assert done.returncode == 0, f"$ {text}\n{done.stdout}\n{done.stderr}"
         said[text] = done.stdout
     assert any("tabular" in out for line, out in said.items() if "plugins show" in line)
-    vectors = tmp_path / "home/registry"
-    assert vectors.is_dir()
+    registry = Registry.open(tmp_path / "home/registry", create=False)
+    composite = registry.manifest("composite").data
+    assert composite["weights"] == {"tabular": 0.7, "text": 0.3}
+    vectors = registry.manifest("vectors/shop").data
+    assert registry.resolve("composite") in vectors["parents"]
+    checks = next(out for line, out in said.items() if "plugins check" in line)
+    assert "failed" not in checks
+    assert checks.count("passed") > 20
     counts = json.loads((tmp_path / "data/shop/manifest.json").read_text())["counts"]
     assert counts["items"] == 40
 

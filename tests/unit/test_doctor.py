@@ -45,7 +45,6 @@ def test_a_sound_installation(report: Callable[[], Report], tmp_path: Path) -> N
     found = report()
     assert found["torch"][0]["value"] == torch.__version__
     assert found["engine torch"][0]["value"].startswith(torch.__version__)
-    assert found["engine deepspeed"][0]["state"] in ("ok", "optional")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     assert found["dtype auto"][0]["value"].startswith(str(auto_dtype(device)[0]).removeprefix("torch."))
     for name in plugins.names():

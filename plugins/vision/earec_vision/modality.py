@@ -150,7 +150,12 @@ class VisionModality(Modality[VisionConfig]):
 
     def _path(self, value: str) -> str:
         """The file that a path or an address means; nothing is downloaded."""
-        address = urlsplit(value)
+        try:
+            address = urlsplit(value)
+        except ValueError as error:
+            raise DamagedInputError(
+                f"{value!r} is no picture's address: {error}.", "Mend the column."
+            ) from None
         if address.scheme == "file":
             return url2pathname(address.path)
         if address.scheme not in ("http", "https"):

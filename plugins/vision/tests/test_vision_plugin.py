@@ -125,6 +125,10 @@ def test_an_address_means_the_file_on_disk(tmp_path: Path) -> None:
         make().read(item(web))
     with pytest.raises(DamagedInputError, match="not there"):
         make(folder=str(tmp_path)).read(item(web))
+    broken = item("http://[m.example.org/a.png")
+    with pytest.raises(DamagedInputError, match="no picture's address"):
+        make(folder=str(tmp_path)).read(broken)
+    assert "no picture's address" in make().describe(broken)
 
 
 def test_no_field_is_no_picture() -> None:
