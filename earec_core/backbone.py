@@ -9,8 +9,8 @@ Rows are padded on the right, so that under causal attention no row sees padding
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,11 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from earec_core import backbone_store
 from earec_core.config import BackboneConfig, LoraSettings
-from earec_core.errors import IntegrityError, UsageError
+from earec_core.errors import UsageError
 from earec_core.prompts import Prompt
 from earec_core.types import Slot
 
@@ -39,11 +38,23 @@ class Spliced:
         prefix: ids of the text that all rows share, possibly empty.
         body: what follows it, padded on the right with zeros.
         lengths: positions of each row's body.
+        owners: for each position of the body the index into `modalities` of the slot it belongs to; -1 for text.
+        modalities: the modalities that have a slot here.
     """
 
     prefix: tuple[int, ...]
     body: Float[Tensor, "b s d"]
     lengths: Int[Tensor, " b"]
+    owners: Int[Tensor, "b s"]
+    modalities: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Whose positions a forward pass reads: `Spliced.owners` and `Spliced.modalities`."""
+
+    owners: Int[Tensor, "b s"]
+    modalities: tuple[str, ...]
 
 
 class Backbone:
@@ -55,6 +66,7 @@ class Backbone:
         word_embedding: its input embedding.
         d_llm: width of its hidden states.
         info: what identifies it.
+        reading: whose positions the forward pass under way reads; None where all of them are text.
     """
 
     def __init__(
@@ -68,6 +80,7 @@ class Backbone:
         self.d_llm = self.word_embedding.embedding_dim
         self.device: torch.device = self.word_embedding.weight.device
         self.share_prefix = True
+        self.reading: Reading | None = None
 
     @classmethod
     def load(cls, config: BackboneConfig, note: Callable[[str], None] = lambda _: None) -> Backbone:
@@ -132,7 +145,26 @@ class Backbone:
             for prompt in prompts
         ]
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        return Spliced(prefix, nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths)
+        modalities = tuple(sorted({slot.modality for prompt in prompts for slot in prompt.slots}))
+        owners = [
+            torch.cat(
+                [
+                    torch.full((len(slots[piece]),), modalities.index(piece.modality))
+                    if isinstance(piece, Slot)
+                    else torch.full((len(piece),), -1)
+                    for piece in (prompt.pieces[1:] if prefix else prompt.pieces)
+                ]
+            ).to(self.device)
+            for prompt in prompts
+        ]
+        pad = nn.utils.rnn.pad_sequence
+        return Spliced(
+            prefix,
+            pad(rows, batch_first=True),
+            lengths,
+            pad(owners, batch_first=True, padding_value=-1),
+            modalities,
+        )
 
     def embed(self, ids: Sequence[int]) -> Float[Tensor, "n d"]:
         """Word embeddings of token ids, float32."""
@@ -151,14 +183,26 @@ class Backbone:
                 prefix = self.embed(batch.prefix)[None].to(body.dtype)
                 cache = inner(inputs_embeds=prefix, use_cache=True).past_key_values
                 cache.batch_repeat_interleave(b)
-                out = inner(inputs_embeds=body, past_key_values=cache, position_ids=positions, use_cache=True)
+                with self._reads(batch.owners, batch.modalities):
+                    out = inner(
+                        inputs_embeds=body, past_key_values=cache, position_ids=positions, use_cache=True
+                    )
                 hidden: Tensor = out.last_hidden_state
             else:
                 if p:
                     prefix = self.embed(batch.prefix).to(body.dtype).expand(b, p, d)
                     body = torch.cat([prefix, body], dim=1)
-                hidden = inner(inputs_embeds=body, use_cache=False).last_hidden_state[:, p:]
+                with self._reads(nn.functional.pad(batch.owners, (p, 0), value=-1), batch.modalities):
+                    hidden = inner(inputs_embeds=body, use_cache=False).last_hidden_state[:, p:]
         return hidden.float()
+
+    @contextmanager
+    def _reads(self, owners: Int[Tensor, "b s"], modalities: tuple[str, ...]) -> Iterator[None]:
+        self.reading = Reading(owners, modalities)
+        try:
+            yield
+        finally:
+            self.reading = None
 
     def logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
         """Next-token logits of the positions given."""
@@ -175,13 +219,16 @@ class Backbone:
         # transformers' generate wants padding on the left.
         body = torch.zeros(b, p + s, d, device=self.device)
         mask = torch.zeros(b, p + s, dtype=torch.long, device=self.device)
+        owners = torch.full((b, p + s), -1, device=self.device)
         for i, n in enumerate(batch.lengths.tolist()):
             start = s - n
             if p:
                 body[i, start : start + p] = self.embed(batch.prefix)
             body[i, start + p :] = batch.body[i, :n]
+            owners[i, start + p :] = batch.owners[i, :n]
             mask[i, start:] = 1
-        with self.autocast(), warnings.catch_warnings():
+        reads = self._reads(owners, batch.modalities)
+        with self.autocast(), reads, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ids = self.model.generate(
                 inputs_embeds=body.to(self.word_embedding.weight.dtype),
@@ -248,39 +295,6 @@ class Backbone:
             if mark in vars(self.model):
                 delattr(self.model, mark)
         self.share_prefix = True
-
-    @torch.no_grad()
-    def merge(self, adapter: Path) -> None:
-        """Add a stored PEFT LoRA adapter to the weights: dW = s B A; faster to run than the adapter itself.
-
-        Raises:
-            IntegrityError: it was made for a model of other shapes, or is damaged.
-        """
-        from peft import LoraConfig
-
-        try:
-            config = LoraConfig.from_pretrained(str(adapter))
-            tensors = load_file(adapter / "adapter_model.safetensors")
-        except Exception as error:  # peft and safetensors raise classes of their own
-            raise IntegrityError(
-                f"The adapter {adapter} cannot be read: {error}.", "Run `earec registry verify`."
-            ) from error
-        scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
-        modules = dict(self.model.named_modules())
-        for key in sorted(tensors):
-            if not key.endswith(".lora_A.weight"):
-                continue
-            name = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-            a, b = tensors[key], tensors[key.replace("lora_A", "lora_B")]
-            weight = getattr(modules.get(name), "weight", None)
-            if weight is None or weight.shape != (b.shape[0], a.shape[1]):
-                raise IntegrityError(
-                    f"The adapter's module {name} ({b.shape[0]}x{a.shape[1]}) does not fit the backbone "
-                    f"{self.info.id}.",
-                    "Use the backbone that its manifest names (`earec registry show`).",
-                )
-            delta = (b.float() @ a.float()) * scale
-            weight.add_(delta.to(weight.device, weight.dtype))
 
 
 def save_lora(

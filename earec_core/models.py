@@ -146,7 +146,7 @@ def instructions_for(
         )
     wanted = [name for name in model.modalities if names is None or name in names]
     for name in wanted:
-        _check_plugin(name, model.modalities[name]["plugin"])
+        _check_plugin(name, _accepted_plugin(model, name))
     settings = {n: {**model.modalities[n]["config"], **(overrides or {}).get(n, {})} for n in wanted}
     context = Context(catalog, registry.root)
     inputs = inputs_for(wanted, settings, items, backbone, context, show)
@@ -168,6 +168,13 @@ def load_projector(inputs: ModalityInputs, file: Path) -> None:
             f"The projector {file.name} of {inputs.name} does not fit: {str(error).splitlines()[0]}",
             "Use the configuration it was aligned with, or align again.",
         ) from error
+
+
+def _accepted_plugin(model: StoredModel, name: str) -> Mapping[str, Any]:
+    """The plugin that made the modality; the version that composition was told to accept, if it was."""
+    record: Mapping[str, Any] = model.modalities[name]["plugin"]
+    known = model.data.get("overridden", {}).get("plugin", {}).get(f"{name}.version")
+    return {**record, "version": known["installed"]} if known else record
 
 
 def _check_plugin(name: str, recorded: Mapping[str, Any]) -> None:

@@ -36,7 +36,10 @@ __all__ = [
     "failed",
     "get",
     "get_command",
+    "get_method",
     "load",
+    "method_names",
+    "methods",
     "names",
     "observers",
     "part",
@@ -47,8 +50,9 @@ __all__ = [
 _VALUE = re.compile(r"([A-Za-z_][\w.]*)\s*(?::\s*([A-Za-z_][\w.]*))?\s*(?:\[.*\])?")
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
+METHOD_GROUP = "earec.methods"
 
-Kind = Literal["modality", "observer", "command"]
+Kind = Literal["modality", "observer", "command", "method"]
 
 
 class Malformed(ValueError):  # noqa: N818 - says what the reference is
@@ -79,9 +83,9 @@ class Plugin:
         cause: why it is not `ok`, one sentence; empty when it is.
         fix: what to type or change; empty when it is `ok`.
         error: the plugin's own exception, if one was raised.
-        kind: `modality`, `observer` or `command`.
+        kind: `modality`, `observer`, `command` or `method`.
         value: what the entry point refers to.
-        loaded: a usable observer's or command's object; None for a modality.
+        loaded: a usable observer's, command's or method's object; None for a modality.
     """
 
     name: str
@@ -145,9 +149,19 @@ def commands(reserved: Collection[str] = ()) -> tuple[Plugin, ...]:
     return tuple(found)
 
 
+def methods() -> tuple[Plugin, ...]:
+    """Every method of composition that plugins bring, imported, with its state, sorted by name."""
+    return _inspect_all(entry_points(METHOD_GROUP), "method", _method)
+
+
+def method_names() -> list[str]:
+    """Names of the methods of composition that plugins bring, by entry point alone: nothing is imported."""
+    return sorted({entry.name for entry in entry_points(METHOD_GROUP)})
+
+
 def everything(reserved: Collection[str] = ()) -> tuple[Plugin, ...]:
-    """Modalities, observers and commands with their states; imports what they name."""
-    return (*discover(), *observers(), *commands(reserved))
+    """Modalities, observers, commands and methods with their states; imports what they name."""
+    return (*discover(), *observers(), *commands(reserved), *methods())
 
 
 def get(name: str) -> Plugin:
@@ -179,6 +193,21 @@ def get_command(name: str) -> Any | None:
     if entry is None:
         return None
     plugin = _inspected(entry, "command", _command)
+    if plugin.state is not State.OK:
+        raise refusal(plugin)
+    return plugin.loaded
+
+
+def get_method(name: str) -> Any | None:
+    """The method of composition that a plugin brings by that name; None if none does.
+
+    Raises:
+        PluginError: it is not usable.
+    """
+    entries = [entry for entry in entry_points(METHOD_GROUP) if entry.name == name]
+    if not entries:
+        return None
+    plugin = _inspect_all(entries, "method", _method)[0]
     if plugin.state is not State.OK:
         raise refusal(plugin)
     return plugin.loaded
@@ -456,6 +485,28 @@ def _command(entry: Entry, plugin: Plugin) -> Plugin:
             State.INVALID_SPEC,
             f"{entry.value} is a {type(found).__name__}, not a click command.",
             f"Point the entry point {entry.name!r} of {entry.distribution} at a click command.",
+        )
+    return replace(plugin, loaded=found)
+
+
+def _method(entry: Entry, plugin: Plugin) -> Plugin:
+    # By name: the layers above are there whenever this is asked, and nobody pays for them who lists names.
+    base, own = (load(f"earec_core.compose.methods:{name}") for name in ("Method", "METHODS"))
+    if entry.name in own:
+        _unusable(
+            plugin,
+            State.DUPLICATE_NAME,
+            f"The method {entry.name!r} is that of earec itself.",
+            f"Uninstall it: pip uninstall {entry.distribution}",
+        )
+    found = _attempt(plugin, f"Importing {entry.value}", lambda: load(entry.value))
+    if not isinstance(found, base) or found.name != entry.name:
+        what = f"the method {found.name!r}" if isinstance(found, base) else f"a {type(found).__name__}"
+        _unusable(
+            plugin,
+            State.INVALID_SPEC,
+            f"{entry.value} is {what}, not a Method named {entry.name!r}.",
+            f"Point the entry point {entry.name!r} of {entry.distribution} at an earec_core.compose.Method.",
         )
     return replace(plugin, loaded=found)
 

@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "compose": ("earec_core.cli.compose", "Merge aligned adapters by weight (Eq. 4)."),
     "encode": ("earec_core.cli.encode", "Turn every item into a vector (Eq. 5)."),
     "recommend": ("earec_core.cli.recommend", "Train, evaluate and use the recommender (Eqs. 6-8)."),
+    "reproduce": ("earec_core.cli.reproduce", "Measure a table of the paper on a dataset, with controls."),
     "registry": ("earec_core.cli.registry", "List, show, tag, verify and clean stored models."),
 }
 

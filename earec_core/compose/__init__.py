@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from earec_core.compose.adapters import LoraAdapter
-from earec_core.compose.merge import ComposeReport, ModuleReport, SumRule, check_weights, compose
-from earec_core.compose.methods import METHODS, Factors, Method, Part
+from earec_core.compose.checks import SumRule, check_weights
+from earec_core.compose.merge import compose
+from earec_core.compose.methods import METHODS, Factors, Method, Part, get_method, method_names
+from earec_core.compose.report import ComposeReport, ModuleReport
 
 __all__ = [
     "METHODS",
@@ -17,4 +19,6 @@ __all__ = [
     "SumRule",
     "check_weights",
     "compose",
+    "get_method",
+    "method_names",
 ]

@@ -1,20 +1,23 @@
 """The methods of composition, Eq. 4: named arithmetic on the factors of one module.
 
 A method reads like a row of a table and knows nothing of files. Another one is registered with
-`METHODS[name] = Method(...)`.
+`METHODS[name] = Method(...)`, or installed: an entry point of the group `earec.methods` that yields a `Method`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32
 
+from earec_core import plugins
+from earec_core.compose.dense import Dense, dare, ties
 from earec_core.compose.tensors import Array
-from earec_core.errors import UsageError
+from earec_core.errors import EarecError, PluginError, UsageError
 
 
 @dataclass(frozen=True)
@@ -55,16 +58,27 @@ class Method:
         name: what `--method` takes.
         summary: its arithmetic, for a listing.
         rank: "sum" where the composed rank is the sum of the parts' ranks; "equal" where the method needs
-            equal ranks and scales, and keeps them.
+            equal ranks and scales, and keeps them; "dense" where `combine` gives dW itself, which is then
+            stored as factors of `--rank`, by default of the sum of the ranks.
         exact: whether the result is sum of weight * scale * B @ A.
-        combine: from the parts of one module (of the adapters that have it, sorted by name) to its factors.
+        combine: from the parts of one module (of the adapters that have it, sorted by name), and `options` by
+            name, to its factors, or to dW [d_out, d_in] in float64 if `rank` is "dense". It is not asked where
+            one adapter is left, at weight 1: that one comes back as it is.
+        options: the options that it takes, of `density` and `seed`, and their defaults.
+        routed: whether a composite keeps the parts too, each for its own modality's tokens.
     """
 
     name: str
     summary: str
-    rank: Literal["sum", "equal"]
+    rank: Literal["sum", "equal", "dense"]
     exact: bool
-    combine: Callable[[Sequence[Part]], Factors]
+    combine: Callable[..., Factors | Dense]
+    options: Mapping[str, float] = field(default_factory=dict)
+    routed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank not in ("sum", "equal", "dense") or not set(self.options) <= {"density", "seed"}:
+            raise ValueError(f"{self.name}: rank is {self.rank!r}, options are {sorted(self.options)}")
 
 
 def delta(parts: Sequence[Part]) -> Factors:
@@ -110,8 +124,62 @@ METHODS: dict[str, Method] = {
         Method("delta", "dW = sum lambda s B A, exact", "sum", True, delta),
         Method("factor", "A' = sum lambda A, B' = sum lambda B", "equal", False, factor),
         Method("factor-norm", "factor, with the exact sum's norm", "equal", False, factor_norm),
+        Method("routed", "delta; a modality's own tokens keep its adapter", "sum", True, delta, routed=True),
+        Method("ties", "trim, elect signs, mean of what agrees", "dense", False, ties, {"density": 0.2}),
+        Method("dare", "drop at random, rescale, sum", "dense", False, dare, {"density": 0.5, "seed": 0}),
     )
 }
+
+
+def method_names() -> list[str]:
+    """Every method's name, those of plugins last; nothing is imported."""
+    return [*METHODS, *sorted(set(plugins.method_names()) - set(METHODS))]
+
+
+def get_method(name: str) -> Method:
+    """The method of that name; a plugin is imported only for its own.
+
+    Raises:
+        UsageError: there is none.
+        PluginError: a plugin brings it and is not usable.
+    """
+    method: Method | None = METHODS.get(name) or plugins.get_method(name)
+    if method is None:
+        raise UsageError(
+            f"There is no composition method {name!r}.", f"Choose one of {', '.join(method_names())}."
+        )
+    return method
+
+
+def combine(method: Method, parts: Sequence[Part], options: Mapping[str, float]) -> Factors | Dense:
+    """What a method makes of one module, its shapes checked.
+
+    Args:
+        method: any.
+        parts: of one module, those of weight 0 left out.
+        options: as `Method.options`.
+
+    Raises:
+        PluginError: a plugin's method raised, or a result is not of this module's shape.
+    """
+    fix = f"Mend the method {method.name!r}, or compose with --method delta."
+    try:
+        result = method.combine(parts, **options)
+    except Exception as error:
+        if isinstance(error, EarecError) or method.name in METHODS or os.environ.get("EAREC_STRICT_PLUGINS"):
+            raise
+        said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
+        raise PluginError(f"The method {method.name!r} failed in {parts[0].module} ({said}).", fix) from error
+    ranks = [len(part.a) for part in parts]
+    rank = sum(ranks) if method.rank == "sum" else ranks[0]
+    (d_out, _), (_, d_in) = parts[0].b.shape, parts[0].a.shape
+    wanted = [(d_out, d_in)] if method.rank == "dense" else [(rank, d_in), (d_out, rank)]
+    found = [np.shape(m) for m in ((result.a, result.b) if isinstance(result, Factors) else (result,))]
+    if found != wanted:
+        raise PluginError(
+            f"The method {method.name!r} gave shapes {found} for {parts[0].module}, not {wanted}.", fix
+        )
+    return result
 
 
 def truncate(factors: Factors, rank: int) -> tuple[Factors, float]:

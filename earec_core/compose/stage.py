@@ -7,9 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from earec_core.compose.merge import ComposeReport, compose
+from earec_core.compose.adapters import CONFIG, WEIGHTS
+from earec_core.compose.merge import compose
+from earec_core.compose.methods import get_method
+from earec_core.compose.report import ComposeReport
 from earec_core.errors import UsageError
 from earec_core.models import StoredModel
+from earec_core.plugins import entry_points
+from earec_core.spec import MODALITY_GROUP
 from earec_registry import Registry
 
 _TEMPLATE = ("chat", "system", "item", "relations", "request")
@@ -20,7 +25,7 @@ _SAME = {
     "template": (tuple(("prompt", key) for key in _TEMPLATE), "templates"),
     "seed": ((("lora", "seed"),), "LoRA-A seeds"),
 }
-"""What adapters must share to be composed, by the name that `--allow-mismatch` takes."""
+"""What adapters must share to be composed, by the name that `--allow-mismatch` takes; and `plugin`."""
 
 
 def compose_models(
@@ -31,6 +36,9 @@ def compose_models(
     name: str,
     method: str = "delta",
     rank: int | None = None,
+    density: float | None = None,
+    seed: int | None = None,
+    layer_weights: Mapping[int, Mapping[str, float]] | None = None,
     sum_rule: str = "strict",
     allow: frozenset[str] = frozenset(),
 ) -> tuple[str, ComposeReport]:
@@ -40,8 +48,10 @@ def compose_models(
         adapters: reference of each modality's adapter.
         weights: lambda of each modality.
         name: what to register the composite as.
-        method, rank, sum_rule: see `earec_core.compose.merge.compose`.
-        allow: names of mismatches that the user knows of (keys of `_SAME`); recorded in the manifest.
+        method, rank, density, seed, layer_weights, sum_rule: see `earec_core.compose.merge.compose`. A routed
+            composite also stores each modality's own adapter, in `adapters/<modality>/`.
+        allow: names of mismatches that the user knows of (keys of `_SAME`, and `plugin`); recorded in the
+            manifest.
 
     Returns:
         Its id, and what the merge did.
@@ -49,7 +59,9 @@ def compose_models(
     Raises:
         UsageError: a reference is no adapter of that modality, the weights do not fit, or the adapters differ
             in what they must share.
+        PluginError: the method is a plugin's and unusable.
     """
+    routed = get_method(method).routed
     models = {m: StoredModel.open(registry, ref) for m, ref in sorted(adapters.items())}
     for modality, model in models.items():
         if list(model.modalities) != [modality]:
@@ -67,6 +79,9 @@ def compose_models(
             merged,
             method=method,
             rank=rank,
+            density=density,
+            seed=seed,
+            layer_weights=layer_weights,
             sum_rule=sum_rule,  # type: ignore[arg-type]
         )
         files = {f.name: f for f in merged.iterdir()}
@@ -74,6 +89,12 @@ def compose_models(
             f"projectors/{m}.safetensors": model.folder / _record(model)["projector"]
             for m, model in models.items()
         }
+        if routed:
+            files |= {
+                f"adapters/{m}/{file}": model.folder / file
+                for m, model in models.items()
+                for file in (CONFIG, WEIGHTS)
+            }
         manifest: dict[str, Any] = {
             "kind": "composite",
             "modalities": {m: dict(_record(model)) for m, model in models.items()},
@@ -82,10 +103,19 @@ def compose_models(
             "parents": [model.id for model in models.values()]
             + [p for model in models.values() for p in model.data["parents"]],
             "weights": {m: float(weights[m]) for m in models},
-            "method": {"name": method, "rank": rank},
+            "method": {"name": method, "rank": rank, **report.options},
             "overridden": overridden,
-            "report": {"rank": report.rank, "relative_error": report.relative_error},
+            "report": {
+                "rank": report.rank,
+                "relative_error": report.relative_error,
+                "truncation_error": report.truncation_error,
+            },
         }
+        if layer_weights:
+            manifest["layer_weights"] = {
+                str(n): {m: float(w) for m, w in sorted(one.items())}
+                for n, one in sorted(layer_weights.items())
+            }
         identity = registry.add(manifest, files, name=name, why=f"compose {method}")
     return identity, report
 
@@ -95,10 +125,11 @@ def _record(model: StoredModel) -> Mapping[str, Any]:
 
 
 def _check_same(models: Mapping[str, StoredModel], allow: frozenset[str]) -> dict[str, Any]:
-    unknown = allow - set(_SAME)
+    unknown = allow - {*_SAME, "plugin"}
     if unknown:
         raise UsageError(
-            f"--allow-mismatch knows no {', '.join(sorted(unknown))}.", f"It knows: {', '.join(_SAME)}."
+            f"--allow-mismatch knows no {', '.join(sorted(unknown))}.",
+            f"It knows: {', '.join([*_SAME, 'plugin'])}.",
         )
     overridden: dict[str, Any] = {}
     for flag, (places, what) in _SAME.items():
@@ -113,7 +144,36 @@ def _check_same(models: Mapping[str, StoredModel], allow: frozenset[str]) -> dic
                     f"Align them alike, or say --allow-mismatch {flag} if that is meant.",
                 )
             overridden.setdefault(flag, {})[f"{section}.{key}"] = values
+    if differing := _differing_plugins(models):
+        if "plugin" not in allow:
+            where, values = next(iter(differing.items()))
+            said = ", ".join(f"{what}: {value}" for what, value in values.items())
+            raise UsageError(
+                f"The adapters' plugins differ in {where} ({said}).",
+                "Install the version that the adapter was made with, align it again, or say "
+                "--allow-mismatch plugin if that is meant.",
+            )
+        overridden["plugin"] = differing
     return overridden
+
+
+def _differing_plugins(models: Mapping[str, StoredModel]) -> dict[str, dict[str, str]]:
+    """Where majors differ: of a modality's plugin, as recorded and as installed; of the API, between the parts."""
+    recorded = {m: _record(model)["plugin"] for m, model in models.items()}
+    installed = {entry.name: entry.version for entry in entry_points(MODALITY_GROUP) if not entry.problem}
+    differing = {}
+    for m, plugin in recorded.items():
+        pair = {"recorded": str(plugin["version"]), "installed": installed.get(m, str(plugin["version"]))}
+        if len({_major(version) for version in pair.values()}) > 1:
+            differing[f"{m}.version"] = pair
+    versions = {m: str(plugin["api"]) for m, plugin in recorded.items()}
+    if len({_major(version) for version in versions.values()}) > 1:
+        differing["plugin.api"] = versions
+    return differing
+
+
+def _major(version: str) -> str:
+    return version.partition(".")[0]
 
 
 def choose_adapters(

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,8 @@ _STORED: dict[Dtype, np.dtype[Any]] = {
     "bfloat16": np.dtype("<u2"),
     "float16": np.dtype("<f2"),
 }
+_SYNC = 1 << 26  # bytes between two waits for the disk
+_BLOCK = 1 << 16  # numbers that stay in the cache from one step of arithmetic to the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +146,26 @@ def write_tensors(
         header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format aligns the first tensor to 8 bytes
-    with path.open("xb") as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
+    with path.open("xb") as file, ThreadPoolExecutor(1) as disk:
+        written = disk.submit(_write, file, len(text).to_bytes(8, "little") + text)
         for (name, tensor), (expected, shape) in zip(tensors, shapes.items(), strict=True):
             if name != expected or tensor.shape != shape or tensor.dtype != _STORED[dtype]:
                 raise ValueError(f"announced {expected} {shape}, got {name} {tensor.shape} {tensor.dtype}")
-            file.write(np.ascontiguousarray(tensor).data)
+            written.result()
+            written = disk.submit(_write, file, np.ascontiguousarray(tensor).data)
+        written.result()
         file.flush()
         os.fsync(file.fileno())
     return 8 + len(text) + end
+
+
+def _write(file: BinaryIO, data: bytes | memoryview) -> None:
+    """Write, and now and then wait for the disk, so that little is left for the last sync."""
+    before = file.tell()
+    file.write(data)
+    if file.tell() // _SYNC > before // _SYNC:
+        file.flush()
+        os.fdatasync(file.fileno())
 
 
 def encode(values: Array, dtype: Dtype) -> Stored:
@@ -161,10 +174,16 @@ def encode(values: Array, dtype: Dtype) -> Stored:
     Numbers too large for `dtype` become infinite, as they do in torch.
     """
     if dtype == "bfloat16":
-        bits = values.astype("<f4", copy=False).view("<u4")
-        return (
-            (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-        ).astype("<u2")
+        stored = np.empty(values.shape, "<u2")
+        bits, rounded = np.ascontiguousarray(values, "<f4").view("<u4").reshape(-1), stored.reshape(-1)
+        for start in range(0, bits.size, _BLOCK):
+            block = bits[start : start + _BLOCK]
+            odd = (block >> np.uint32(16)) & np.uint32(1)
+            odd += block
+            odd += np.uint32(0x7FFF)
+            odd >>= np.uint32(16)
+            rounded[start : start + _BLOCK] = odd
+        return stored
     with np.errstate(over="ignore"):
         return values.astype(_STORED[dtype], copy=False)
 
@@ -172,5 +191,5 @@ def encode(values: Array, dtype: Dtype) -> Stored:
 def decode(stored: Stored, dtype: Dtype) -> Array:
     """The float32 numbers of what `encode` returned; exact."""
     if dtype == "bfloat16":
-        return (stored.astype("<u4") << np.uint32(16)).view("<f4").astype(np.float32, copy=False)
+        return np.left_shift(stored, np.uint32(16), dtype="<u4").view("<f4").astype(np.float32, copy=False)
     return stored.astype(np.float32, copy=False)

@@ -20,6 +20,7 @@ from earec_core.catalog import Catalog
 from earec_core.config import RunConfig
 from earec_core.errors import IntegrityError, UsageError
 from earec_core.instructions import Instructions
+from earec_core.mixture import adapt
 from earec_core.modality import Context
 from earec_core.models import Show, StoredModel, inputs_for, instructions_for
 from earec_registry import Registry
@@ -145,7 +146,7 @@ def encode(
             overrides=config.modalities,
             show=show,
         )
-        backbone.merge(stored.folder)
+        adapt(backbone, stored)
     used = instructions.inputs
     for one in used.values():
         for damaged in one.damaged[:10]:

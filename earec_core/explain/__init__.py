@@ -16,6 +16,7 @@ from earec_core.config import RunConfig
 from earec_core.errors import DataError
 from earec_core.features import ModalityInputs
 from earec_core.instructions import Instructions
+from earec_core.mixture import adapt
 from earec_core.modality import Context
 from earec_core.models import Show, StoredModel, inputs_for, instructions_for
 from earec_core.rouge import Interval, interval, rouge_l
@@ -130,7 +131,7 @@ def explain(
             fresh = inputs_for(list(aligned.inputs), settings, items, backbone, context, show)
             instructions = Instructions(items, backbone, fresh, stored.prompt, catalog.name)
         elif not any(t.variant in ("aligned", "shuffled") for t in texts):
-            backbone.merge(stored.folder)
+            adapt(backbone, stored)
         for source in sources:
             note(f"Generating from {source}, {variant} ...")
             texts += _generate(instructions, source, variant, anchors, config, show)

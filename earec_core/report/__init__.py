@@ -12,6 +12,7 @@ from earec_core.report.content import (
     Suggestion,
 )
 from earec_core.report.render import render, write
+from earec_core.report.search import write_search
 
 __all__ = [
     "Composition",
@@ -25,4 +26,5 @@ __all__ = [
     "Suggestion",
     "render",
     "write",
+    "write_search",
 ]

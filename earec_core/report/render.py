@@ -47,8 +47,8 @@ def write(report: Report, target: Path) -> Path:
     page, data = render(report), report.to_json()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _put(target.with_suffix(".json"), data)
-        _put(target, page)
+        put(target.with_suffix(".json"), data)
+        put(target, page)
     except OSError as error:
         raise UsageError(
             f"The report {target} cannot be written: {error.strerror or error}.", "Name another folder."
@@ -59,7 +59,6 @@ def write(report: Report, target: Path) -> Path:
 def render(report: Report) -> str:
     """The report as an HTML page; everything that comes from data is escaped."""
     colours = _colours(report)
-    style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
     sections = [
         ("says", "What it says", _examples(report, colours)),
         ("rouge", "How close", _rouge(report, colours)),
@@ -80,17 +79,25 @@ def render(report: Report) -> str:
         verdicts.resolved(report.recommendations),
     ]
     points = "".join(f"<li>{escape(line)}</li>" for line in short if line)
+    lead = (
+        (f'<dl class="facts">{facts}</dl>' if facts else "")
+        + (f'<div class="short"><h2>In short</h2><ul>{points}</ul></div>' if points else "")
+        + (f'<nav aria-label="Sections">{links}</nav>' if links else "")
+    )
+    return page(report.title, report.subtitle, body, header=lead, made_by=report.generated_with)
+
+
+def page(title: str, subtitle: str, body: str, *, header: str = "", made_by: str = "earec") -> str:
+    """A whole page around finished `body` and `header`; the other texts are escaped here."""
+    style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(report.title)}</title><style>{style}</style></head><body><header>"
-        f'<h1>{escape(report.title)}</h1><p class="lead">{escape(report.subtitle)}</p>'
-        + (f'<dl class="facts">{facts}</dl>' if facts else "")
-        + (f'<div class="short"><h2>In short</h2><ul>{points}</ul></div>' if points else "")
-        + (f'<nav aria-label="Sections">{links}</nav>' if links else "")
-        + f"</header><main>{body}</main><footer>Made by {escape(report.generated_with)}. "
+        f"<title>{escape(title)}</title><style>{style}</style></head><body><header>"
+        f'<h1>{escape(title)}</h1><p class="lead">{escape(subtitle)}</p>{header}'
+        f"</header><main>{body}</main><footer>Made by {escape(made_by)}. "
         "Everything on this page is in this one file.</footer></body></html>\n"
     )
 
@@ -423,7 +430,7 @@ def _notes(notes: Sequence[str]) -> str:
     return f"<h2>What to keep in mind</h2><ul>{''.join(f'<li>{escape(one)}</li>' for one in notes)}</ul>"
 
 
-def _put(target: Path, text: str) -> None:
+def put(target: Path, text: str) -> None:
     temp = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with temp.open("w", encoding="utf-8", errors="replace") as file:

@@ -15,6 +15,7 @@ from earec_core.cli import run
 COLOURS = ["red", "blue", "green", "black"]
 THINGS = ["pen", "book", "lamp", "chair", "desk"]
 FAST = {
+    "backbone.dtype": "float32",
     "align.epochs": 3,
     "align.eval_every": 1000,
     "align.rouge_items": 2,

@@ -17,6 +17,7 @@ from earec_core.backbone import Backbone
 from earec_core.catalog import Catalog
 from earec_core.config import BackboneConfig, RunConfig
 from earec_core.encode import ItemVectors, item_vectors
+from earec_core.mixture import adapt
 from earec_core.models import StoredModel, instructions_for
 from earec_registry import Registry
 
@@ -27,11 +28,11 @@ OutJson = Callable[[], Any]
 
 
 def _instructions(pipeline: Pipeline, reference: str, **kwargs: Any) -> tuple[Any, StoredModel]:
-    backbone = Backbone.load(BackboneConfig(model=str(pipeline.llm)))
+    backbone = Backbone.load(BackboneConfig(model=str(pipeline.llm), dtype="float32"))
     registry, catalog = Registry.open(pipeline.registry), Catalog.open(pipeline.data)
     stored = StoredModel.open(registry, reference)
     made = instructions_for(stored, catalog.all_items(), catalog.name, backbone, registry, **kwargs)
-    backbone.merge(stored.folder)
+    adapt(backbone, stored)
     return made, stored
 
 

@@ -10,6 +10,7 @@ import torch
 from earec_core.backbone import Backbone, load_lora, save_lora
 from earec_core.config import BackboneConfig, LoraSettings
 from earec_core.errors import IntegrityError, UsageError
+from earec_core.mixture import merge
 from earec_core.prompts import Prompt
 from earec_core.types import Slot
 
@@ -118,7 +119,7 @@ def test_saved_adapter_loads_with_plain_peft_and_merging_equals_it(
     torch.testing.assert_close(plain(ids).logits, attached_logits, atol=1e-5, rtol=1e-5)
 
     backbone.detach_lora()
-    backbone.merge(tmp_path / "adapter")
+    merge(backbone, tmp_path / "adapter")
     torch.testing.assert_close(backbone.hidden(batch), attached, atol=1e-4, rtol=1e-4)
 
 
@@ -137,7 +138,7 @@ def test_merge_refuses_an_adapter_of_another_shape(backbone: Backbone, tmp_path:
     settings = LoraSettings(r=4)
     save_lora(tmp_path / "adapter", wider.attach_lora(settings), settings, wider.info)
     with pytest.raises(IntegrityError, match="does not fit the backbone"):
-        backbone.merge(tmp_path / "adapter")
+        merge(backbone, tmp_path / "adapter")
 
 
 def test_merge_refuses_a_damaged_adapter(backbone: Backbone, tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_merge_refuses_a_damaged_adapter(backbone: Backbone, tmp_path: Path) -> 
     backbone.detach_lora()
     (tmp_path / "adapter_model.safetensors").write_bytes(b"\x08\x00")
     with pytest.raises(IntegrityError, match="cannot be read"):
-        backbone.merge(tmp_path)
+        merge(backbone, tmp_path)
 
 
 def test_generation_equals_transformers_generate(backbone: Backbone) -> None:

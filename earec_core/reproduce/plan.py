@@ -1,0 +1,140 @@
+"""The rows of a table: the paper's weightings by every method, and the controls beside them."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, Literal
+
+from earec_core.compose import method_names
+from earec_core.errors import UsageError
+
+TABLES = (4,)
+Kind = Literal["composite", "unaligned", "single", "mean", "concatenation", "ids"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: what its item vectors are made of.
+
+    Attributes:
+        name: unique in the table.
+        kind: a composite, or which control.
+        modalities: what is shown to the model.
+        method: of the composition.
+        weights: lambda of each modality, sum 1; of composites alone.
+        paper: the paper's figures at these weights, none for a control.
+    """
+
+    name: str
+    kind: Kind
+    modalities: tuple[str, ...] = ()
+    method: str | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    paper: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_table(table: int) -> dict[str, Any]:
+    """What the paper's table says.
+
+    Raises:
+        UsageError: it is no table that can be reproduced.
+    """
+    if table not in TABLES:
+        known = ", ".join(map(str, TABLES))
+        raise UsageError(f"Table {table} cannot be reproduced.", f"Give --table {known}.")
+    return tomllib.loads(resources.files(__package__).joinpath(f"table{table}.toml").read_text())
+
+
+def weightings(
+    rows: Sequence[Mapping[str, Any]], modalities: Sequence[str]
+) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """The paper's weightings over the modalities that there are.
+
+    Args:
+        rows: `weights` by modality, and the `paper`'s figures.
+        modalities: those given; the others' weights are left out.
+
+    Returns:
+        Weights that sum to 1, and the paper's figures; of equal weightings the first.
+    """
+    found: list[tuple[dict[str, float], dict[str, float]]] = []
+    for row in rows:
+        total = sum(row["weights"][m] for m in modalities)
+        weights = {m: row["weights"][m] / total for m in modalities}
+        if not any(_label(weights) == _label(other) for other, _ in found):
+            found.append((weights, dict(row["paper"])))
+    return found
+
+
+def plan(
+    table: int,
+    *,
+    modalities: Sequence[str] | None = None,
+    adapters: Sequence[str] = (),
+    methods: Sequence[str] | None = None,
+    reference: str | None = None,
+    only: Sequence[str] | None = None,
+) -> tuple[list[Row], str]:
+    """The rows to measure.
+
+    Args:
+        table: the paper's table.
+        modalities: those that there are adapters of; default: the paper's.
+        adapters: modalities that a certain adapter is given for.
+        methods: of composition; default: the table's.
+        reference: the row that the others are compared with; default: `delta` at the first weighting.
+        only: names of rows; default: all. The reference is always among them.
+
+    Returns:
+        The rows, and the reference's name.
+
+    Raises:
+        UsageError: an unknown table, modality, method or row.
+    """
+    content = read_table(table)
+    if modalities is not None:
+        _among("--modalities", modalities, content["modalities"], f"Table {table} has")
+    given = [m for m in content["modalities"] if modalities is None or m in modalities]
+    if adapters:
+        _among("--adapter", adapters, given, "The modalities are")
+    methods = list(dict.fromkeys(methods or content["methods"]))
+    _among("--methods", methods, method_names(), "The methods are")
+    weighted = weightings(content["row"], given)
+    default = f"delta-{_label(weighted[0][0])}"
+    rows = [
+        Row(f"{method}-{_label(weights)}", "composite", tuple(given), method, weights, paper)
+        for method in dict.fromkeys([*methods, "delta"])
+        for weights, paper in weighted
+        if method in methods or (reference is None and weights is weighted[0][0])
+    ]
+    for shown in content["unaligned"]:
+        there = tuple(m for m in shown if m in given)
+        name = "unaligned" if there == tuple(given) else f"unaligned-{'-'.join(there)}"
+        if there and all(row.name != name for row in rows):
+            rows.append(Row(name, "unaligned", there))
+    rows += [Row(m, "single", (m,)) for m in given]
+    if len(given) > 1:
+        rows += [Row("mean", "mean", tuple(given)), Row("concatenation", "concatenation", tuple(given))]
+    rows.append(Row("ids", "ids"))
+    names = [row.name for row in rows]
+    chosen = reference or default
+    _among("--reference", [chosen], names, "The rows are")
+    if only is not None:
+        _among("--only", only, names, "The rows are")
+        rows = [row for row in rows if row.name in only or row.name == chosen]
+    return rows, chosen
+
+
+def _label(weights: Mapping[str, float]) -> str:
+    """Percent by percent, such as 15-42.5-42.5."""
+    return "-".join(f"{round(100 * weight, 1):g}" for weight in weights.values())
+
+
+def _among(option: str, values: Sequence[str], known: Sequence[str], say: str) -> None:
+    if not values:
+        raise UsageError(f"{option} names nothing.", f"{say} {', '.join(known)}.")
+    if unknown := [value for value in values if value not in known]:
+        raise UsageError(f"{option} knows no {', '.join(unknown)}.", f"{say} {', '.join(known)}.")

@@ -1,0 +1,295 @@
+"""`compose --search`: one backbone, the adapters beside each other on it, and a strategy over their weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import earec_core
+from earec_core.backbone import Backbone
+from earec_core.catalog import Catalog
+from earec_core.config import RunConfig
+from earec_core.errors import UsageError
+from earec_core.home import home
+from earec_core.instructions import Instructions
+from earec_core.mixture import Mixture
+from earec_core.models import Show, StoredModel, instructions_for
+from earec_core.recommend.model import RecommenderConfig
+from earec_core.search import strategies
+from earec_core.search.learn import Descent, descend
+from earec_core.search.objectives import Validation, validation_ndcg
+from earec_registry import Registry
+
+Objective = Literal["loss", "rouge", "ndcg@10"]
+OBJECTIVES: tuple[Objective, ...] = ("loss", "rouge", "ndcg@10")
+STRATEGIES = ("grid", "learn", "bayes")
+_NEAR = 0.05
+"""`learn` tries its result without the modalities below this weight too."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One weighting, its value on the objective, and the seconds that it took."""
+
+    weights: Mapping[str, float]
+    value: float
+    seconds: float
+    layers: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A finished search.
+
+    Attributes:
+        best: the best weighting evaluated.
+        path: every evaluation, in order.
+        steps: gradient steps of `learn` (`step`, `loss`, `weights`), in order.
+        folder: the run's folder; `path.jsonl` in it is what a killed search resumes from.
+        complete: whether the strategy came to its end within the budget.
+    """
+
+    strategy: str
+    objective: Objective
+    best: Evaluation
+    path: tuple[Evaluation, ...]
+    steps: tuple[Mapping[str, Any], ...]
+    folder: Path
+    complete: bool
+
+
+def search(
+    catalog: Catalog,
+    adapters: Mapping[str, str],
+    config: RunConfig,
+    registry: Registry,
+    *,
+    strategy: str,
+    objective: Objective,
+    step: float = 0.1,
+    descent: Descent | None = None,
+    max_evaluations: int | None = None,
+    max_minutes: float | None = None,
+    max_items: int | None = None,
+    recommender: RecommenderConfig | None = None,
+    backbone: Backbone | None = None,
+    note: Callable[[str], None] = lambda _: None,
+    show: Show = lambda *_: None,
+) -> Found:
+    """Search the weights of `delta` on a catalog's validation data.
+
+    Args:
+        adapters: reference of each modality's adapter.
+        strategy: one of `STRATEGIES`.
+        objective: `loss` is minimised, the others are maximised; `learn` needs `loss`.
+        step: of `grid`.
+        descent: of `learn`.
+        max_evaluations, max_minutes: budget; for `learn` a gradient step counts as an evaluation. `bayes` needs
+            one of them.
+        max_items: a random part of the validation items, for `loss` and `rouge`.
+        recommender: for `ndcg@10`.
+        backbone: one already loaded, without adapter.
+
+    Raises:
+        UsageError: strategy and objective do not fit, or there is no budget for an evaluation.
+        DataError, PluginError, IntegrityError: see the parts.
+    """
+    _check(strategy, objective, max_evaluations, max_minutes)
+    models = {m: StoredModel.open(registry, ref) for m, ref in adapters.items()}
+    descent = descent or Descent()
+    recommender = recommender or RecommenderConfig()
+    key = {
+        "adapters": {m: model.id for m, model in models.items()},
+        "data": catalog.digest,
+        "strategy": strategy,
+        "objective": objective,
+        "step": step,
+        "descent": asdict(descent),
+        "items": max_items,
+        "recommender": recommender.model_dump(mode="json") if objective == "ndcg@10" else None,
+        "config": config.model_dump(mode="json", include={"backbone", "modalities", "explain", "encode"}),
+        "seed": config.align.seed,
+        "earec": earec_core.__version__,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    folder = home() / "runs" / f"search-{digest[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(key, indent=1))
+    log = _Log(folder / "path.jsonl")
+
+    backbone = backbone or Backbone.load(config.backbone, note)
+    instructions = _instructions(models, catalog, backbone, registry, config, show)
+    names = tuple(models)
+    mixture = Mixture(backbone, {m: models[m].folder for m in names})
+    budget = _Budget(max_evaluations, max_minutes)
+    steps = [line for line in log.lines if "gradient" in line]
+    path = [Evaluation(**_layers(line)) for line in log.lines if "value" in line]
+    if log.lines:
+        note(f"Going on from {len(path)} evaluations and {len(steps)} steps of {folder.name}.")
+    budget.done = len(path) + len(steps)
+    validation = None
+    if objective != "ndcg@10":
+        validation = Validation(instructions, catalog, config.align.seed, max_items)
+
+    def value(weights: Mapping[str, float] | torch.Tensor) -> float:
+        mixture.set(weights)
+        if validation is None:
+            return validation_ndcg(instructions, catalog, recommender, config.encode.batch_tokens)
+        if objective == "loss":
+            return validation.loss(config.align.batch_size)
+        return validation.rouge(config.explain.batch_size, config.explain.max_new_tokens)
+
+    def evaluate(weights: Mapping[str, float], tensor: torch.Tensor | None = None) -> Evaluation:
+        started = time.monotonic()
+        found = value(weights if tensor is None else tensor)
+        layers: dict[int, dict[str, float]] = {}
+        if tensor is not None and len(tensor) > 1:
+            rows = tensor.tolist()
+            layers = {n: dict(zip(names, row, strict=True)) for n, row in enumerate(rows)}
+        made = Evaluation(dict(weights), found, time.monotonic() - started, layers)
+        path.append(made)
+        log.add(asdict(made))
+        budget.done += 1
+        show(len(path), max_evaluations or 0, f"{objective} {found:.4f}")
+        return made
+
+    try:
+        if strategy == "learn":
+            assert validation is not None  # noqa: S101 - `_check` admits the objective loss alone
+
+            def record(line: dict[str, Any]) -> bool:
+                steps.append(line)
+                log.add(line)
+                budget.done += 1
+                show(len(steps), descent.steps, f"batch loss {line['loss']:.4f}")
+                return budget.spent()
+
+            before = len(steps)
+            learned = descend(mixture, validation, descent, tuple(steps), record)
+            if not path or len(steps) > before:
+                mean = dict(zip(names, learned.mean(0).tolist(), strict=True))
+                evaluate(mean, learned if descent.per_layer else None)
+                # A softmax comes near a side of the simplex, never onto it.
+                onto = {m: w if w >= _NEAR else 0.0 for m, w in mean.items()}
+                if not descent.per_layer and onto != mean:
+                    evaluate({m: w / sum(onto.values()) for m, w in onto.items()})
+            complete = len(steps) >= descent.steps
+        else:
+            complete = _walk(strategy, names, step, config.align.seed, objective, path, evaluate, budget)
+    finally:
+        mixture.remove()
+    best = (min if objective == "loss" else max)(path, key=lambda one: one.value)
+    return Found(strategy, objective, best, tuple(path), tuple(steps), folder, complete)
+
+
+def _walk(
+    strategy: str,
+    names: tuple[str, ...],
+    step: float,
+    seed: int,
+    objective: Objective,
+    path: list[Evaluation],
+    evaluate: Callable[[Mapping[str, float]], Evaluation],
+    budget: _Budget,
+) -> bool:
+    """Ask the strategy for weightings until it or the budget ends; what is in `path` is not evaluated again."""
+    if strategy == "grid":
+        asking = strategies.grid(names, step)
+    else:
+        asking = strategies.bayes(names, seed, maximise=objective != "loss")
+    known = iter(tuple(path))
+    with suppress(StopIteration):
+        weights = next(asking)
+        while True:
+            before = next(known, None)
+            if before is None:
+                if budget.spent() and path:
+                    return False
+                before = evaluate(weights)
+            weights = asking.send(before.value)
+    return True
+
+
+def _check(strategy: str, objective: str, evaluations: int | None, minutes: float | None) -> None:
+    if strategy not in STRATEGIES:
+        raise UsageError(f"There is no search {strategy!r}.", f"Choose one of {', '.join(STRATEGIES)}.")
+    if objective not in OBJECTIVES:
+        raise UsageError(f"There is no objective {objective!r}.", f"Choose one of {', '.join(OBJECTIVES)}.")
+    if strategy == "learn" and objective != "loss":
+        raise UsageError(
+            f"The search learn descends the loss; {objective} has no gradient.",
+            "Say --objective loss, or search by grid or bayes.",
+        )
+    if strategy == "bayes" and evaluations is None and minutes is None:
+        raise UsageError(
+            "The search bayes has no end of its own.", "Give --max-evaluations or --max-minutes."
+        )
+
+
+def _instructions(
+    models: Mapping[str, StoredModel],
+    catalog: Catalog,
+    backbone: Backbone,
+    registry: Registry,
+    config: RunConfig,
+    show: Show,
+) -> Instructions:
+    """The catalog's prompts with the inputs of every adapter, each with its own projector."""
+    items = catalog.all_items()
+    parts = [
+        instructions_for(
+            model, items, catalog.name, backbone, registry, overrides=config.modalities, show=show
+        )
+        for model in models.values()
+    ]
+    inputs = {name: one for part in parts for name, one in part.inputs.items()}
+    return Instructions(items, backbone, inputs, parts[0].config, catalog.name)
+
+
+def _layers(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {**line, "layers": {int(n): weights for n, weights in line["layers"].items()}}
+
+
+@dataclass
+class _Budget:
+    """Evaluations and minutes; those of a killed search count as evaluations, not as minutes."""
+
+    evaluations: int | None
+    minutes: float | None
+    done: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def spent(self) -> bool:
+        if self.evaluations is not None and self.done >= self.evaluations:
+            return True
+        return self.minutes is not None and time.monotonic() - self.started >= 60 * self.minutes
+
+
+class _Log:
+    """JSON lines, appended one by one; a line that a kill cut off is dropped."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.lines: list[dict[str, Any]] = []
+        if file.exists():
+            for line in file.read_text().splitlines():
+                with suppress(ValueError):
+                    self.lines.append(json.loads(line))
+            self._rewrite()
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        with self.file.open("a") as out:
+            out.write(json.dumps(line) + "\n")
+
+    def _rewrite(self) -> None:
+        temp = self.file.with_suffix(".partial")
+        temp.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        temp.replace(self.file)

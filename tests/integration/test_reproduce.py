@@ -1,0 +1,230 @@
+"""`earec reproduce --table 4` on a tiny LLM, against figures computed from what it stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from earec_core.catalog import Catalog
+from earec_core.encode import ItemVectors
+from earec_core.reproduce import stage
+from earec_registry import Registry
+
+from .conftest import Pipeline
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+OutJson = Callable[[], Any]
+
+ROWS = ["delta-50-50", "factor-9.5-90.5", "unaligned-text", "behavior", "mean", "concatenation", "ids"]
+NAMED = ("--adapter", "text=text/things", "--adapter", "behavior=behavior/things")
+
+
+def _argv(pipeline: Pipeline, *more: str) -> list[str]:
+    settings = ("recommender.epochs=2", "recommender.dim=8", "recommender.dropout=0.1")
+    sets = [part for setting in settings for part in ("--set", setting)]
+    common = ["--data", str(pipeline.data), "--backbone", str(pipeline.llm), "--modalities", "text,behavior"]
+    return ["reproduce", "--table", "4", *common, *NAMED, *sets, *more]
+
+
+def _measure(pipeline: Pipeline, *more: str) -> int:
+    return pipeline.run(*_argv(pipeline, "--only", ",".join(ROWS), "--seeds", "2", "--json", *more))
+
+
+@pytest.fixture
+def report(in_home: Pipeline, out_json: OutJson, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert _measure(in_home) == 0
+    made: dict[str, Any] = out_json()
+    return made
+
+
+@pytest.fixture
+def stored(in_home: Pipeline) -> Registry:
+    return Registry.open(in_home.registry)
+
+
+def _vectors(report: dict[str, Any], pipeline: Pipeline, row: str) -> np.ndarray:
+    ids = {one["row"]["name"]: one["ids"]["vectors"] for one in report["results"]}
+    opened = ItemVectors.open(Registry.open(pipeline.registry), ids[row], Catalog.open(pipeline.data))
+    return opened.vectors
+
+
+def test_figures_and_comparisons_are_those_of_the_stored_ranks(
+    report: dict[str, Any], stored: Registry
+) -> None:
+    assert [one["row"]["name"] for one in report["results"]] == ROWS
+    assert (report["reference"], report["users"], report["seeds"]) == ("delta-50-50", 40, 2)
+    ranks = {
+        one["row"]["name"]: np.stack(
+            [
+                load_file(stored.materialize(r) / "test_ranks.safetensors")["ranks"]
+                for r in one["ids"]["recommenders"]
+            ]
+        )
+        for one in report["results"]
+    }
+    assert ranks["ids"].shape == (2, 40)
+    gains = {name: ((r <= 10) / np.log2(r + 1)).mean(0) for name, r in ranks.items()}
+    for one in report["results"]:
+        name = one["row"]["name"]
+        hits = (ranks[name] <= 10).mean(1)
+        assert one["test"]["hr@10"]["mean"] == pytest.approx(hits.mean())
+        assert one["test"]["hr@10"]["sd"] == pytest.approx(abs(hits[0] - hits[1]) / np.sqrt(2))
+        assert one["test"]["ndcg@10"]["mean"] == pytest.approx(gains[name].mean())
+        if name == report["reference"]:
+            assert one["versus"] is None
+        else:
+            each = gains[name] - gains[report["reference"]]
+            assert one["versus"]["difference"] == pytest.approx(each.mean())
+            assert one["versus"]["se"] == pytest.approx(each.std(ddof=1) / np.sqrt(40))
+            assert one["versus"]["p"] <= one["versus"]["p_holm"] <= 1
+
+
+def test_a_composites_size_is_that_of_the_dense_matrices(report: dict[str, Any], stored: Registry) -> None:
+    def dense(reference: str) -> dict[str, np.ndarray]:
+        folder = stored.materialize(reference)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        tensors = load_file(folder / "adapter_model.safetensors")
+        scale = config["lora_alpha"] / config["r"]
+        return {
+            key: scale * tensors[key.replace("lora_A", "lora_B")].astype(float) @ tensors[key].astype(float)
+            for key in tensors
+            if "lora_A" in key
+        }
+
+    parts = {m: dense(f"{m}/things") for m in ("text", "behavior")}
+    for one in report["results"]:
+        if one["size"] is None:
+            assert one["row"]["kind"] != "composite"
+            continue
+        composed = dense(one["ids"]["composite"])
+        exact = {k: sum(w * parts[m][k] for m, w in one["row"]["weights"].items()) for k in composed}
+        norms = [np.sqrt(sum((x**2).sum() for x in found.values())) for found in (composed, exact)]
+        error = np.sqrt(sum(((composed[k] - exact[k]) ** 2).sum() for k in exact)) / norms[1]
+        assert one["size"]["ratio"] == pytest.approx(norms[0] / norms[1], rel=1e-5)
+        assert one["size"]["exact"] == pytest.approx(norms[1], rel=1e-5)
+        assert one["size"]["relative_error"] == pytest.approx(error, rel=1e-4, abs=1e-6)
+    assert report["results"][1]["size"]["relative_error"] > 1e-3
+
+
+def test_composites_are_encoded_as_by_hand(report: dict[str, Any], in_home: Pipeline) -> None:
+    data = ["--data", str(in_home.data), "--backbone", str(in_home.llm)]
+    assert in_home.run("compose", "--weights", "text=0.5,behavior=0.5", *NAMED, "--name", "by-hand") == 0
+    assert in_home.run("encode", "by-hand", *data, "--name", "vectors/by-hand") == 0
+    by_hand = ItemVectors.open(
+        Registry.open(in_home.registry), "vectors/by-hand", Catalog.open(in_home.data)
+    ).vectors
+    np.testing.assert_allclose(_vectors(report, in_home, "delta-50-50"), by_hand, atol=1e-6)
+
+
+def test_routed_is_measured_with_its_own_vectors(in_home: Pipeline, out_json: OutJson) -> None:
+    argv = _argv(in_home, "--only", "routed-50-50", "--seeds", "1", "--json")
+    assert in_home.run(*argv) == 0
+    made = out_json()
+    delta, routed = (_vectors(made, in_home, row) for row in ("delta-50-50", "routed-50-50"))
+    assert np.abs(delta - routed).max() > 1e-3
+
+
+def test_the_controls_read_only_what_an_item_has(report: dict[str, Any], in_home: Pipeline) -> None:
+    catalog = Catalog.open(in_home.data)
+    without = catalog.items["description"].is_null().to_numpy()
+    assert without.sum() == 2
+    behavior, mean = (_vectors(report, in_home, row) for row in ("behavior", "mean"))
+    text = ItemVectors.open(Registry.open(in_home.registry), "reproduce/things/text/vectors", catalog).vectors
+    np.testing.assert_allclose(mean[without], behavior[without], atol=1e-6)
+    np.testing.assert_allclose(mean[~without], (text + behavior)[~without] / 2, atol=1e-6)
+    joined = np.hstack([np.where(without[:, None], 0, text), behavior]).astype(float)
+    found = _vectors(report, in_home, "concatenation")
+    # With as many components as items nothing is lost: distances are those of the joined vectors.
+    distances = [np.linalg.norm(v[:, None] - v[None], axis=-1) for v in (found, joined)]
+    np.testing.assert_allclose(*distances, atol=1e-3)
+    plain = _vectors(report, in_home, "unaligned-text")
+    assert np.abs(plain - text).max() > 1e-2
+
+
+def test_what_is_made_is_not_made_again(
+    report: dict[str, Any], in_home: Pipeline, out_json: OutJson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = stage.train_registered
+    for step in ("compose_models", "encode", "train_registered"):
+        monkeypatch.setattr(stage, step, lambda *_, step=step, **__: pytest.fail(f"{step} again"))
+    assert _measure(in_home) == 0
+    assert out_json() == report
+    trained = []
+
+    def count(*args: Any, **kwargs: Any) -> Any:
+        trained.append(kwargs["name"])
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(stage, "train_registered", count)
+    assert _measure(in_home, "--seeds", "3") == 0
+    assert trained == [f"reproduce/things/{row}/recommender-2" for row in ROWS]
+    trained.clear()
+    assert _measure(in_home, "--set", "recommender.lr=0.02") == 0
+    assert len(trained) == 2 * len(ROWS)
+
+
+def test_other_settings_of_a_plugin_encode_again(
+    report: dict[str, Any], in_home: Pipeline, out_json: OutJson
+) -> None:
+    assert _measure(in_home, "--set", "text.max_tokens=5") == 0
+    shorter = {one["row"]["name"]: one["ids"]["vectors"] for one in out_json()["results"]}
+    before = {one["row"]["name"]: one["ids"]["vectors"] for one in report["results"]}
+    assert {row for row in ROWS if shorter[row] == before[row]} == {"behavior", "ids"}
+
+
+def test_the_page_has_every_row_and_the_papers_figures(in_home: Pipeline, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    assert _measure(in_home, "--out", str(page)) == 0
+    text = page.read_text()
+    tables = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert [line[0].strip("| ") for line in tables] == ["row", *ROWS, "row", *ROWS[:2]]
+    assert all(len(line) in (8, 10) for line in tables)
+    assert tables[-1][-4:] == ["0.1194", "0.1919", "0.0721", "0.0879 |"]
+    assert "not told apart" in text
+
+
+def test_the_papers_figures_stand_beside_ours(in_home: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    assert in_home.run(*_argv(in_home, "--only", ",".join(ROWS), "--seeds", "2")) == 0
+    head, *rows = (line.split("\t") for line in capsys.readouterr().out.splitlines())
+    cells = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert list(cells) == ROWS
+    assert cells["factor-9.5-90.5"]["paper HR@10"] == "0.1194"
+    assert cells["delta-50-50"]["/ exact"] == "1"
+    assert {cells["ids"]["paper HR@10"], cells["delta-50-50"]["p"]} == {"-"}
+
+
+def test_a_dry_run_lists_the_rows_and_does_nothing(
+    in_home: Pipeline, out_json: OutJson, tmp_path: Path
+) -> None:
+    from earec_core.cli import run
+
+    argv = _argv(in_home, "--dry-run", "--json", "--methods", "delta,routed")
+    assert run([*argv, "--registry", str(tmp_path / "none")]) == 0
+    names = [row["row"] for row in out_json()]
+    assert [n for n in names if n.startswith("routed")] == [
+        f"routed-{w}" for w in ("50-50", "33.3-66.7", "26.1-73.9", "18.2-81.8", "9.5-90.5", "5.3-94.7")
+    ]
+    assert {"unaligned", "text", "behavior", "mean", "concatenation", "ids"} <= set(names)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--table", "3"], "Table 3"),
+        (["--table", "4", "--methods", "slerp"], "slerp"),
+        (["--table", "4"], "no adapter of vision"),
+        (["--table", "4", "--set", "recommender.lr=-1"], "lr"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str], argv: list[str], said: str
+) -> None:
+    assert in_home.run("reproduce", *argv, "--data", str(in_home.data), *NAMED) == 2
+    assert said in capsys.readouterr().err

@@ -1,0 +1,185 @@
+"""`earec compose --search` over the tiny LLM: values, budget, resuming, and that no test data is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from earec_core.align.samples import Sample
+from earec_core.backbone import Backbone
+from earec_core.catalog import Catalog
+from earec_core.config import BackboneConfig, RunConfig, resolve
+from earec_core.errors import UsageError
+from earec_core.mixture import adapt
+from earec_core.models import StoredModel, instructions_for
+from earec_core.recommend.model import RecommenderConfig
+from earec_core.search import Found, search, stage, strategies
+from earec_core.search.learn import Descent
+from earec_core.search.objectives import Validation
+from earec_registry import Registry
+
+from .conftest import Pipeline
+
+ADAPTERS = {"text": "text/things", "behavior": "behavior/things"}
+OutJson = Callable[[], Any]
+
+
+def config(pipeline: Pipeline) -> RunConfig:
+    return resolve(flags={"backbone.model": str(pipeline.llm), "backbone.dtype": "float32"})
+
+
+def found(pipeline: Pipeline, catalog: Catalog | None = None, **kwargs: Any) -> Found:
+    return search(
+        catalog or Catalog.open(pipeline.data),
+        ADAPTERS,
+        config(pipeline),
+        Registry.open(pipeline.registry),
+        **{"strategy": "grid", "objective": "loss", "step": 0.5, **kwargs},
+    )
+
+
+def test_the_grid_is_the_simplex() -> None:
+    points: list[dict[str, float]] = []
+    asking = strategies.grid(["a", "b", "c"], 0.1)
+    weights = next(asking)
+    try:
+        while True:
+            points.append(weights)
+            weights = asking.send(0.0)
+    except StopIteration:
+        pass
+    assert len(points) == 66
+    assert len({tuple(p.values()) for p in points}) == 66
+    assert all(sum(p.values()) == pytest.approx(1) and min(p.values()) >= 0 for p in points)
+    with pytest.raises(UsageError, match="no multiple of the step"):
+        next(strategies.grid(["a"], 0.3))
+
+
+def test_a_value_is_that_of_the_stored_composite(in_home: Pipeline) -> None:
+    path = found(in_home).path
+    assert [dict(e.weights) for e in path] == [
+        {"text": 1.0, "behavior": 0.0},
+        {"text": 0.5, "behavior": 0.5},
+        {"text": 0.0, "behavior": 1.0},
+    ]
+    backbone = Backbone.load(BackboneConfig(model=str(in_home.llm), dtype="float32"))
+    registry, catalog = Registry.open(in_home.registry), Catalog.open(in_home.data)
+    stored = StoredModel.open(registry, "composite")
+    instructions = instructions_for(stored, catalog.all_items(), catalog.name, backbone, registry)
+    adapt(backbone, stored)
+    merged = Validation(instructions, catalog, 0, None).loss(16)
+    assert path[1].value == pytest.approx(merged, rel=1e-4)
+
+
+def test_learning_descends_below_the_grid(in_home: Pipeline) -> None:
+    best = found(in_home, step=0.1).best.value
+    learned = found(in_home, strategy="learn", descent=Descent(steps=40))
+    assert learned.best.value <= best + 1e-3
+    assert len(learned.path) in (1, 2)  # the result, and what it is near to on a side of the simplex
+    assert len(learned.steps) == 40
+    layered = found(in_home, strategy="learn", descent=Descent(steps=12, per_layer=True)).best
+    assert set(layered.layers) == {0, 1}
+    assert all(sum(w.values()) == pytest.approx(1) for w in layered.layers.values())
+
+
+@pytest.mark.parametrize("strategy", ["grid", "learn", "bayes"])
+def test_a_killed_search_goes_on_to_the_same_end(
+    strategy: str, in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = {"strategy": strategy, "step": 0.25, "descent": Descent(steps=6)}
+    if strategy == "bayes":
+        settings["max_evaluations"] = 6
+    monkeypatch.setattr(stage, "home", lambda: tmp_path / "whole")
+    whole = found(in_home, **settings)
+    monkeypatch.setattr(stage, "home", lambda: tmp_path / "killed")
+    cut = found(in_home, **{**settings, "max_evaluations": 3})
+    assert not cut.complete or strategy == "bayes"
+    with (cut.folder / "path.jsonl").open("a") as log:
+        log.write('{"weights": {"te')  # a line that the kill cut off
+    again = found(in_home, **settings)
+    assert [dict(e.weights) for e in again.path][-1] == pytest.approx(dict(whole.path[-1].weights), abs=1e-5)
+    assert again.best.value == pytest.approx(whole.best.value, rel=1e-5)
+    assert len(again.steps) == len(whole.steps)
+
+
+@pytest.mark.parametrize("objective", ["loss", "rouge", "ndcg@10"])
+def test_test_targets_do_not_matter(
+    objective: str, in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same search, with every user's test target and every test item's anchor replaced."""
+    fast = {
+        "objective": objective,
+        "step": 1.0,
+        "recommender": RecommenderConfig(dim=8, epochs=2, batch_size=64),
+    }
+    monkeypatch.setattr(stage, "home", lambda: tmp_path / "one")
+    plain = found(in_home, **fast)
+    monkeypatch.setattr(stage, "home", lambda: tmp_path / "other")
+    catalog = Catalog.open(in_home.data)
+    tested = set(catalog.item_split("test", 0).tolist())
+    items, split = catalog.all_items(), catalog.leave_one_out()
+    monkeypatch.setattr(
+        Catalog,
+        "all_items",
+        lambda _: [replace(i, title="elsewhere") if i.index in tested else i for i in items],
+    )
+    monkeypatch.setattr(
+        Catalog, "leave_one_out", lambda _: replace(split, test=(split.test + 1) % len(catalog))
+    )
+    other = found(in_home, catalog, **fast)
+    assert [e.value for e in other.path] == [e.value for e in plain.path]
+    assert tested
+
+
+def test_the_search_reads_validation_items_alone(in_home: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: set[int] = set()
+    plain = Validation.__init__
+
+    def watched(self: Validation, *args: Any) -> None:
+        plain(self, *args)
+        samples: Iterator[Sample] = iter(self.samples)
+        rows.update(s.prompt.item for s in samples)
+
+    monkeypatch.setattr(Validation, "__init__", watched)
+    catalog = Catalog.open(in_home.data)
+    found(in_home, step=1.0)
+    assert rows
+    assert rows <= set(catalog.item_split("valid", 0).tolist())
+
+
+def test_the_command_composes_what_it_found(in_home: Pipeline, out_json: OutJson, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    argv = ["compose", "--search", "grid", "--step", "0.5", "--data", str(in_home.data), "--name", "searched"]
+    argv += ["--modalities", "text,behavior", "--report", str(page), "--backbone", str(in_home.llm)]
+    argv += ["--set", "backbone.dtype=float32", "--adapter", "text=text/things", "--json"]
+    assert in_home.run(*argv) == 0
+    said = out_json()
+    assert said["search"]["evaluations"] == 3
+    weights = Registry.open(in_home.registry).manifest("searched").data["weights"]
+    assert weights == said["weights"]
+    assert "<svg" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "Exactly one of --weights and --search"),
+        (["--weights", "text=1", "--search", "grid"], "needs --data and --modalities"),
+        (["--search", "learn"], "needs --data and --modalities"),
+        (
+            ["--search", "learn", "--objective", "rouge", "--data", "DATA", "--modalities", "text"],
+            "no gradient",
+        ),
+        (["--search", "bayes", "--data", "DATA", "--modalities", "text"], "no end of its own"),
+        (["--search", "grid", "--method", "ties", "--data", "DATA", "--modalities", "text"], "not of ties"),
+    ],
+)
+def test_what_does_not_fit_is_said(
+    argv: list[str], said: str, in_home: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert in_home.run("compose", *[str(in_home.data) if a == "DATA" else a for a in argv]) == 2
+    assert said in capsys.readouterr().err

@@ -1,0 +1,376 @@
+"""`earec compose` on adapters that are registered: what a composite holds, its guards, and its other forms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from peft.utils import merge_utils
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from earec_core import plugins
+from earec_core.backbone_store import info
+from earec_core.cli import run
+from earec_core.compose.emit import emit_mergekit
+from earec_core.compose.stage import compose_models
+from earec_core.errors import UsageError
+from earec_core.models import StoredModel
+from earec_registry import Registry
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+MODULES = {"model.layers.0.mlp.up_proj": (64, 32), "model.layers.1.self_attn.q_proj": (32, 32)}
+VERSIONS = {entry.name: entry.version for entry in plugins.entry_points("earec.modalities")}
+HALF = {"text": 0.5, "vision": 0.5}
+
+
+def write_factors(folder: Path, seed: int, modules: dict[str, tuple[int, int]] = MODULES) -> Path:
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    tensors = {}
+    for module, (d_out, d_in) in modules.items():
+        key = f"base_model.model.{module}.lora_{{}}.weight"
+        tensors[key.format("A")] = generator.normal(size=(2, d_in)).astype(np.float32)
+        tensors[key.format("B")] = generator.normal(size=(d_out, 2)).astype(np.float32)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": sorted(modules)}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def dense(folder: Path) -> dict[str, torch.Tensor]:
+    """dW by module of a directory whose scale is 2 at rank 2, as `write_factors` makes it, else 1."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    found = {}
+    for module in MODULES:
+        a, b = (tensors[f"base_model.model.{module}.lora_{x}.weight"].double() for x in "AB")
+        found[module] = (2.0 if len(a) == 2 else 1.0) * b @ a
+    return found
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    monkeypatch.setenv("EAREC_REGISTRY", str(tmp_path / "registry"))
+    return Registry.open(tmp_path / "registry")
+
+
+@pytest.fixture
+def add(registry: Registry, tiny_llm: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Register an adapter as `earec align` does, without training it; returns its factors' folder."""
+
+    def add(modality: str, seed: int, **plugin: str) -> Path:
+        folder = write_factors(tmp_path / f"factors-{modality}-{seed}", seed)
+        save_file({"weight": np.ones(3, np.float32)}, folder / "projector.safetensors")
+        version = VERSIONS.get(modality, "0.1.0")
+        manifest = {
+            "kind": "adapter",
+            "modality": modality,
+            "modalities": {
+                modality: {
+                    "plugin": {
+                        "distribution": f"earec-{modality}",
+                        "version": version,
+                        "api": "1.0",
+                        **plugin,
+                    },
+                    "config": {},
+                    "shapes": {},
+                    "projector": f"projectors/{modality}.safetensors",
+                }
+            },
+            "base": info("tiny", tiny_llm).as_manifest(),
+            "prompt": dict.fromkeys(("anchor", "chat", "system", "item", "relations", "request"), ""),
+            "lora": {"seed": 0},
+            "parents": [],
+        }
+        names = ("adapter_config.json", "adapter_model.safetensors")
+        files = {name: folder / name for name in names}
+        files[f"projectors/{modality}.safetensors"] = folder / "projector.safetensors"
+        registry.add(manifest, files, name=f"{modality}/things")
+        return folder
+
+    return add
+
+
+@pytest.fixture
+def two(add: Callable[..., Path]) -> dict[str, Path]:
+    return {"text": add("text", 1), "vision": add("vision", 2)}
+
+
+def refs(*modalities: str) -> dict[str, str]:
+    return {m: f"{m}/things" for m in modalities}
+
+
+def composed(registry: Registry, weights: dict[str, float], **options: Any) -> tuple[Path, dict[str, Any]]:
+    identity, _ = compose_models(registry, refs(*weights), weights, name="c", **options)
+    return registry.materialize(identity), dict(registry.manifest(identity).data)
+
+
+def test_a_routed_composite_holds_every_part(registry: Registry, two: dict[str, Path]) -> None:
+    folder, manifest = composed(registry, {"text": 1.0, "vision": 0.0}, method="routed")
+    plain, _ = composed(registry, {"text": 1.0, "vision": 0.0})
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    for name in names:
+        assert (folder / name).read_bytes() == (plain / name).read_bytes()
+        for modality, factors in two.items():
+            assert (folder / "adapters" / modality / name).read_bytes() == (factors / name).read_bytes()
+    assert not (plain / "adapters").exists()
+    assert manifest["method"] == {"name": "routed", "rank": None}
+    short, _ = composed(registry, HALF, method="routed", rank=1)
+    for modality, factors in two.items():
+        stored = short / "adapters" / modality / names[1]
+        assert stored.read_bytes() == (factors / names[1]).read_bytes()
+    assert len(load_file(short / names[1])["base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"]) == 1
+
+
+def test_the_manifest_says_what_was_done(registry: Registry, two: dict[str, Path]) -> None:
+    layers = {1: {"text": 0.25, "vision": 0.75}}
+    folder, manifest = composed(registry, HALF, layer_weights=layers, method="ties", density=0.4)
+    assert manifest["method"] == {"name": "ties", "rank": None, "density": 0.4}
+    assert manifest["layer_weights"] == {"1": {"text": 0.25, "vision": 0.75}}
+    assert 0 < manifest["report"]["truncation_error"] < manifest["report"]["relative_error"]
+    assert "layer_weights" not in composed(registry, HALF)[1]
+    folder, manifest = composed(registry, HALF, layer_weights=layers)
+    changes = {m: dense(path) for m, path in two.items()}
+    for module, found in dense(folder).items():
+        weights = layers[1] if "layers.1." in module else HALF
+        wanted = sum(weights[m] * changes[m][module] for m in two)
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "where", "values"),
+    [
+        ({"version": "7.1.2"}, "vision.version", {"recorded": "7.1.2", "installed": VERSIONS["vision"]}),
+        ({"api": "2.0"}, "plugin.api", {"text": "1.0", "vision": "2.0"}),
+    ],
+)
+def test_plugins_of_other_majors_are_refused(
+    plugin: dict[str, str],
+    where: str,
+    values: dict[str, str],
+    registry: Registry,
+    add: Callable[..., Path],
+) -> None:
+    add("text", 1)
+    add("vision", 2, **plugin)
+    with pytest.raises(UsageError, match="--allow-mismatch plugin") as caught:
+        composed(registry, HALF)
+    assert where in str(caught.value)
+    assert all(value in str(caught.value) for value in values.values())
+    manifest = composed(registry, HALF, allow=frozenset({"plugin"}))[1]
+    assert manifest["overridden"] == {"plugin": {where: values}}
+
+
+def test_plugins_of_one_major_or_not_installed_compose(registry: Registry, add: Callable[..., Path]) -> None:
+    add("text", 1, version=VERSIONS["text"].partition(".")[0] + ".99.1", api="1.7")
+    add("smell", 2, version="9.0")
+    assert composed(registry, {"text": 0.5, "smell": 0.5})[1]["overridden"] == {}
+
+
+def test_into_base_and_emit_from_the_command_line(
+    two: dict[str, Path],
+    tiny_llm: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    call = ["compose", "--weights", "text=1,vision=3", "--normalize", "--backbone", str(tiny_llm), "--json"]
+    assert run([*call, "--into-base", "merged", "--emit", "peft", "--out", "plain"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["into_base"], shown["out"]) == ("merged", "plain")
+    base = AutoModelForCausalLM.from_pretrained(tiny_llm)
+    wanted = PeftModel.from_pretrained(base, tmp_path / "plain").merge_and_unload().state_dict()
+    for name, value in load_file(tmp_path / "merged" / "model.safetensors").items():
+        torch.testing.assert_close(value, wanted[name], atol=2e-6, rtol=1e-5)
+    assert {path.name for path in (tmp_path / "plain").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    assert run([*call, "--emit", "mergekit", "--out", "recipe"]) == 0
+    recipe = yaml.safe_load((tmp_path / "recipe" / "mergekit.yml").read_text())
+    assert [model["parameters"]["weight"] for model in recipe["models"]] == [0.25, 0.75]
+
+
+def test_the_base_is_checked_before_anything_is_done(
+    two: dict[str, Path],
+    registry: Registry,
+    tmp_path: Path,
+    tiny_llm: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from earec_core.testing import tiny_backbone
+
+    other = tiny_backbone(tmp_path / "other", seed=1)
+    before = len(registry.list().entries)
+    base, taken = ["--into-base", str(tmp_path / "merged")], tmp_path / "taken"
+    (taken / "x").mkdir(parents=True)
+    # A tokenizer that differs is refused too: it is copied with the weights.
+    worded = tiny_backbone(tmp_path / "worded")
+    file = worded / "tokenizer_config.json"
+    file.write_text(file.read_text() + "\n")
+    for argv, code, said in (
+        ([*base, "--backbone", str(other)], 4, r"aligned on tiny"),
+        ([*base, "--backbone", str(worded)], 4, "tokenizer"),
+        (base, 2, "--backbone DIR"),
+        ([*base, "--backbone", str(tmp_path)], 2, "no config.json"),
+        ([*base, "--backbone", str(tiny_llm), "--method", "routed"], 2, "A routed composite"),
+        (["--emit", "peft", "--out", str(tmp_path / "p"), "--method", "routed"], 2, "A routed composite"),
+        (["--into-base", str(taken), "--backbone", str(tiny_llm)], 2, "exists already"),
+        (["--emit", "peft"], 2, "--emit and --out belong together"),
+        (["--out", str(tmp_path / "p")], 2, "--emit and --out belong together"),
+        (["--emit", "mergekit", "--out", str(tmp_path / "p"), "--rank", "1"], 2, "cannot do --rank"),
+    ):
+        assert run(["compose", "--weights", "text=0.5,vision=0.5", *argv]) == code, argv
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert said in lines[-1]
+        assert len(lines) == 1
+    assert len(registry.list().entries) == before
+    assert not (tmp_path / "merged").exists()
+    assert not (tmp_path / "p").exists()
+
+
+def carried_out(folder: Path, base: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What mergekit makes of a recipe of `task_arithmetic` or `ties`, by its documentation, in float64.
+
+    Its parts are models, the base with one adapter merged; a part's change is its difference to the base.
+    """
+    recipe = yaml.safe_load((folder / "mergekit.yml").read_text())
+    models = [(one["model"].split("+"), one["parameters"]) for one in recipe["models"]]
+    assert {path for (path, _), _ in models} == {recipe["base_model"]}
+    settings, merged = recipe["parameters"], {}
+    for module in MODULES:
+        weights = torch.tensor([one["weight"] for _, one in models], dtype=torch.float64).view(-1, 1, 1)
+        changes = torch.stack([dense(folder / lora)[module] for (_, lora), _ in models])
+        if recipe["merge_method"] == "ties":
+            changes = torch.stack(
+                [
+                    merge_utils.magnitude_based_pruning(change, one["density"])
+                    for change, (_, one) in zip(changes, models, strict=True)
+                ]
+            )
+            weighted = changes * weights
+            mask = weighted.sign() == torch.where(weighted.sum(0) >= 0, 1.0, -1.0)
+            mixed, divisor = (weighted * mask).sum(0), (weights * mask).sum(0)
+            divisor[divisor == 0] = 1
+        else:
+            assert recipe["merge_method"] == "task_arithmetic"
+            mixed, divisor = (changes * weights).sum(0), weights.sum(0)
+        change = mixed / divisor if settings["normalize"] else mixed
+        merged[module] = base[f"{module}.weight"] + settings["lambda"] * change
+    return merged
+
+
+@pytest.mark.parametrize(
+    ("method", "weights", "options"),
+    [
+        ("delta", {"text": 0.3, "vision": 0.7}, {}),
+        ("delta", {"text": -0.5, "vision": 2.0}, {}),
+        ("ties", {"text": 0.3, "vision": 0.7}, {"density": 0.4}),
+        ("ties", {"text": 1.0, "vision": 2.0}, {"density": 0.4}),
+    ],
+)
+def test_a_recipe_gives_the_same_merge(
+    method: str,
+    weights: dict[str, float],
+    options: dict[str, float],
+    tiny_llm: Path,
+    tmp_path: Path,
+) -> None:
+    from earec_core.compose import compose
+
+    paths = {name: write_factors(tmp_path / name, seed) for seed, name in enumerate(weights)}
+    report = compose(paths, weights, tmp_path / "c", method=method, rank=32, sum_rule="any", **options)  # type: ignore[arg-type]
+    out = tmp_path / "recipe"
+    emit_mergekit(paths, report.weights, tiny_llm, out, method=method, options=report.options)
+    base = load_file(tiny_llm / "model.safetensors")
+    merged = carried_out(out, base)
+    for module, change in dense(tmp_path / "c").items():
+        torch.testing.assert_close(merged[module], base[f"{module}.weight"] + change, atol=1e-5, rtol=1e-5)
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    parts = (f"adapters/{m}/adapter_{n}" for m in paths for n in ("config.json", "model.safetensors"))
+    assert files == {"mergekit.yml", *parts}
+
+
+def test_a_recipe_of_dare_names_density_and_leaves_out_weight_0(tiny_llm: Path, tmp_path: Path) -> None:
+    paths = {name: write_factors(tmp_path / name, seed) for seed, name in enumerate(("a", "b", "c"))}
+    weights = {"a": 0.4, "b": 0.6, "c": 0.0}
+    options = {"density": 0.5, "seed": 3}
+    emit_mergekit(paths, weights, tiny_llm, tmp_path / "out", method="dare", options=options)
+    recipe = yaml.safe_load((tmp_path / "out" / "mergekit.yml").read_text())
+    assert recipe == {
+        "merge_method": "dare_linear",
+        "base_model": str(tiny_llm),
+        "models": [
+            {
+                "model": f"{tiny_llm}+./adapters/{name}",
+                "parameters": {"weight": weights[name], "density": 0.5},
+            }
+            for name in ("a", "b")
+        ],
+        "parameters": {"normalize": False, "lambda": 1.0},
+        "dtype": "float32",
+        "out_dtype": "float32",
+    }
+
+
+@pytest.mark.parametrize("method", ["factor", "factor-norm", "routed", "mine"])
+def test_methods_that_mergekit_lacks_are_named(method: str, tiny_llm: Path, tmp_path: Path) -> None:
+    path = write_factors(tmp_path / "a", 0)
+    with pytest.raises(UsageError, match=f"mergekit cannot do the method {method}"):
+        emit_mergekit({"a": path}, {"a": 1.0}, tiny_llm, tmp_path / "out", method=method)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_else_mergekit_lacks_is_named(tiny_llm: Path, tmp_path: Path) -> None:
+    from earec_core.compose.emit import check_mergekit
+
+    with pytest.raises(UsageError, match="weights of single layers"):
+        check_mergekit("delta", HALF, layer_weights={0: HALF})
+    with pytest.raises(UsageError, match="ties with negative weights"):
+        check_mergekit("ties", {"a": 1.5, "b": -0.5})
+    some = dict(list(MODULES.items())[:1])
+    paths = {"a": write_factors(tmp_path / "a", 0), "b": write_factors(tmp_path / "b", 1, some)}
+    halves = {"a": 0.5, "b": 0.5}
+    with pytest.raises(UsageError, match="different modules"):
+        emit_mergekit(paths, halves, tiny_llm, tmp_path / "out", method="ties", options={"density": 0.2})
+    emit_mergekit(paths, halves, tiny_llm, tmp_path / "out")
+
+
+def test_options_of_methods_from_the_command_line(
+    two: dict[str, Path], registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["compose", "--weights", "text=0.5,vision=0.5", "--method"]
+    assert run([*call, "dare", "--density", "0.25", "--seed", "9"]) == 0
+    done = capsys.readouterr()
+    manifest = registry.manifest(done.out.strip()).data
+    assert manifest["method"] == {"name": "dare", "rank": None, "density": 0.25, "seed": 9}
+    assert "of the method's own result" in done.err
+    assert run([*call, "delta", "--seed", "9"]) == 2
+    assert "delta has no --seed" in capsys.readouterr().err
+
+
+def test_a_plugin_version_that_composition_accepted_is_accepted_at_use(tmp_path: Path) -> None:
+    from earec_core.errors import PluginError
+    from earec_core.models import _accepted_plugin, _check_plugin, plugin_record
+
+    record = {**plugin_record("text"), "version": "7.0.0"}
+    data = {"modalities": {"text": {"plugin": record}}, "overridden": {}}
+    with pytest.raises(PluginError, match=r"7\.0\.0"):
+        _check_plugin("text", _accepted_plugin(StoredModel("id", data, tmp_path), "text"))
+    installed = plugin_record("text")["version"]
+    data["overridden"] = {"plugin": {"text.version": {"recorded": "7.0.0", "installed": installed}}}
+    _check_plugin("text", _accepted_plugin(StoredModel("id", data, tmp_path), "text"))
+    data["overridden"] = {"plugin": {"text.version": {"recorded": "7.0.0", "installed": "6.1.0"}}}
+    with pytest.raises(PluginError, match=r"6\.1\.0"):
+        _check_plugin("text", _accepted_plugin(StoredModel("id", data, tmp_path), "text"))

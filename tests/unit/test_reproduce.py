@@ -1,0 +1,138 @@
+"""The rows of Table 4, the controls' arithmetic and the statistics, against independent computations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from earec_core.errors import UsageError
+from earec_core.recommend.evaluate import Metrics, paired
+from earec_core.reproduce import compare, controls, plan
+from earec_core.reproduce.plan import read_table, weightings
+
+GIVEN = ["text", "vision", "behavior"]
+
+
+@pytest.fixture
+def vectors() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {m: rng.normal(size=(40, 6)).astype(np.float32) * (1 + i) for i, m in enumerate(GIVEN)}
+
+
+@pytest.fixture
+def present() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    found = {m: rng.random(40) < 0.6 for m in GIVEN}
+    for mask in found.values():
+        mask[3] = False
+    return found
+
+
+def test_the_papers_weights_sum_to_1() -> None:
+    found = weightings(read_table(4)["row"], GIVEN)
+    assert [[round(100 * w, 1) for w in weights.values()] for weights, _ in found] == [
+        [33.3, 33.3, 33.3],
+        [20, 40, 40],
+        [15, 42.5, 42.5],
+        [10, 45, 45],
+        [5, 47.5, 47.5],
+        [5, 5, 90],
+    ]
+    assert all(sum(weights.values()) == pytest.approx(1) for weights, _ in found)
+    assert [paper["ndcg@10"] for _, paper in found] == [0.0674, 0.0703, 0.0703, 0.0722, 0.0721, 0.0713]
+
+
+def test_a_modality_left_out_leaves_the_others_proportions() -> None:
+    found = weightings(read_table(4)["row"], ["text", "behavior"])
+    assert [weights["text"] for weights, _ in found] == pytest.approx(
+        [1 / 2, 1 / 3, 15 / 57.5, 10 / 55, 5 / 52.5, 5 / 95]
+    )
+    assert all(weights["behavior"] == pytest.approx(1 - weights["text"]) for weights, _ in found)
+
+
+def test_weightings_that_become_equal_are_one_row() -> None:
+    found = weightings(read_table(4)["row"], ["vision", "behavior"])
+    assert [weights["vision"] for weights, _ in found] == pytest.approx([1 / 2, 5 / 95])
+    assert found[0][1]["hr@10"] == 0.1187
+    assert [row.name for row in plan(4, modalities=["text"])[0] if row.kind == "composite"] == [
+        "delta-100",
+        "factor-100",
+        "factor-norm-100",
+        "routed-100",
+    ]
+
+
+def test_the_reference_is_always_measured() -> None:
+    rows, reference = plan(4, methods=["factor"], only=["ids"])
+    assert [row.name for row in rows] == [reference, "ids"] == ["delta-33.3-33.3-33.3", "ids"]
+    composites = [row for row in plan(4, methods=["factor"])[0] if row.kind == "composite"]
+    assert [row.method for row in composites] == ["factor"] * 6 + ["delta"]
+    rows, reference = plan(4, methods=["factor"], reference="ids")
+    assert reference == "ids"
+    assert {row.method for row in rows} == {"factor", None}
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"table": 3}, "Table 3"),
+        ({"methods": ["slerp"]}, "slerp"),
+        ({"modalities": ["smell"]}, "smell"),
+        ({"modalities": []}, "--modalities"),
+        ({"modalities": ["text"], "adapters": ["behavior"]}, "behavior"),
+        ({"only": ["delta-1-2-3"]}, "delta-1-2-3"),
+        ({"reference": "nothing"}, "nothing"),
+    ],
+)
+def test_what_is_not_there_is_named(options: dict[str, object], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        plan(**{"table": 4, **options})  # type: ignore[arg-type]
+
+
+def test_mean_takes_the_modalities_an_item_has(
+    vectors: dict[str, np.ndarray], present: dict[str, np.ndarray]
+) -> None:
+    found = controls.mean(vectors, present)
+    for row in range(40):
+        has = [vectors[m][row] for m in GIVEN if present[m][row]] or [vectors[m][row] for m in GIVEN]
+        np.testing.assert_allclose(found[row], np.mean(has, axis=0), rtol=1e-5, atol=1e-6)
+    assert not any(present[m][3] for m in GIVEN)
+
+
+def test_concatenation_is_pca_by_the_covariances_eigenvectors(
+    vectors: dict[str, np.ndarray], present: dict[str, np.ndarray]
+) -> None:
+    found = controls.concatenation(vectors, present, 6)
+    joined = np.hstack([np.where(present[m][:, None], vectors[m], 0.0) for m in GIVEN]).astype(float)
+    values, axes = np.linalg.eigh(np.cov(joined.T))
+    expected = (joined - joined.mean(0)) @ axes[:, ::-1][:, :6]
+    signs = np.sign((found * expected).sum(0))
+    np.testing.assert_allclose(found * signs, expected, atol=1e-4)
+    np.testing.assert_allclose(found.var(0, ddof=1), values[::-1][:6], rtol=1e-4)
+
+
+def test_concatenation_has_no_more_components_than_items(vectors: dict[str, np.ndarray]) -> None:
+    few = {m: v[:4] for m, v in vectors.items()}
+    assert controls.concatenation(few, {m: np.ones(4, bool) for m in GIVEN}, 6).shape == (4, 4)
+
+
+def test_holm_by_hand() -> None:
+    assert compare.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert compare.holm([0.6, 0.5]) == [1.0, 1.0]
+    assert compare.holm([0.02]) == [0.02]
+    assert compare.holm([]) == []
+
+
+def test_one_seeds_difference_is_the_paired_test_of_evaluate() -> None:
+    rng = np.random.default_rng(2)
+    a, b = (Metrics(rng.integers(1, 30, 200), np.arange(200)) for _ in range(2))
+    assert compare.difference(a.gains(10), b.gains(10)) == pytest.approx(paired(a, b))
+    assert compare.difference(a.gains(10), a.gains(10))["p"] == 1.0
+
+
+def test_resolution_is_that_of_two_binomial_rates() -> None:
+    found = compare.resolution(0.1, 600)
+    draws = np.random.default_rng(3).binomial(600, 0.1, (2, 40_000)) / 600
+    assert found["se"] == pytest.approx(draws[0].std(), rel=0.02)
+    beyond = np.abs(draws[0] - draws[1]) > found["smallest"]
+    assert beyond.mean() == pytest.approx(0.05, abs=0.005)
