@@ -23,6 +23,7 @@ class Line:
         colour: CSS colour.
         marked: draw a marker at every point and write the first and last value; otherwise a thin line.
         faint: draw it in the background.
+        loose: draw a marker at every point and no line.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Line:
     colour: str
     marked: bool = False
     faint: bool = False
+    loose: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,15 @@ def smooth(points: Sequence[Point]) -> list[Point]:
 
 
 def lines(
-    title: str, series: Sequence[Line], *, y_label: str, height: int = 210, limits: Point | None = None
+    title: str,
+    series: Sequence[Line],
+    *,
+    y_label: str,
+    x_label: str = "step",
+    height: int = 210,
+    limits: Point | None = None,
 ) -> str:
-    """Lines over a common x (steps); empty without a point.
+    """Lines over a common x; empty without a point.
 
     Args:
         limits: the range of y; default: of the values.
@@ -113,7 +121,7 @@ def lines(
         parts.append(_rule(f"{left}%", f"{right}%", y, y, "grid"))
         parts.append(_text(f"{left}%", y + 4, f"{mark:g}", "end", "soft", shift=-6))
     for one, points in kept:
-        if len(points) > 1:
+        if len(points) > 1 and not one.loose:
             path = " ".join(f"{10 * x:.1f},{y:.1f}" for x, y in map(place, points))
             kind = "marked" if one.marked else "faint" if one.faint else "thin"
             # A drawing of its own, stretched to the width: points of a line cannot be percentages.
@@ -122,20 +130,21 @@ def lines(
                 f'preserveAspectRatio="none"><polyline class="{kind}" points="{path}" '
                 f'stroke="{one.colour}"/></svg>'
             )
-        if one.marked:
+        if one.marked or one.loose:
             parts += [
-                _circle(*place(p), one.colour, f"{one.name}, step {p[0]:g}: {p[1]:.3f}") for p in points
+                _circle(*place(p), one.colour, f"{one.name}, {x_label} {p[0]:g}: {p[1]:.3f}") for p in points
             ]
+        if one.marked:
             ends = [(points[0], "start"), (points[-1], "end")] if len(points) > 1 else [(points[0], "middle")]
             for p, anchor in ends:
                 x, y = place(p)
                 parts.append(_text(f"{x:.2f}%", max(y - 10, 21), f"{p[1]:.2f}", anchor, "halo"))
-    parts.append(_text(f"{left}%", height - 5, f"step {x0:g}", "start", "soft"))
+    parts.append(_text(f"{left}%", height - 5, f"{x_label} {x0:g}", "start", "soft"))
     if not flat:
         parts.append(_text(f"{right}%", height - 5, f"{x1:g}", "end", "soft"))
     says = "; ".join(
-        f"{one.name} from {points[0][1]:.3f} at step {points[0][0]:g} to {points[-1][1]:.3f} "
-        f"at step {points[-1][0]:g}"
+        f"{one.name} from {points[0][1]:.3f} at {x_label} {points[0][0]:g} to {points[-1][1]:.3f} "
+        f"at {x_label} {points[-1][0]:g}"
         for one, points in kept
         if not one.faint
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from earec_core.errors import UsageError
 from earec_core.report import charts
-from earec_core.report.render import page, put
+from earec_core.report.render import _name, _number, _table, page, put
 from earec_core.search import Evaluation, Found
 
 _SIDE, _MARGIN = 420.0, 40.0
@@ -34,34 +34,56 @@ def write_search(found: Found, target: Path, *, title: str) -> Path:
 def render_search(found: Found, title: str) -> str:
     """The page as HTML; everything that comes from data is escaped."""
     names = list(found.best.weights)
-    best = ", ".join(f"{name} {weight:.3f}" for name, weight in found.best.weights.items())
-    lead = (
-        f"{found.strategy} on {found.objective}, {len(found.path)} evaluations"
-        + (f" and {len(found.steps)} gradient steps" if found.steps else "")
-        + f". Best: {best}, {found.objective} {found.best.value:.4f}."
-        + ("" if found.complete else " The budget ended before the search did.")
-    )
     sections = []
     if len(names) == 3:
         sections.append(f"<h2>Where it looked</h2>{ternary(found)}")
     elif len(names) == 2:
-        points = sorted((e.weights[names[0]], e.value) for e in found.path)
-        line = charts.Line(found.objective, points, "var(--m0)", marked=True)
-        chart = charts.lines(
-            f"{found.objective} by the weight of {names[0]}", [line], y_label=found.objective
-        )
-        sections.append(f"<h2>Where it looked</h2>{chart}")
+        sections.append(f"<h2>Where it looked</h2><figure>{_share(found, names[0])}</figure>")
     if found.steps:
         losses = [(float(s["step"]), float(s["loss"])) for s in found.steps]
         chart = charts.lines(
             "Loss of each step's batch", [charts.Line("loss", losses, "var(--m0)")], y_label="loss"
         )
-        sections.append(f"<h2>How it descended</h2>{chart}")
-    ordered = sorted(found.path, key=lambda e: e.value, reverse=found.objective != "loss")[:10]
-    sections.append(f"<h2>The best weightings</h2>{_evaluations(ordered, names, found.objective)}")
+        sections.append(f"<h2>How it descended</h2><figure>{chart}</figure>")
+    sections.append(f"<h2>The best weightings</h2>{_evaluations(found, names)}")
     if found.best.layers:
         sections.append(f"<h2>Layer by layer</h2>{_layers(found.best.layers, names)}")
-    return page(title, lead, "".join(f"<section>{section}</section>" for section in sections))
+    return page(title, _lead(found), "".join(f"<section>{section}</section>" for section in sections))
+
+
+def _lead(found: Found) -> str:
+    best = ", ".join(f"{name} {_number(weight, 3)}" for name, weight in found.best.weights.items())
+    if found.complete:
+        end = "The search came to its end."
+    elif found.strategy == "bayes":
+        end = "It has no end of its own: the budget ended it."
+    else:
+        end = "The budget ended before the search did."
+    return (
+        f"{found.strategy} on {found.objective}, {_count(len(found.path), 'evaluation')}"
+        + (f" and {_count(len(found.steps), 'gradient step')}" if found.steps else "")
+        + f". Best: {best}, {found.objective} {_number(found.best.value, 4)}. {end}"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _share(found: Found, name: str) -> str:
+    """Of two modalities: the value over the weight of the first, which says the other."""
+    steps = [(s["weights"][name], s["loss"]) for s in found.steps]
+    dots = [(e.weights[name], e.value) for e in found.path]
+    return charts.lines(
+        f"{found.objective} by the weight of {name}",
+        [
+            charts.Line("loss of a step's batch", steps, "var(--m1)"),
+            charts.Line(found.objective, dots, "var(--m0)", loose=True),
+        ],
+        y_label=f"{found.objective}, each dot an evaluation"
+        + ("; the line: loss of each step's batch" if steps else ""),
+        x_label=f"weight of {name}",
+    )
 
 
 def place(weights: Sequence[float]) -> tuple[float, float]:
@@ -71,9 +93,10 @@ def place(weights: Sequence[float]) -> tuple[float, float]:
 
 
 def ternary(found: Found) -> str:
-    """Every evaluation as a dot, the darker the better; the best is ringed, gradient steps are a line."""
+    """Every evaluation as a dot, the stronger the better; the best is ringed, gradient steps are a line."""
     names = list(found.best.weights)
     height = 2 * _MARGIN + _SIDE * math.sqrt(3) / 2
+    low_edge = height - _MARGIN + 24
     corners = [place(unit) for unit in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
     parts = []
     for t in (i / 10 for i in range(1, 10)):
@@ -82,39 +105,70 @@ def ternary(found: Found) -> str:
             ((1 - t, t, 0), (0, t, 1 - t)),
             ((1 - t, 0, t), (0, 1 - t, t)),
         )
-        parts += [_path([place(end) for end in ends], "var(--line)", 0.5) for ends in rules]
+        parts += [_path([place(end) for end in rule], "var(--line)", 1.0) for rule in rules]
     parts.append(_path([*corners, corners[0]], "var(--ink)", 1.0))
-    for name, (x, y), dy in zip(names, corners, (-12, 24, 24), strict=True):
+    middle = _MARGIN + _SIDE / 2
+    ends = ((middle, 24, "middle"), (0, low_edge, "start"), (_SIDE + 2 * _MARGIN, low_edge, "end"))
+    for name, (x, y, anchor) in zip(names, ends, strict=True):
+        parts.append(_text(x, y, name, anchor))
+    walked = _drawable([s["weights"] for s in found.steps], names)
+    if walked:
+        parts.append(_path(walked, "var(--m1)", 2.0))
+        for (x, y), text, fill in ((walked[0], "start", "var(--paper)"), (walked[-1], "end", "var(--m1)")):
+            parts.append(
+                f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10" fill="{fill}" stroke="var(--m1)" '
+                f'stroke-width="2"><title>{text} of the descent</title></rect>'
+            )
+            parts.append(_text(x + 14, y - 8, text, "start"))
+    worst_first = _ordered(found)[::-1]
+    worst, best = (worst_first[0].value, worst_first[-1].value) if worst_first else (math.nan, math.nan)
+    for one in worst_first:
+        good = (one.value - worst) / (best - worst) if best != worst else 1.0
+        label = f"{', '.join(f'{name} {one.weights[name]:.3f}' for name in names)}: {one.value:.4f}"
+        for x, y in _drawable([one.weights], names):
+            parts.append(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="var(--m0)" fill-opacity="{_strength(good):.2f}" '
+                f'stroke="var(--m0)"><title>{escape(label)}</title></circle>'
+            )
+    for x, y in _drawable([found.best.weights], names):
         parts.append(
-            f'<text x="{x:.1f}" y="{y + dy:.1f}" text-anchor="middle" fill="currentColor">{escape(name)}</text>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="10" fill="none" stroke="var(--ink)" stroke-width="2"/>'
         )
-    if found.steps:
-        parts.append(_path([_at(s["weights"], names) for s in found.steps], "var(--m1)", 2.0))
-    finite = [e for e in found.path if math.isfinite(e.value)]
-    low, high = (f((e.value for e in finite), default=0.0) for f in (min, max))
-    for one in sorted(finite, key=lambda e: e.value, reverse=found.objective == "loss"):
-        share = (one.value - low) / (high - low) if high > low else 1.0
-        good = 1 - share if found.objective == "loss" else share
-        x, y = _at(one.weights, names)
-        label = ", ".join(f"{name} {one.weights[name]:.3f}" for name in names)
+    for n in range(10):
         parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="var(--m0)" fill-opacity="{0.1 + 0.9 * good:.2f}">'
-            f"<title>{escape(label)}: {one.value:.4f}</title></circle>"
+            f'<rect x="{middle - 100 + 20 * n:.1f}" y="{height:.1f}" width="20" height="12" '
+            f'fill="var(--m0)" fill-opacity="{_strength(n / 9):.2f}"/>'
         )
-    x, y = _at(found.best.weights, names)
-    parts.append(
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="10" fill="none" stroke="var(--ink)" stroke-width="2"/>'
-    )
-    worst, best = (high, low) if found.objective == "loss" else (low, high)
+    parts.append(_text(middle - 108, height + 12, f"worst {_number(worst, 4)}", "end"))
+    parts.append(_text(middle + 108, height + 12, f"best {_number(best, 4)}", "start"))
+    path = " The line is the descent's path from start to end." if walked else ""
     return (
-        f'<svg viewBox="0 0 {_SIDE + 2 * _MARGIN:.0f} {height:.0f}" role="img" style="max-width:34rem">'
+        f'<svg viewBox="0 0 {_SIDE + 2 * _MARGIN:.0f} {height + 20:.0f}" role="img" '
+        f'style="display:block;width:100%;max-width:34rem;overflow:visible">'
         f"<title>Weightings and their {escape(found.objective)}</title>{''.join(parts)}</svg>"
-        f"<p>Darker is better: from {worst:.4f} to {best:.4f}, which is ringed.</p>"
+        f'<p class="soft">Each dot is an evaluation: the nearer to a corner, the larger that weight; a grid line '
+        f"is a tenth. The stronger its colour, the better; the best is ringed.{path}</p>"
     )
 
 
-def _at(weights: Mapping[str, float], names: Sequence[str]) -> tuple[float, float]:
-    return place([weights[name] for name in names])
+def _strength(good: float) -> float:
+    return 0.1 + 0.9 * good
+
+
+def _ordered(found: Found) -> list[Evaluation]:
+    """The evaluations with a finite value, best first."""
+    finite = [e for e in found.path if math.isfinite(e.value)]
+    return sorted(finite, key=lambda e: e.value, reverse=found.objective != "loss")
+
+
+def _drawable(weightings: Sequence[Mapping[str, float]], names: Sequence[str]) -> list[tuple[float, float]]:
+    """Where the weightings lie, without those that are no numbers."""
+    rows = [[weights[name] for name in names] for weights in weightings]
+    return [place(row) for row in rows if math.isfinite(sum(row)) and sum(row) > 0]
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="currentColor">{escape(text)}</text>'
 
 
 def _path(points: Sequence[tuple[float, float]], colour: str, width: float) -> str:
@@ -122,16 +176,22 @@ def _path(points: Sequence[tuple[float, float]], colour: str, width: float) -> s
     return f'<polyline points="{text}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
 
 
-def _evaluations(path: Sequence[Evaluation], names: Sequence[str], objective: str) -> str:
-    rows = [[*(f"{e.weights[n]:.4f}" for n in names), f"{e.value:.4f}", f"{e.seconds:.1f}"] for e in path]
-    return _table([*names, objective, "seconds"], rows)
+def _evaluations(found: Found, names: Sequence[str]) -> str:
+    head = [*names, found.objective, "seconds"]
+    # Those without a finite value come last, in the order of the search.
+    path = _ordered(found) + [e for e in found.path if not math.isfinite(e.value)]
+    rows = [
+        _row([*(_number(e.weights[n], 4) for n in names), _number(e.value, 4), _number(e.seconds, 1)])
+        for e in path[:10]
+    ]
+    shown = f"The best {len(rows)} of {_count(len(path), 'evaluation')}"
+    return _table(shown, head, rows, numbers=range(len(head)))
 
 
 def _layers(layers: Mapping[int, Mapping[str, float]], names: Sequence[str]) -> str:
-    return _table(["layer", *names], [[str(n), *(f"{w[m]:.3f}" for m in names)] for n, w in layers.items()])
+    rows = [_row([_number(w[m], 3) for m in names], first=_name(str(n))) for n, w in layers.items()]
+    return _table("The best weighting's weights in each layer", ["layer", *names], rows)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+def _row(numbers: Sequence[str], *, first: str = "") -> str:
+    return f"<tr>{first}{''.join(f'<td class=n>{number}</td>' for number in numbers)}</tr>"
