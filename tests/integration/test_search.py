@@ -24,6 +24,7 @@ from earec_registry import Registry
 
 from .conftest import Pipeline
 
+TEXT = ["--adapter", "text=text/things"]
 ADAPTERS = {"text": "text/things", "behavior": "behavior/things"}
 OutJson = Callable[[], Any]
 
@@ -155,7 +156,7 @@ def test_the_command_composes_what_it_found(in_home: Pipeline, out_json: OutJson
     page = tmp_path / "page.html"
     argv = ["compose", "--search", "grid", "--step", "0.5", "--data", str(in_home.data), "--name", "searched"]
     argv += ["--modalities", "text,behavior", "--report", str(page), "--backbone", str(in_home.llm)]
-    argv += ["--set", "backbone.dtype=float32", "--adapter", "text=text/things", "--json"]
+    argv += ["--set", "backbone.dtype=float32", *TEXT, "--adapter", "behavior=behavior/things", "--json"]
     assert in_home.run(*argv) == 0
     said = out_json()
     assert said["search"]["evaluations"] == 3
@@ -171,11 +172,14 @@ def test_the_command_composes_what_it_found(in_home: Pipeline, out_json: OutJson
         (["--weights", "text=1", "--search", "grid"], "needs --data and --modalities"),
         (["--search", "learn"], "needs --data and --modalities"),
         (
-            ["--search", "learn", "--objective", "rouge", "--data", "DATA", "--modalities", "text"],
+            ["--search", "learn", "--objective", "rouge", "--data", "DATA", "--modalities", "text", *TEXT],
             "no gradient",
         ),
-        (["--search", "bayes", "--data", "DATA", "--modalities", "text"], "no end of its own"),
-        (["--search", "grid", "--method", "ties", "--data", "DATA", "--modalities", "text"], "not of ties"),
+        (["--search", "bayes", "--data", "DATA", "--modalities", "text", *TEXT], "no end of its own"),
+        (
+            ["--search", "grid", "--method", "ties", "--data", "DATA", "--modalities", "text", *TEXT],
+            "not of ties",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said(
