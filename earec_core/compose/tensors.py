@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +35,6 @@ _STORED: dict[Dtype, np.dtype[Any]] = {
     "bfloat16": np.dtype("<u2"),
     "float16": np.dtype("<f2"),
 }
-_SYNC = 1 << 26  # bytes between two waits for the disk
 _BLOCK = 1 << 16  # numbers that stay in the cache from one step of arithmetic to the next
 
 
@@ -146,26 +144,16 @@ def write_tensors(
         header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format aligns the first tensor to 8 bytes
-    with path.open("xb") as file, ThreadPoolExecutor(1) as disk:
-        written = disk.submit(_write, file, len(text).to_bytes(8, "little") + text)
+    with path.open("xb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
         for (name, tensor), (expected, shape) in zip(tensors, shapes.items(), strict=True):
             if name != expected or tensor.shape != shape or tensor.dtype != _STORED[dtype]:
                 raise ValueError(f"announced {expected} {shape}, got {name} {tensor.shape} {tensor.dtype}")
-            written.result()
-            written = disk.submit(_write, file, np.ascontiguousarray(tensor).data)
-        written.result()
+            file.write(np.ascontiguousarray(tensor).data)
         file.flush()
         os.fsync(file.fileno())
     return 8 + len(text) + end
-
-
-def _write(file: BinaryIO, data: bytes | memoryview) -> None:
-    """Write, and now and then wait for the disk, so that little is left for the last sync."""
-    before = file.tell()
-    file.write(data)
-    if file.tell() // _SYNC > before // _SYNC:
-        file.flush()
-        os.fdatasync(file.fileno())
 
 
 def encode(values: Array, dtype: Dtype) -> Stored:
