@@ -1,10 +1,15 @@
-"""Composition beside PEFT's `add_weighted_adapter`: `python benchmarks/compose.py`.
+"""Composition beside PEFT and mergekit: `python benchmarks/compose.py`.
 
-Three random LoRA adapters (r 16) on a random Llama of SmolLM2-135M's shape are composed at 0.05 / 0.05 / 0.9.
-Every contestant runs in a process of its own: once to warm up, then `--repeat` times, best taken, from
-directories on disk to a saved directory. Before any time is printed, the results are checked: `delta` equals
-PEFT's `cat`, and `delta` at rank 16 is as close to the exact sum as PEFT's dense `svd`. Ratios are
-PEFT / earec: above 1, earec is faster or smaller.
+Three random LoRA adapters are composed at 0.9 / 0.05 / 0.05, on two shapes:
+
+- 7B: Llama-2-7B's, r 128 on all seven linear layers, stored in `--dtype`. PEFT also loads the base model, so it is
+  measured at `--peft-layers` of the 32 layers, beside earec at as many, and earec alone at all 32. `copy` reads
+  the same tensors and writes as many bytes: no composition can be faster.
+- 135M: SmolLM2-135M's, r 16, float32.
+
+Every contestant runs in a process of its own with `--threads` threads: once to warm up, then `--repeat` times, best
+taken, from directories on disk to a saved and synced directory. Before any time is printed, all results are checked
+against the exact sum. Peak memory is the process's own VmHWM; `above` is what it grew by after the imports.
 """
 
 from __future__ import annotations
@@ -12,197 +17,184 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
+import torch
+from compose_data import Shape, adapter_change, model_change, relative_errors, write_adapters, write_base
 
-HIDDEN, INTERMEDIATE, LAYERS, KEY_VALUE, RANK = 576, 1536, 30, 192, 16
-WEIGHTS = {"text": 0.05, "vision": 0.05, "behavior": 0.9}
-PREFIX = "base_model.model."
-LINEAR = {
-    "self_attn.q_proj": (HIDDEN, HIDDEN),
-    "self_attn.k_proj": (KEY_VALUE, HIDDEN),
-    "self_attn.v_proj": (KEY_VALUE, HIDDEN),
-    "self_attn.o_proj": (HIDDEN, HIDDEN),
-    "mlp.gate_proj": (INTERMEDIATE, HIDDEN),
-    "mlp.up_proj": (INTERMEDIATE, HIDDEN),
-    "mlp.down_proj": (HIDDEN, INTERMEDIATE),
+LLAMA_7B = Shape(4096, 11008, 32, 32, 32, 32000, tied=False, rank=128)
+SMOLLM_135M = Shape(576, 1536, 30, 9, 3, 49152, tied=True, rank=16)
+# Contestant: the earec contestant that its ratios are taken against.
+PEERS = {
+    "peft-cat": "delta",
+    "peft-svd": "delta-rank16",
+    "peft-linear": "factor",
+    "mergekit": "delta-into-base",
 }
-# Contestant: (arguments, the earec contestant that its ratios are taken against).
-EAREC = {"delta": ("delta", None), "delta-rank16": ("delta", 16), "factor": ("factor", None)}
-PEFT = {
-    "peft-cat": ("cat", "delta"),
-    "peft-svd": ("svd", "delta-rank16"),
-    "peft-linear": ("linear", "factor"),
-}
+DIFFERENT = {"factor", "peft-linear", "delta-rank16", "peft-svd"}
+"""Contestants whose result is not the exact sum, by their definition."""
+
+_QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
 
 
-def prepare(root: Path, shared_a: bool) -> None:
-    """Write the base model and the adapters, float32: PEFT stores a composite in the base's precision."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+@dataclass(frozen=True)
+class Figures:
+    """One contestant's seconds (best) and MiB, and ||found - exact||_F / ||exact||_F; NaN for `copy`."""
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=49152,
-        hidden_size=HIDDEN,
-        intermediate_size=INTERMEDIATE,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(root / "base")
-    for seed, name in enumerate(WEIGHTS):
-        first, second = np.random.default_rng(0 if shared_a else seed), np.random.default_rng(100 + seed)
-        tensors = {}
-        for layer in range(LAYERS):
-            for module, (d_out, d_in) in LINEAR.items():
-                key = f"{PREFIX}model.layers.{layer}.{module}"
-                tensors[f"{key}.lora_A.weight"] = first.normal(0, d_in**-0.5, (RANK, d_in)).astype(np.float32)
-                tensors[f"{key}.lora_B.weight"] = second.normal(0, 0.01, (d_out, RANK)).astype(np.float32)
-        (root / name).mkdir()
-        save_file(tensors, root / name / "adapter_model.safetensors", metadata={"format": "pt"})
-        settings = {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "r": RANK,
-            "lora_alpha": 2 * RANK,
-            "target_modules": [module.split(".")[1] for module in LINEAR],
-        }
-        (root / name / "adapter_config.json").write_text(json.dumps(settings))
+    total: float
+    merge: float
+    peak: float
+    above: float
+    written: float
+    error: float = math.nan
 
 
-def run_earec(root: Path, contestant: str, out: Path) -> float:
-    """Compose with earec; returns the seconds between the first read and the last write."""
-    from earec_core.compose import compose
-
-    method, rank = EAREC[contestant]
-    start = time.perf_counter()
-    compose({name: root / name for name in WEIGHTS}, WEIGHTS, out, method=method, rank=rank)
-    return time.perf_counter() - start
-
-
-def run_peft(root: Path, contestant: str, out: Path) -> float:
-    """Compose with PEFT; returns the seconds of `add_weighted_adapter` alone."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    base = AutoModelForCausalLM.from_pretrained(root / "base", dtype="auto")
-    names = list(WEIGHTS)
-    model = PeftModel.from_pretrained(base, root / names[0], adapter_name=names[0])
-    for name in names[1:]:
-        model.load_adapter(root / name, adapter_name=name)
-    combination = PEFT[contestant][0]
-    start = time.perf_counter()
-    # svd_full_matrices=False is the faster of PEFT's two settings, with the same result.
-    extra = {"svd_rank": RANK, "svd_full_matrices": False} if combination == "svd" else {}
-    model.add_weighted_adapter(names, list(WEIGHTS.values()), "merged", combination_type=combination, **extra)
-    merge = time.perf_counter() - start
-    model.save_pretrained(str(out), selected_adapters=["merged"])
-    return merge
-
-
-def worker(root: Path, contestant: str, repeat: int) -> None:
-    """Run one contestant warm and print its figures as JSON."""
-    run: Callable[[Path, str, Path], float] = run_earec if contestant in EAREC else run_peft
-    # Another method of the same library warms imports, page cache and threads.
-    run(root, "delta" if contestant in EAREC else "peft-linear", root / "out" / f"{contestant}-warm")
-    best, merge = math.inf, math.inf
-    for i in range(1 if contestant == "peft-svd" else repeat):
-        start = time.perf_counter()
-        merge = min(
-            merge, run(root, contestant, root / "out" / (contestant if i == 0 else f"{contestant}-{i}"))
+def measure(
+    root: Path, shape: Shape, contestants: list[str], options: argparse.Namespace, probes: int | None = None
+) -> dict[str, Figures]:
+    """Run the contestants one after the other, then check their results."""
+    figures, found = {}, {}
+    threads = {f"{name}_NUM_THREADS": str(options.threads) for name in ("OMP", "OPENBLAS", "MKL")}
+    for name in contestants:
+        print(f"running {name} at {shape.layers} layers", file=sys.stderr)
+        python = options.mergekit if name == "mergekit" else sys.executable
+        repeat = 1 if name == "peft-svd" else options.repeat
+        worker = Path(__file__).with_name("compose_worker.py")
+        done = subprocess.run(
+            [str(python), str(worker), str(root), name, str(repeat)],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **threads, **_QUIET},
         )
-        best = min(best, time.perf_counter() - start)
-    # VmHWM belongs to this program alone; getrusage's figure may start from the parent's.
-    peak = next(
-        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
-    )
-    print(json.dumps({"total": best, "merge": merge, "peak": int(peak.split()[1]) / 1024}))
+        out = root / "out" / name
+        paths = [out, *out.rglob("*")]
+        written = sum(path.stat().st_size for path in paths if path.is_file()) / 2**20
+        figures[name] = Figures(**json.loads(done.stdout.splitlines()[-1]), written=written)
+        if name == "copy":
+            out.unlink()
+        elif name == "mergekit":
+            found[name] = model_change(out, root / "base")
+        elif name == "delta-into-base":
+            found[name] = model_change(out / "model", root / "base")
+        else:
+            found[name] = adapter_change(out / "merged" if name.startswith("peft") else out)
+    for name, error in relative_errors(root, shape, found, probes).items():
+        figures[name] = replace(figures[name], error=error)
+    return figures
 
 
-def changes(path: Path) -> dict[str, np.ndarray]:
-    """Dense dW of every module in float64."""
-    config = json.loads((path / "adapter_config.json").read_text())
-    tensors = load_file(path / "adapter_model.safetensors")
-    scale = config["lora_alpha"] / config["r"]
-    return {
-        key: scale * tensors[key.replace("lora_A", "lora_B")].astype(np.float64) @ value.astype(np.float64)
-        for key, value in tensors.items()
-        if "lora_A" in key
-    }
-
-
-def relative_errors(root: Path, found: dict[str, Path]) -> dict[str, float]:
-    """||found - exact||_F / ||exact||_F by contestant, one library's file against dense arithmetic."""
-    exact: dict[str, np.ndarray] = {}
-    for name, weight in WEIGHTS.items():
-        for key, change in changes(root / name).items():
-            exact[key] = exact.get(key, 0.0) + weight * change
-    norm = math.sqrt(sum(float(np.sum(change**2)) for change in exact.values()))
-    errors = {}
-    for contestant, path in found.items():
-        composed = changes(path)
-        assert composed.keys() == exact.keys(), f"{contestant} composed other modules"
-        errors[contestant] = (
-            math.sqrt(sum(float(np.sum((composed[k] - exact[k]) ** 2)) for k in exact)) / norm
+def show(title: str, figures: dict[str, Figures]) -> None:
+    """Print a table, and the ratios: above 1, earec is faster or smaller."""
+    print(f"\n{title}\n")
+    columns = ("seconds", "merge s", "peak MiB", "above", "MiB written", "rel. error")
+    print(f"{'':16}" + "".join(f"{column:>12}" for column in columns))
+    for name, row in figures.items():
+        error = "-" if math.isnan(row.error) else f"{row.error:.1e}"
+        print(
+            f"{name:16}{row.total:12.2f}{row.merge:12.2f}{row.peak:12.0f}{row.above:12.0f}{row.written:12.0f}"
+            f"{error:>12}"
         )
-    return errors
+    print(f"\n{'ratio':28}{'seconds':>10}{'merge only':>12}{'peak memory':>13}{'above':>9}")
+    pairs = [(name, ours) for name, ours in PEERS.items() if name in figures]
+    for first, second in [*([("delta", "copy")] if "copy" in figures else []), *pairs]:
+        a, b = figures[first], figures[second]
+        ratios = (a.total / b.total, a.merge / b.merge, a.peak / b.peak, a.above / b.above)
+        row = f"{f'{first} / {second}':28}{ratios[0]:10.2f}"
+        print(row if second == "copy" else f"{row}{ratios[1]:12.2f}{ratios[2]:13.1f}{ratios[3]:9.1f}")
+
+
+def check(figures: dict[str, Figures], tolerance: float) -> None:
+    """Stop unless every exact method gave the exact sum, and both truncations are equally close to it."""
+    for name, row in figures.items():
+        if name not in DIFFERENT and name != "copy":
+            assert row.error < tolerance, f"{name} is not the exact sum: {row.error}"
+    if "peft-svd" in figures:
+        ours, theirs = figures["delta-rank16"].error, figures["peft-svd"].error
+        assert math.isclose(ours, theirs, rel_tol=1e-3), f"the truncations differ: {ours}, {theirs}"
+
+
+def run_7b(folder: Path, options: argparse.Namespace) -> None:
+    """The 7B shape: earec alone at all layers, then beside PEFT."""
+    dtype = getattr(torch, options.dtype)
+    # Rounding A or B to bfloat16 moves dW by up to 2^-9 of each term; PEFT rounds in the base's precision.
+    tolerance = 4e-3 if options.dtype == "bfloat16" else 1e-6
+    every = [
+        (LLAMA_7B, ["copy", "delta"]),
+        (replace(LLAMA_7B, layers=options.peft_layers), ["copy", "delta", "peft-cat"]),
+    ]
+    for shape, contestants in every:
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            root = Path(name)
+            write_adapters(root, shape, dtype, options.shared_a)
+            if "peft-cat" in contestants:
+                write_base(root / "base", shape, dtype)
+            figures = measure(root, shape, contestants, options, probes=8)
+        check(figures, tolerance)
+        title = f"7B shape, r 128, {options.dtype}, {shape.layers} of 32 layers"
+        if "peft-cat" in contestants and shape.layers < LLAMA_7B.layers:
+            title += " (PEFT loads the model; --peft-layers 32 needs a larger machine)"
+        show(f"{title}; results equal, by 8 random vectors per module", figures)
+
+
+def run_135m(folder: Path, options: argparse.Namespace) -> None:
+    """The 135M shape: every peer."""
+    contestants = [
+        "delta",
+        "peft-cat",
+        "delta-rank16",
+        "peft-svd",
+        "factor",
+        "peft-linear",
+        "delta-into-base",
+    ]
+    if options.skip_svd:
+        contestants.remove("peft-svd")
+    if options.mergekit:
+        contestants.append("mergekit")
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        root = Path(name)
+        write_adapters(root, SMOLLM_135M, torch.float32, options.shared_a)
+        write_base(root / "base", SMOLLM_135M, torch.float32)
+        figures = measure(root, SMOLLM_135M, contestants, options)
+    check(figures, 1e-5)
+    show(
+        "135M shape, r 16, float32; results checked densely: exact but for factor, svd, linear, rank16",
+        figures,
+    )
+    if not options.mergekit:
+        print(
+            "mergekit: absent. Install benchmarks/mergekit-requirements.txt elsewhere, give --mergekit PYTHON."
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--only", choices=("7b", "135m"), help="one shape alone")
     parser.add_argument("--repeat", type=int, default=3, help="timed runs of each contestant (svd: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of every contestant")
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the 7B shape"
+    )
+    parser.add_argument("--peft-layers", type=int, default=8, help="layers of the 7B shape beside PEFT")
+    parser.add_argument(
+        "--mergekit", type=Path, metavar="PYTHON", help="of the environment that has mergekit"
+    )
     parser.add_argument("--shared-a", action="store_true", help="let all adapters share A, as from one seed")
     parser.add_argument("--skip-svd", action="store_true", help="leave out PEFT's dense SVD, the slow one")
-    parser.add_argument("--worker", nargs=2, metavar=("DIR", "NAME"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help="for temporary files, about 12 GB; default: the system's")
     options = parser.parse_args()
-    if options.worker:
-        worker(Path(options.worker[0]), options.worker[1], options.repeat)
-        return
-    peers = {name: row for name, row in PEFT.items() if not (options.skip_svd and name == "peft-svd")}
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        prepare(root, options.shared_a)
-        figures = {}
-        for contestant in [*EAREC, *peers]:
-            print(f"running {contestant}", file=sys.stderr)
-            command = [
-                sys.executable,
-                __file__,
-                "--repeat",
-                str(options.repeat),
-                "--worker",
-                folder,
-                contestant,
-            ]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            figures[contestant] = json.loads(done.stdout.splitlines()[-1])
-        paths = {name: root / "out" / name / ("merged" if name in PEFT else "") for name in figures}
-        errors = relative_errors(root, paths)
-    assert errors["delta"] < 1e-6, "delta is not the exact sum"
-    assert errors["peft-cat"] < 1e-6, "PEFT's cat is not the exact sum"
-    if "peft-svd" in errors:
-        assert math.isclose(errors["delta-rank16"], errors["peft-svd"], rel_tol=1e-3), (
-            "the truncations differ"
-        )
-    print("results checked: delta = cat = the exact sum; delta-rank16 as close as svd\n")
-    print(f"{'':14}{'seconds':>9}{'merge s':>9}{'peak MiB':>10}{'rel. error':>12}")
-    for name, row in figures.items():
-        print(f"{name:14}{row['total']:9.2f}{row['merge']:9.2f}{row['peak']:10.0f}{errors[name]:12.2e}")
-    print(f"\n{'PEFT / earec':30}{'seconds':>9}{'merge only':>12}{'peak memory':>13}")
-    for name, (_, ours) in peers.items():
-        ratios = [figures[name][key] / figures[ours][key] for key in ("total", "merge", "peak")]
-        print(f"{name + ' / ' + ours:30}{ratios[0]:9.1f}{ratios[1]:12.2f}{ratios[2]:13.1f}")
+    if options.only != "135m":
+        run_7b(options.folder, options)
+    if options.only != "7b":
+        run_135m(options.folder, options)
 
 
 if __name__ == "__main__":
