@@ -9,8 +9,9 @@ Three random LoRA adapters are composed at 0.9 / 0.05 / 0.05, on two shapes:
 
 Every contestant runs in a process of its own with `--threads` threads: once to warm up, then `--repeat` times, best
 taken, from directories on disk to a saved and synced directory. `cold` is the first run from the start of the
-process, imports included: what a shell command costs. Before any time is printed, all results are checked against
-the exact sum. Peak memory is the process's own VmHWM; `above` is what it grew by after the imports.
+process, imports included: what a command costs. `delta` measures what it did, as `earec compose` does by default;
+`delta-unmeasured` leaves that out (`--no-measure`), as its peers do. Before any time is printed, all results are
+checked against the exact sum. Peak memory is the process's own VmHWM; `above` is what it grew by after the imports.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ from compose_data import Shape, adapter_change, model_change, relative_errors, w
 
 LLAMA_7B = Shape(4096, 11008, 32, 32, 32, 32000, tied=False, rank=128)
 SMOLLM_135M = Shape(576, 1536, 30, 9, 3, 49152, tied=True, rank=16)
-# Contestant: the earec contestant that its ratios are taken against.
-PEERS = {
-    "peft-cat": "delta",
-    "peft-svd": "delta-rank16",
-    "peft-linear": "factor",
-    "mergekit": "delta-into-base",
-}
+PEERS = [
+    ("peft-cat", "delta-unmeasured"),
+    ("peft-cat", "delta"),
+    ("peft-svd", "delta-rank16"),
+    ("peft-linear", "factor"),
+    ("mergekit", "delta-into-base"),
+]
+"""Who is compared with which contestant of earec."""
+DELTA = ("delta-unmeasured", "delta")
 DIFFERENT = {"factor", "peft-linear", "delta-rank16", "peft-svd"}
 """Contestants whose result is not the exact sum, by their definition."""
 
@@ -104,8 +107,10 @@ def show(title: str, figures: dict[str, Figures]) -> None:
             f"{row.written:12.0f}{error:>12}"
         )
     print(f"\n{'ratio':28}{'cold':>9}{'warm':>9}{'merge only':>12}{'peak memory':>13}{'above':>9}")
-    pairs = [(name, ours) for name, ours in PEERS.items() if name in figures]
-    for first, second in [*([("delta", "copy")] if "copy" in figures else []), *pairs]:
+    floor = [(name, "copy") for name in ("delta-unmeasured", "delta")]
+    for first, second in [*floor, *PEERS]:
+        if first not in figures or second not in figures:
+            continue
         a, b = figures[first], figures[second]
         ratios = (a.cold / b.cold, a.total / b.total, a.merge / b.merge, a.peak / b.peak, a.above / b.above)
         row = f"{f'{first} / {second}':28}{ratios[0]:9.2f}{ratios[1]:9.2f}"
@@ -128,8 +133,8 @@ def run_7b(folder: Path, options: argparse.Namespace) -> None:
     # Rounding A or B to bfloat16 moves dW by up to 2^-9 of each term; PEFT rounds in the base's precision.
     tolerance = 4e-3 if options.dtype == "bfloat16" else 1e-6
     every = [
-        (LLAMA_7B, ["copy", "delta"]),
-        (replace(LLAMA_7B, layers=options.peft_layers), ["copy", "delta", "peft-cat"]),
+        (LLAMA_7B, ["copy", *DELTA]),
+        (replace(LLAMA_7B, layers=options.peft_layers), ["copy", *DELTA, "peft-cat"]),
     ]
     for shape, contestants in every:
         with tempfile.TemporaryDirectory(dir=folder) as name:
@@ -148,7 +153,7 @@ def run_7b(folder: Path, options: argparse.Namespace) -> None:
 def run_135m(folder: Path, options: argparse.Namespace) -> None:
     """The 135M shape: every peer."""
     contestants = [
-        "delta",
+        *DELTA,
         "peft-cat",
         "delta-rank16",
         "peft-svd",

@@ -18,6 +18,7 @@ WEIGHTS = {"behavior": 0.9, "text": 0.05, "vision": 0.05}
 SVD_RANK = 16
 EAREC = {
     "delta": ("delta", None),
+    "delta-unmeasured": ("delta", None),
     f"delta-rank{SVD_RANK}": ("delta", SVD_RANK),
     "factor": ("factor", None),
     "delta-into-base": ("delta", None),
@@ -62,7 +63,8 @@ def earec(contestant: str) -> Run:
         start = time.perf_counter()
         into_base = contestant == "delta-into-base"
         adapter = out / "adapter" if into_base else out
-        compose({name: root / name for name in WEIGHTS}, WEIGHTS, adapter, method=method, rank=rank)
+        parts = {name: root / name for name in WEIGHTS}
+        compose(parts, WEIGHTS, adapter, method=method, rank=rank, measure=contestant != "delta-unmeasured")
         merge = time.perf_counter() - start
         if into_base:
             merge_into_base(adapter, root / "base", out / "model")

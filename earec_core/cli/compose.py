@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -37,6 +38,11 @@ from earec_core.errors import UsageError
     "--normalize/--no-normalize", default=None, help="Divide weights by their sum / take them as they are."
 )
 @click.option(
+    "--measure/--no-measure",
+    default=True,
+    help="Norms, cosines and errors of the result: most of the time at high ranks.",
+)
+@click.option(
     "--allow-mismatch",
     multiple=True,
     metavar="WHAT",
@@ -65,6 +71,7 @@ def command(
     density: float | None,
     seed: int | None,
     normalize: bool | None,
+    measure: bool,
     allow_mismatch: tuple[str, ...],
     into_base: Path | None,
     backbone: str | None,
@@ -84,6 +91,7 @@ def command(
     opened = open_registry(registry)
     given = pairs(adapters, "--adapter")
     layers: Mapping[int, Mapping[str, float]] | None = None
+    searched: dict[str, Any] | None = None
     if search is not None:
         if method != "delta":
             raise UsageError(
@@ -92,6 +100,7 @@ def command(
         chosen = choose_adapters(opened, search.modalities, given)
         found = search.run(opened, chosen, backbone)
         lambdas, layers = dict(found.best.weights), found.best.layers or None
+        searched = found.summary()
     else:
         lambdas = _weights(weights or "")
         chosen = choose_adapters(opened, list(lambdas), given)
@@ -109,7 +118,9 @@ def command(
         seed=seed,
         layer_weights=layers,
         sum_rule=rule,
+        measure=measure,
         allow=frozenset(allow_mismatch),
+        search=searched,
     )
     if into_base or emit:
         with out.progress("Merging into the base") as bar:
@@ -121,21 +132,15 @@ def command(
         written = {"into_base": into_base, "out": emitted}
         summary |= {key: str(path) for key, path in written.items() if path is not None}
         if search is not None:
-            summary["search"] = {
-                "strategy": found.strategy,
-                "objective": found.objective,
-                "value": found.best.value,
-                "evaluations": len(found.path),
-                "steps": len(found.steps),
-                "complete": found.complete,
-                "run": str(found.folder),
-            }
+            summary["search"] = {**found.summary(), "run": str(found.folder)}
         out.json({"id": identity, "name": name, **summary})
         return
-    kept = ""
+    said = f"{method}: rank {report.rank}"
+    if report.relative_error is not None:
+        said += f", relative error {report.relative_error:.2g}"
     if report.truncation_error != report.relative_error:
-        kept = f" of the exact sum, {report.truncation_error:.2g} of the method's own result"
-    out.note(f"{method}: rank {report.rank}, relative error {report.relative_error:.2g}{kept}")
+        said += f" of the exact sum, {report.truncation_error:.2g} of the method's own result"
+    out.note(said)
     for pair, cosine in report.cosines.items():
         out.note(f"cosine {pair}: {cosine:.3f}")
     out.data(identity)

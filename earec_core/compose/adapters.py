@@ -10,10 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jaxtyping import Float32
 
-from earec_core.compose.tensors import Array, Dtype, StoredTensor, read_header, read_tensor
+from earec_core.compose.tensors import (
+    Array,
+    Dtype,
+    Stored,
+    StoredTensor,
+    decode,
+    is_finite,
+    read_header,
+    read_stored,
+)
 from earec_core.errors import IntegrityError, UsageError
 
 CONFIG = "adapter_config.json"
@@ -136,17 +144,22 @@ class LoraAdapter:
         Raises:
             IntegrityError: a number is NaN or infinite, or the file is cut short.
         """
-        a, b = self._read(KEY_A.format(module)), self._read(KEY_B.format(module))
-        return a, b, self.scale(module)
+        a, b = self.stored(module)
+        return decode(a, self.dtype), decode(b, self.dtype), self.scale(module)
 
-    def _read(self, key: str) -> Array:
-        values = read_tensor(self.path / WEIGHTS, self._tensors[key])
-        if not np.isfinite(values).all():
+    def stored(self, module: str) -> tuple[Stored, Stored]:
+        """Read one module's A and B as numbers of `dtype`, for `decode`; see `factors`."""
+        return self._read(KEY_A.format(module)), self._read(KEY_B.format(module))
+
+    def _read(self, key: str) -> Stored:
+        tensor = self._tensors[key]
+        values = read_stored(self.path / WEIGHTS, tensor)
+        if not is_finite(values, tensor.dtype):
             raise IntegrityError(
                 f"Tensor {key} of the adapter in {self.path} holds NaN or infinite numbers.",
                 "Align this modality again, for example with a lower learning rate.",
             )
-        return values
+        return values if tensor.dtype == self.dtype else decode(values, tensor.dtype)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,21 +22,21 @@ from earec_core.compose.checks import (
 )
 from earec_core.compose.dense import Dense, low_rank
 from earec_core.compose.files import new_directory, write_file
+from earec_core.compose.measure import Measure
 from earec_core.compose.methods import (
     Factors,
     Method,
     Part,
     combine,
     delta,
-    distance,
+    delta_encoded,
     get_method,
-    inner,
-    product_norm,
+    stacked,
     truncate,
 )
 from earec_core.compose.peft_config import composite_config
-from earec_core.compose.report import ComposeReport, ModuleReport
-from earec_core.compose.tensors import Dtype, Stored, decode, encode, write_tensors
+from earec_core.compose.report import ComposeReport
+from earec_core.compose.tensors import Dtype, Stored, decode, encode, is_finite, write_tensors
 from earec_core.errors import UsageError
 
 
@@ -53,6 +52,7 @@ def compose(
     layer_weights: Mapping[int, Mapping[str, float]] | None = None,
     sum_rule: SumRule = "strict",
     dtype: Dtype | Literal["same"] = "same",
+    measure: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> ComposeReport:
     """Merge adapters by weight, theta_merge = sum lambda_i theta_i (Eq. 4), into a plain PEFT directory.
@@ -73,10 +73,12 @@ def compose(
         sum_rule: "strict" wants weights in [0, 1] with sum 1 (within 1e-6); "normalize" divides weights that
             are not negative by their sum; "any" takes them as they are.
         dtype: how to store the factors; "same" keeps the adapters', or float32 where they differ.
+        measure: whether to measure norms, cosines and errors for the report, which takes most of the time at
+            high ranks; the result is the same without.
         progress: called with (modules done, modules in all) after each module.
 
     Returns:
-        What was done and how far it is from the exact sum.
+        What was done and, if measured, how far it is from the exact sum.
 
     Raises:
         UsageError: weights, names, method, options or `out` do not fit, or the adapters do not fit each other.
@@ -97,7 +99,8 @@ def compose(
     if dtype == "same":
         stored = {adapter.dtype for adapter in parts.values()}
         dtype = stored.pop() if len(stored) == 1 else "float32"
-    run = _Run(row, options, used, layers, parts, rank, dtype, progress)
+    measured = Measure(tuple(parts), row.exact) if measure else None
+    run = _Run(row, options, used, layers, parts, rank, dtype, measured, progress)
     with new_directory(out, "composite") as folder:
         size = write_tensors(folder / WEIGHTS, run.shapes(), run.dtype, run.tensors())
         config = composite_config(list(parts.values()), run.ranks, run.scales)
@@ -117,23 +120,18 @@ class _Run:
     adapters: Mapping[str, LoraAdapter]
     max_rank: int | None
     dtype: Dtype
+    measure: Measure | None
     progress: Callable[[int, int], None] | None
-    modules: list[ModuleReport] = field(default_factory=list)
     scales: dict[str, float] = field(default_factory=dict)
-    squared_error: float = 0.0
-    squared_norm: float = 0.0
-    squared_truncation: float = 0.0
-    squared_result: float = 0.0
 
     def __post_init__(self) -> None:
         every = sorted({module for adapter in self.adapters.values() for module in adapter.modules})
         self.names = [module for module in every if self._taking(module)]
-        self.inner = np.zeros((len(self.adapters), len(self.adapters)))
 
     @property
     def ranks(self) -> dict[str, int]:
-        """The composite's rank by module; only after `tensors` is exhausted."""
-        return {module.name: module.rank for module in self.modules}
+        """The composite's rank by module."""
+        return {module: self._shape(module)[1] for module in self.names}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The composite's tensors, in the order of its file."""
@@ -171,23 +169,30 @@ class _Run:
     def tensors(self) -> Iterator[tuple[str, Stored]]:
         """Compose module after module; yields A, then B, encoded."""
         for done, module in enumerate(self.names, 1):
-            composed, a, b = self._compose(module)
-            self.scales[module] = composed.scale
+            a, b = self._compose(module)
             yield KEY_A.format(module), a
             yield KEY_B.format(module), b
             if self.progress is not None:
                 self.progress(done, len(self.names))
 
-    def _compose(self, module: str) -> tuple[Factors, Stored, Stored]:
-        parts: list[Part] = []
-        indices: list[int] = []
-        weights, rank = self._weights(module), self._shape(module)[1]
-        for index, (name, adapter) in enumerate(self.adapters.items()):
-            if module in adapter.shapes:
-                a, b, scale = adapter.factors(module)
-                parts.append(Part(name, module, weights[name], scale, a, b))
-                indices.append(index)
-        dropped = 0.0
+    def _compose(self, module: str) -> tuple[Stored, Stored]:
+        """The module's A and B as they are stored; notes its scale and measures it."""
+        weights = self._weights(module)
+        stored = {name: one.stored(module) for name, one in self.adapters.items() if module in one.shapes}
+        if self._stacks(module):
+            a, b = delta_encoded(
+                [(*stored[n], weights[n] * self.adapters[n].scale(module)) for n in self._taking(module)],
+                self.dtype,
+            )
+            self.scales[module] = 1.0
+            self._check_finite(module, b)
+            if self.measure is not None:
+                parts = self._parts(module, stored)
+                exact = stacked([part for part in parts if part.weight != 0.0])
+                self.measure.add(module, parts, exact, exact, self._decoded(module, a, b))
+            return a, b
+        parts, dropped = self._parts(module, stored), 0.0
+        rank = self._shape(module)[1]
         with np.errstate(over="ignore", invalid="ignore"):  # overflow is reported below, by name
             result = composed = self._result(module, [part for part in parts if part.weight != 0.0])
             if not isinstance(composed, Factors):
@@ -195,83 +200,63 @@ class _Run:
             elif composed.a.shape[0] > rank:
                 composed, dropped = truncate(composed, rank)
             a, b = encode(composed.a, self.dtype), encode(composed.b, self.dtype)
-        stored = Factors(decode(a, self.dtype), decode(b, self.dtype), composed.scale)
-        if not (np.isfinite(stored.a).all() and np.isfinite(stored.b).all()):
-            raise UsageError(
-                f"The composed factors of {module} are too large for {self.dtype}.",
-                "Compose with --dtype float32 or smaller weights.",
-            )
-        norm = self._add_norms(parts, indices)
-        if isinstance(result, Factors):
-            # Rounding is orthogonal to what the SVD dropped, to first order.
-            truncation = math.hypot(dropped, _rounding(composed, stored))
-        else:
-            truncation = float(np.linalg.norm(result - stored.b.astype(np.float64) @ stored.a))
-        if self.method.exact or self._alone(module):
-            error, size = truncation, norm
-        else:
-            error = distance(delta(parts), stored)
-            size = product_norm(result) if isinstance(result, Factors) else float(np.linalg.norm(result))
-        self.squared_error += error**2
-        self.squared_norm += norm**2
-        self.squared_truncation += truncation**2
-        self.squared_result += size**2
-        self.modules.append(
-            ModuleReport(module, stored.a.shape[0], norm, _ratio(error, norm), _ratio(truncation, size))
+        self.scales[module] = composed.scale
+        self._check_finite(module, a, b)
+        if self.measure is not None:
+            self.measure.add(module, parts, result, composed, self._decoded(module, a, b), dropped)
+        return a, b
+
+    def _stacks(self, module: str) -> bool:
+        """Whether the result is the stored factors side by side, which needs no decoding of A."""
+        taking = self._taking(module)
+        return (
+            self.method.combine is delta
+            and not self._alone(module)
+            and self._shape(module)[1] == sum(self.adapters[name].shapes[module][1] for name in taking)
+            and all(self.adapters[name].dtype == self.dtype for name in taking)
         )
-        return composed, a, b
+
+    def _parts(self, module: str, stored: Mapping[str, tuple[Stored, Stored]]) -> list[Part]:
+        weights = self._weights(module)
+        found = []
+        for name, (a, b) in stored.items():
+            adapter = self.adapters[name]
+            factors = decode(a, adapter.dtype), decode(b, adapter.dtype)
+            found.append(Part(name, module, weights[name], adapter.scale(module), *factors))
+        return found
+
+    def _decoded(self, module: str, a: Stored, b: Stored) -> Factors:
+        return Factors(decode(a, self.dtype), decode(b, self.dtype), self.scales[module])
 
     def _result(self, module: str, parts: list[Part]) -> Factors | Dense:
         if self._alone(module):
             return Factors(parts[0].a, parts[0].b, parts[0].scale)
         return combine(self.method, parts, self.options)
 
-    def _add_norms(self, parts: list[Part], indices: list[int]) -> float:
-        """Add this module to the adapters' inner products; returns ||dW||_F of its exact sum."""
-        changes = [Factors(part.a, part.b, part.scale) for part in parts]
-        squared = 0.0
-        for i, left in enumerate(changes):
-            for j, right in enumerate(changes[: i + 1]):
-                value = inner(left, right)
-                self.inner[indices[i], indices[j]] += value
-                squared += (1.0 if i == j else 2.0) * parts[i].weight * parts[j].weight * value
-        return math.sqrt(max(0.0, squared))
+    def _check_finite(self, module: str, *factors: Stored) -> None:
+        if not all(is_finite(one, self.dtype) for one in factors):
+            raise UsageError(
+                f"The composed factors of {module} are too large for {self.dtype}.",
+                "Compose with --dtype float32 or smaller weights.",
+            )
 
     def report(self, out: Path, size: int) -> ComposeReport:
-        names = list(self.adapters)
-        norms = [math.sqrt(max(0.0, self.inner[i, i])) for i in range(len(names))]
+        measured = self.measure
         bases = {adapter.config.get("base_model_name_or_path") for adapter in self.adapters.values()}
         return ComposeReport(
             method=self.method.name,
             options=dict(self.options),
             weights=dict(self.weights),
             layer_weights={layer: dict(weights) for layer, weights in self.layer_weights.items()},
-            rank=max(module.rank for module in self.modules),
+            rank=max(self.ranks.values()),
             dtype=self.dtype,
-            relative_error=_ratio(math.sqrt(self.squared_error), math.sqrt(self.squared_norm)),
-            truncation_error=_ratio(math.sqrt(self.squared_truncation), math.sqrt(self.squared_result)),
-            norm=math.sqrt(self.squared_norm),
-            norms=dict(zip(names, norms, strict=True)),
-            cosines={
-                f"{names[j]},{names[i]}": float(self.inner[i, j] / (norms[i] * norms[j] or 1.0))
-                for i in range(len(names))
-                for j in range(i)
-            },
-            modules=tuple(self.modules),
+            relative_error=measured.relative_error if measured else None,
+            truncation_error=measured.truncation_error if measured else None,
+            norm=measured.norm if measured else None,
+            norms=measured.norms if measured else {},
+            cosines=measured.cosines if measured else {},
+            modules=tuple(measured.modules) if measured else (),
             base_models=tuple(sorted(base for base in bases if base)),
             bytes=size,
             path=str(out),
         )
-
-
-def _rounding(computed: Factors, stored: Factors) -> float:
-    """||dW as stored - dW as computed||_F, free of cancellation: dB A' + B dA."""
-    d_a, d_b = stored.a - computed.a, stored.b - computed.b
-    if not d_a.any():
-        return product_norm(Factors(stored.a, d_b, stored.scale)) if d_b.any() else 0.0
-    a, b = np.concatenate([stored.a, d_a], axis=0), np.concatenate([d_b, computed.b], axis=1)
-    return product_norm(Factors(a, b, stored.scale))
-
-
-def _ratio(error: float, norm: float) -> float:
-    return error / norm if norm else (math.inf if error else 0.0)

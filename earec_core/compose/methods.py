@@ -16,7 +16,7 @@ from jaxtyping import Float32
 
 from earec_core import plugins
 from earec_core.compose.dense import Dense, dare, ties
-from earec_core.compose.tensors import Array
+from earec_core.compose.tensors import BLOCK, Array, Dtype, Stored, decode, encode
 from earec_core.errors import EarecError, PluginError, UsageError
 
 
@@ -85,9 +85,34 @@ def delta(parts: Sequence[Part]) -> Factors:
     """The exact sum: rows of A stacked, columns of B scaled and stacked; one part at weight 1 stays."""
     if len(parts) == 1 and parts[0].weight == 1.0:
         return Factors(parts[0].a, parts[0].b, parts[0].scale)
+    return stacked(parts)
+
+
+def stacked(parts: Sequence[Part]) -> Factors:
+    """Rows of A stacked, columns of B scaled and stacked; scale 1."""
     a = np.concatenate([part.a for part in parts], axis=0)
     b = np.concatenate([part.b * np.float32(part.weight * part.scale) for part in parts], axis=1)
     return Factors(a, b)
+
+
+def delta_encoded(stored: Sequence[tuple[Stored, Stored, float]], dtype: Dtype) -> tuple[Stored, Stored]:
+    """What `delta` gives of factors that are stored alike, encoded: A's bits as they are, B scaled block by block.
+
+    Args:
+        stored: each part's A, B, and weight * scale.
+        dtype: of all of them, and of the result.
+    """
+    a = np.concatenate([one for one, _, _ in stored], axis=0)
+    b = np.empty((len(stored[0][1]), len(a)), a.dtype)
+    columns = 0
+    for _, part, factor in stored:
+        rank = part.shape[1]
+        rows = max(1, BLOCK // rank)
+        for row in range(0, len(b), rows):
+            block = decode(part[row : row + rows], dtype) * np.float32(factor)
+            b[row : row + rows, columns : columns + rank] = encode(block, dtype)
+        columns += rank
+    return a, b
 
 
 def factor(parts: Sequence[Part]) -> Factors:

@@ -39,7 +39,8 @@ class ComposeReport:
         rank: the composite's `r`, the largest of its modules'.
         dtype: how its factors are stored.
         relative_error: ||composed - exact||_F / ||exact||_F over all modules together, truncation and
-            rounding to a half-precision `dtype` included; 0 means exact to float32 rounding.
+            rounding to a half-precision `dtype` included; 0 means exact to float32 rounding. None, as are the
+            next two, where nothing was measured; then there are no norms, cosines and modules.
         truncation_error: the same against the method's own result; differs where the method is not exact.
         norm: ||dW||_F of the exact sum over all modules.
         norms: ||dW_i||_F of each adapter that took part, its scale included, its weight not.
@@ -56,9 +57,9 @@ class ComposeReport:
     layer_weights: dict[int, dict[str, float]]
     rank: int
     dtype: Dtype
-    relative_error: float
-    truncation_error: float
-    norm: float
+    relative_error: float | None
+    truncation_error: float | None
+    norm: float | None
     norms: dict[str, float]
     cosines: dict[str, float]
     modules: tuple[ModuleReport, ...]

@@ -40,7 +40,9 @@ def compose_models(
     seed: int | None = None,
     layer_weights: Mapping[int, Mapping[str, float]] | None = None,
     sum_rule: str = "strict",
+    measure: bool = True,
     allow: frozenset[str] = frozenset(),
+    search: Mapping[str, Any] | None = None,
 ) -> tuple[str, ComposeReport]:
     """Merge adapters by weight (Eq. 4), keep every projector, and register the composite.
 
@@ -48,10 +50,11 @@ def compose_models(
         adapters: reference of each modality's adapter.
         weights: lambda of each modality.
         name: what to register the composite as.
-        method, rank, density, seed, layer_weights, sum_rule: see `earec_core.compose.merge.compose`. A routed
-            composite also stores each modality's own adapter, in `adapters/<modality>/`.
+        method, rank, density, seed, layer_weights, sum_rule, measure: see `earec_core.compose.merge.compose`.
+            A routed composite also stores each modality's own adapter, in `adapters/<modality>/`.
         allow: names of mismatches that the user knows of (keys of `_SAME`, and `plugin`); recorded in the
             manifest.
+        search: how the weights were found, for the manifest; None where they were given.
 
     Returns:
         Its id, and what the merge did.
@@ -83,6 +86,7 @@ def compose_models(
             seed=seed,
             layer_weights=layer_weights,
             sum_rule=sum_rule,  # type: ignore[arg-type]
+            measure=measure,
         )
         files = {f.name: f for f in merged.iterdir()}
         files |= {
@@ -111,6 +115,8 @@ def compose_models(
                 "truncation_error": report.truncation_error,
             },
         }
+        if search:
+            manifest["search"] = dict(search)
         if layer_weights:
             manifest["layer_weights"] = {
                 str(n): {m: float(w) for m, w in sorted(one.items())}

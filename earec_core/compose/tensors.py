@@ -35,7 +35,8 @@ _STORED: dict[Dtype, np.dtype[Any]] = {
     "bfloat16": np.dtype("<u2"),
     "float16": np.dtype("<f2"),
 }
-_BLOCK = 1 << 16  # numbers that stay in the cache from one step of arithmetic to the next
+BLOCK = 1 << 16
+"""Numbers that stay in the cache from one step of arithmetic to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +90,12 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def read_tensor(path: Path, tensor: StoredTensor) -> Array:
-    """Read one tensor.
+def read_stored(path: Path, tensor: StoredTensor) -> Stored:
+    """Read one tensor as it is stored; `decode` makes it float32.
 
     Args:
         path: the safetensors file.
         tensor: its place, from `read_header`.
-
-    Returns:
-        float32, of `tensor.shape`; exact, since every stored type is part of float32.
 
     Raises:
         IntegrityError: the file is shorter than its header says.
@@ -111,7 +109,7 @@ def read_tensor(path: Path, tensor: StoredTensor) -> Array:
         raise IntegrityError(f"{path} cannot be read ({error.strerror or error}).", next_step) from error
     if stored.size != count:
         raise IntegrityError(f"{path} is cut short.", next_step)
-    return decode(stored, tensor.dtype).reshape(tensor.shape)
+    return stored.reshape(tensor.shape)
 
 
 def write_tensors(
@@ -164,13 +162,13 @@ def encode(values: Array, dtype: Dtype) -> Stored:
     if dtype == "bfloat16":
         stored = np.empty(values.shape, "<u2")
         bits, rounded = np.ascontiguousarray(values, "<f4").view("<u4").reshape(-1), stored.reshape(-1)
-        for start in range(0, bits.size, _BLOCK):
-            block = bits[start : start + _BLOCK]
+        for start in range(0, bits.size, BLOCK):
+            block = bits[start : start + BLOCK]
             odd = (block >> np.uint32(16)) & np.uint32(1)
             odd += block
             odd += np.uint32(0x7FFF)
             odd >>= np.uint32(16)
-            rounded[start : start + _BLOCK] = odd
+            rounded[start : start + BLOCK] = odd
         return stored
     with np.errstate(over="ignore"):
         return values.astype(_STORED[dtype], copy=False)
@@ -181,3 +179,13 @@ def decode(stored: Stored, dtype: Dtype) -> Array:
     if dtype == "bfloat16":
         return np.left_shift(stored, np.uint32(16), dtype="<u4").view("<f4").astype(np.float32, copy=False)
     return stored.astype(np.float32, copy=False)
+
+
+def is_finite(stored: Stored, dtype: Dtype) -> bool:
+    """Whether no number is NaN or infinite."""
+    numbers = stored.reshape(-1)
+    blocks = (numbers[start : start + BLOCK] for start in range(0, numbers.size, BLOCK))
+    if dtype == "bfloat16":
+        infinite = np.uint16(0x7F80)
+        return all((block & np.uint16(0x7FFF)).max() < infinite for block in blocks)
+    return all(np.isfinite(block).all() for block in blocks)

@@ -55,6 +55,7 @@ class Found:
         steps: gradient steps of `learn` (`step`, `loss`, `weights`), in order.
         folder: the run's folder; `path.jsonl` in it is what a killed search resumes from.
         complete: whether the strategy came to its end within the budget.
+        catalog, data: name and digest of what was searched on.
     """
 
     strategy: str
@@ -64,6 +65,20 @@ class Found:
     steps: tuple[Mapping[str, Any], ...]
     folder: Path
     complete: bool
+    catalog: str
+    data: str
+
+    def summary(self) -> dict[str, Any]:
+        """What a composite's manifest keeps of it."""
+        return {
+            "strategy": self.strategy,
+            "objective": self.objective,
+            "value": self.best.value,
+            "evaluations": len(self.path),
+            "steps": len(self.steps),
+            "complete": self.complete,
+            "data": {"name": self.catalog, "digest": self.data},
+        }
 
 
 def search(
@@ -187,7 +202,9 @@ def search(
     finally:
         mixture.remove()
     best = (min if objective == "loss" else max)(path, key=lambda one: one.value)
-    return Found(strategy, objective, best, tuple(path), tuple(steps), folder, complete)
+    return Found(
+        strategy, objective, best, tuple(path), tuple(steps), folder, complete, catalog.name, catalog.digest
+    )
 
 
 def _walk(

@@ -160,8 +160,10 @@ def test_the_command_composes_what_it_found(in_home: Pipeline, out_json: OutJson
     assert in_home.run(*argv) == 0
     said = out_json()
     assert said["search"]["evaluations"] == 3
-    weights = Registry.open(in_home.registry).manifest("searched").data["weights"]
-    assert weights == said["weights"]
+    stored = Registry.open(in_home.registry).manifest("searched").data
+    assert stored["weights"] == said["weights"]
+    assert stored["search"] == {key: value for key, value in said["search"].items() if key != "run"}
+    assert stored["search"]["data"]["digest"] == Catalog.open(in_home.data).digest
     assert "<svg" in page.read_text()
 
 

@@ -306,6 +306,42 @@ def test_half_precision_is_rounded_as_torch_rounds(three: dict[str, Path], tmp_p
         assert (tmp_path / dtype / name).read_bytes() == (tmp_path / f"{dtype}-again" / name).read_bytes()
 
 
+def test_half_precision_adapters_are_stacked_as_torch_would(three: dict[str, Path], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file as load_torch
+
+    half = {name: tmp_path / "half" / name for name in three}
+    for name, path in three.items():
+        compose({name: path}, {name: 1.0}, half[name], dtype="bfloat16")
+    report = compose(half, WEIGHTS, tmp_path / "out")
+    assert report.dtype == "bfloat16"
+    found = load_torch(tmp_path / "out" / "adapter_model.safetensors")
+    stored = {name: load_torch(path / "adapter_model.safetensors") for name, path in half.items()}
+    rebuilt, wanted = {}, {}
+    for module in LoraAdapter.open(half["text"]).modules:
+        key_a, key_b = (f"{PREFIX}{module}.lora_{x}.weight" for x in "AB")
+        parts = {name: (stored[name][key_a], stored[name][key_b]) for name in sorted(half)}
+        factor = {name: WEIGHTS[name] * LoraAdapter.open(half[name]).scale(module) for name in parts}
+        assert torch.equal(found[key_a], torch.cat([a for a, _ in parts.values()]))
+        scaled = [(b.float() * factor[name]).bfloat16() for name, (_, b) in parts.items()]
+        assert torch.equal(found[key_b], torch.cat(scaled, dim=1))
+        rebuilt[module] = (found[key_b].double() @ found[key_a].double()).numpy()
+        wanted[module] = sum(
+            (b.double() @ a.double()).numpy() * factor[name] for name, (a, b) in parts.items()
+        )
+    assert report.relative_error == pytest.approx(relative(rebuilt, wanted), rel=0.02)
+
+
+@pytest.mark.parametrize("method", ["delta", "factor"])
+def test_measuring_changes_no_byte(method: str, three: dict[str, Path], tmp_path: Path) -> None:
+    measured = compose(three, WEIGHTS, tmp_path / "measured", method=method)
+    plain = compose(three, WEIGHTS, tmp_path / "plain", method=method, measure=False)
+    assert bytes_of(tmp_path / "measured") == bytes_of(tmp_path / "plain")
+    assert (plain.rank, plain.bytes, plain.dtype) == (measured.rank, measured.bytes, measured.dtype)
+    assert (plain.relative_error, plain.norm, plain.norms, plain.modules) == (None, None, {}, ())
+    json.dumps(asdict(plain))
+
+
 def test_too_large_for_float16_is_said(tmp_path: Path) -> None:
     path = write_adapter(tmp_path / "a", alpha=1e7)
     with pytest.raises(UsageError, match="too large for float16"):

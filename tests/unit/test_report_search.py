@@ -50,7 +50,7 @@ def found(names: list[str], values: list[float], **more: Any) -> Found:
     )
     settings: dict[str, Any] = {
         "strategy": "grid", "objective": "loss", "best": path[0], "path": path, "steps": (),
-        "folder": Path(), "complete": True, **more,
+        "folder": Path(), "complete": True, "catalog": "things", "data": "d", **more,
     }  # fmt: skip
     return Found(**settings)
 
