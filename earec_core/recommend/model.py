@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,6 +36,12 @@ class RecommenderConfig(Section):
     temperature: float = Field(0.07, gt=0, description="Divides the cosine.")
     standardise: bool = Field(True, description="Give every dimension of frozen vectors mean 0, deviation 1.")
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _divides(self) -> RecommenderConfig:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is no multiple of heads {self.heads}")
+        return self
 
 
 class ItemTable(nn.Module, ABC):
@@ -87,6 +93,63 @@ class VectorTable(ItemTable):
         return mapped
 
 
+class Dropout(nn.Module):
+    """`nn.Dropout` with 16 random bits an element: on a processor 15 times faster, and most of an epoch's cost.
+
+    Args:
+        p: the probability of a zero, kept to 1/65536; what stays is divided by 1 - p.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        kept: Tensor = x * (bits >= round(self.p * 2**16) - 2**15) / (1 - self.p)
+        return kept
+
+
+class Block(nn.Module):
+    """One layer of Eq. 7: causal self-attention, then a feed-forward network, each added and normalised.
+
+    The arithmetic of `nn.TransformerEncoderLayer` (post-norm, GELU), with the dropout above.
+    """
+
+    def __init__(self, config: RecommenderConfig) -> None:
+        super().__init__()
+        d = config.dim
+        self.heads = config.heads
+        self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.up, self.down = nn.Linear(d, config.inner), nn.Linear(config.inner, d)
+        self.norm_attention, self.norm = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.dropout = Dropout(config.dropout)
+        for linear in (self.qkv, self.out, self.up, self.down):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+        nn.init.xavier_uniform_(self.qkv.weight)
+
+    def forward(self, h: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
+        h = self.norm_attention(h + self.dropout(self.out(self._attention(h))))
+        changed: Tensor = self.norm(h + self.dropout(self.down(self.dropout(F.gelu(self.up(h))))))
+        return changed
+
+    def _attention(self, h: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
+        b, s, d = h.shape
+        q, k, v = self.qkv(h).view(b, s, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        if self.training and self.dropout.p:
+            later = torch.full((s, s), -torch.inf, device=h.device).triu(1)
+            weights = torch.softmax(later + q @ k.mT * q.shape[-1] ** -0.5, dim=-1)
+            seen = self.dropout(weights) @ v
+        else:
+            seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        joined: Tensor = seen.transpose(1, 2).reshape(b, s, d)
+        return joined
+
+
 class SequenceModel(nn.Module):
     """A causal transformer over a user's items (Eqs. 6-7), post-norm as in SASRec of RecBole.
 
@@ -100,15 +163,8 @@ class SequenceModel(nn.Module):
         self.table, self.config = table, config
         self.positions = nn.Parameter(torch.randn(config.max_len, config.dim) * 0.02)
         self.norm = nn.LayerNorm(config.dim)
-        self.dropout = nn.Dropout(config.dropout)
-        layer = nn.TransformerEncoderLayer(
-            config.dim, config.heads, config.inner, config.dropout, activation="gelu", batch_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
-        for module in self.layers.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        self.dropout = Dropout(config.dropout)
+        self.layers = nn.Sequential(*(Block(config) for _ in range(config.layers)))
 
     def forward(self, items: Float[Tensor, "n d"], sequences: Int[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
         """State after each position of sequences that are padded on the right (with any row).
@@ -117,10 +173,8 @@ class SequenceModel(nn.Module):
             items: `table()`, computed once for inputs and candidates.
             sequences: item rows, s at most `max_len`; no position sees a later one, so none sees padding.
         """
-        s = sequences.shape[1]
-        h = self.dropout(self.norm(F.embedding(sequences, items) + self.positions[:s]))
-        mask = nn.Transformer.generate_square_subsequent_mask(s, device=h.device)
-        states: Tensor = self.layers(h, mask=mask, is_causal=True)
+        h = self.norm(F.embedding(sequences, items) + self.positions[: sequences.shape[1]])
+        states: Tensor = self.layers(self.dropout(h))
         return states
 
     def scores(self, users: Float[Tensor, "b d"], items: Float[Tensor, "n d"]) -> Float[Tensor, "b n"]:

@@ -193,7 +193,7 @@ class FullSoftmax(torch.autograd.Function):
     one buffer that stays in the processor's cache. (Liger Kernel's fused linear cross-entropy is the idea.)
     """
 
-    chunk_elements = 1 << 22
+    chunk_elements = 1 << 19
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, items: Tensor, targets: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from earec_core.errors import DataError, EarecError
 from earec_core.recommend import RecommenderConfig, SequenceModel, evaluate, train
 from earec_core.recommend.evaluate import Metrics, paired, rank_of
 from earec_core.recommend.index import topk
+from earec_core.recommend.model import Dropout
 from earec_core.recommend.train import FullSoftmax, TrainedRecommender, _batches, batch_loss, make_table
 
 SMALL = RecommenderConfig(dim=8, inner=16, dropout=0.0, max_len=6, lr=0.01, batch_size=64, epochs=3)
@@ -121,6 +122,49 @@ def test_no_position_sees_a_later_one() -> None:
     items = model.table()
     one, other = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 2, 7, 8]])
     torch.testing.assert_close(model(items, one)[:, :2], model(items, other)[:, :2])
+
+
+def test_a_block_equals_torch() -> None:
+    model = _model()
+    ours = model.layers[0]
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, 0.0, activation="gelu", batch_first=True).eval()
+    theirs = layer.state_dict()
+    for name, module in (("linear1", ours.up), ("linear2", ours.down), ("norm1", ours.norm_attention)):
+        theirs[f"{name}.weight"], theirs[f"{name}.bias"] = module.weight, module.bias
+    theirs["norm2.weight"], theirs["norm2.bias"] = ours.norm.weight, ours.norm.bias
+    theirs["self_attn.in_proj_weight"], theirs["self_attn.in_proj_bias"] = ours.qkv.weight, ours.qkv.bias
+    theirs["self_attn.out_proj.weight"], theirs["self_attn.out_proj.bias"] = ours.out.weight, ours.out.bias
+    layer.load_state_dict(theirs)
+    x = torch.randn(3, 5, 8)
+    mask = torch.nn.Transformer.generate_square_subsequent_mask(5)
+    torch.testing.assert_close(ours(x), layer(x, src_mask=mask, is_causal=True), atol=1e-5, rtol=1e-5)
+    # While training, attention is written out; without dropout it is the same.
+    ours.train()
+    torch.testing.assert_close(ours(x), layer(x, src_mask=mask, is_causal=True), atol=1e-5, rtol=1e-5)
+    # The branch that drops, at a probability that rounds to never.
+    ours.dropout.p = 1e-9
+    torch.testing.assert_close(ours(x), layer(x, src_mask=mask, is_causal=True), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
+def test_dropout_drops_that_part_and_keeps_the_mean(p: float) -> None:
+    torch.manual_seed(0)
+    dropout, x = Dropout(p), torch.ones(333, 301, requires_grad=True)
+    dropped = dropout(x)
+    error = (p * (1 - p) / x.numel()) ** 0.5
+    assert abs(float((dropped == 0).float().mean()) - p) < 5 * error
+    assert abs(float((dropped[:, 0] == 0).float().mean()) - p) < 5 * (p * (1 - p) / 333) ** 0.5
+    kept = dropped[dropped != 0].detach()
+    torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - p)))
+    dropped.sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, dropped.detach())
+    torch.testing.assert_close(dropout.eval()(x), x)
+
+
+def test_a_width_that_the_heads_do_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match="dim 9 is no multiple of heads 2"):
+        RecommenderConfig(dim=9)
 
 
 def test_windows_cover_every_transition_once() -> None:
