@@ -20,7 +20,14 @@ from typing import Any, Literal, NoReturn
 
 from earec_core.errors import MissingDependencyError, PluginError
 from earec_core.installed import Entry, entry_points, root
-from earec_core.spec import API_VERSION, COMMAND_GROUP, MODALITY_GROUP, OBSERVER_GROUP, ModalitySpec
+from earec_core.spec import (
+    API_VERSION,
+    COMMAND_GROUP,
+    METHOD_GROUP,
+    MODALITY_GROUP,
+    OBSERVER_GROUP,
+    ModalitySpec,
+)
 
 __all__ = [
     "Entry",
@@ -50,7 +57,6 @@ __all__ = [
 _VALUE = re.compile(r"([A-Za-z_][\w.]*)\s*(?::\s*([A-Za-z_][\w.]*))?\s*(?:\[.*\])?")
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
-METHOD_GROUP = "earec.methods"
 
 Kind = Literal["modality", "observer", "command", "method"]
 

@@ -10,6 +10,7 @@ API_VERSION = (1, 0)
 MODALITY_GROUP = "earec.modalities"
 OBSERVER_GROUP = "earec.observers"
 COMMAND_GROUP = "earec.commands"
+METHOD_GROUP = "earec.methods"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,14 @@
-"""From `Report` to one HTML page: inline style, inline SVG, no script, no outside address."""
+"""From `Report` to one HTML page."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 
 from earec_core.errors import UsageError
-from earec_core.report import charts, verdicts
+from earec_core.report import charts, markup, verdicts
 from earec_core.report.content import (
     Composition,
     Curve,
@@ -32,8 +30,6 @@ _VARIANTS = {
     "unaligned": ("before alignment", "grey"),
 }
 _COLOURS = 6
-# Nothing may be fetched and nothing may run, whatever the data holds.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 Colours = Mapping[str, str]
 
@@ -47,8 +43,8 @@ def write(report: Report, target: Path) -> Path:
     page, data = render(report), report.to_json()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        put(target.with_suffix(".json"), data)
-        put(target, page)
+        markup.put(target.with_suffix(".json"), data)
+        markup.put(target, page)
     except OSError as error:
         raise UsageError(
             f"The report {target} cannot be written: {error.strerror or error}.", "Name another folder."
@@ -84,22 +80,7 @@ def render(report: Report) -> str:
         + (f'<div class="short"><h2>In short</h2><ul>{points}</ul></div>' if points else "")
         + (f'<nav aria-label="Sections">{links}</nav>' if links else "")
     )
-    return page(report.title, report.subtitle, body, header=lead, made_by=report.generated_with)
-
-
-def page(title: str, subtitle: str, body: str, *, header: str = "", made_by: str = "earec") -> str:
-    """A whole page around finished `body` and `header`; the other texts are escaped here."""
-    style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title><style>{style}</style></head><body><header>"
-        f'<h1>{escape(title)}</h1><p class="lead">{escape(subtitle)}</p>{header}'
-        f"</header><main>{body}</main><footer>Made by {escape(made_by)}. "
-        "Everything on this page is in this one file.</footer></body></html>\n"
-    )
+    return markup.page(report.title, report.subtitle, body, header=lead, made_by=report.generated_with)
 
 
 def _colours(report: Report) -> dict[str, str]:
@@ -119,26 +100,6 @@ def _head(title: str, *sentences: str) -> str:
 def _commands(commands: Sequence[str]) -> str:
     found = "".join(f"<code>{escape(one)}</code>" for one in dict.fromkeys(commands) if one)
     return f'<p class="how"><span>Made by</span>{found}</p>' if found else ""
-
-
-def _table(caption: str, head: Sequence[str], rows: Sequence[str], numbers: Sequence[int] = ()) -> str:
-    """A table of finished `<tr>`s; `numbers` are the columns that hold numbers, by default all but the first."""
-    cells = "".join(
-        f'<th scope="col"{" class=n" if i in (numbers or range(1, len(head))) else ""}>{escape(name)}</th>'
-        for i, name in enumerate(head)
-    )
-    return (
-        f'<div class="wide"><table><caption>{escape(caption)}</caption><thead><tr>{cells}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _name(text: str, colour: str = "var(--ink)") -> str:
-    return f'<th scope="row" style="color:{colour}">{escape(text)}</th>'
-
-
-def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
 
 
 def _picture(address: str, what: str) -> str:
@@ -182,9 +143,9 @@ def _says(says: Says, example: Example, colours: Colours) -> str:
     return (
         f'<div class="says{" together" if together else ""}" '
         f'style="--c:{colours.get(says.source, "var(--soft)")}"><div class="top"><h4>{escape(who)}</h4>'
-        f'<span class="meter" role="img" aria-label="ROUGE-L {_number(says.rouge_l, 2)}">'
+        f'<span class="meter" role="img" aria-label="ROUGE-L {markup.number(says.rouge_l, 2)}">'
         f'<i style="width:{100 * min(max(score, 0.0), 1.0):.0f}%"></i></span>'
-        f'<span class="score">{_number(says.rouge_l, 2)}</span></div>{shown}'
+        f'<span class="score">{markup.number(says.rouge_l, 2)}</span></div>{shown}'
         f'<p class="out">{highlight(says.text, example.anchor) or "<em>nothing</em>"}</p>{before}</div>'
     )
 
@@ -206,7 +167,7 @@ def _rouge(report: Report, colours: Colours) -> str:
         for r in rows
     ]
     chart = charts.bars("ROUGE-L by modality: aligned, reading another item, before alignment", groups)
-    table = _table(
+    table = markup.table(
         "Mean ROUGE-L with its 95% interval over the items",
         ["from", "items", *(label for label, _ in _VARIANTS.values()), "what it shows"],
         [_rouge_row(r, colours[r.source]) for r in rows],
@@ -229,9 +190,9 @@ def _rouge_row(row: RougeRow, colour: str) -> str:
     for variant in _VARIANTS:
         mean, low, high = row.variants.get(variant, (math.nan,) * 3)
         between = f" <small>{low:.3f}–{high:.3f}</small>" if math.isfinite(low + high) else ""
-        cells.append(f"<td class=n>{_number(mean, 3)}{between}</td>")
+        cells.append(f"<td class=n>{markup.number(mean, 3)}{between}</td>")
     return (
-        f"<tr>{_name(verdicts.source(row.source), colour)}<td class=n>{row.items}</td>{''.join(cells)}"
+        f"<tr>{markup.name(verdicts.source(row.source), colour)}<td class=n>{row.items}</td>{''.join(cells)}"
         f"<td class=words>{escape(verdicts.learned(row))}</td></tr>"
     )
 
@@ -263,8 +224,9 @@ def _curves(curves: Sequence[Curve], colours: Colours) -> str:
         )
         cards.append(
             f'<article class="card"><h3 style="color:{colour}">{escape(curve.modality)}</h3>'
-            f'<p class="soft">{curve.items:,} items, {_number(curve.minutes, 1)} min, '
-            f"{_number(curve.tokens_per_s, 0)} tokens/s</p>{loss}{rouge}{_commands([curve.command])}</article>"
+            f'<p class="soft">{curve.items:,} items, {markup.number(curve.minutes, 1)} min, '
+            f"{markup.number(curve.tokens_per_s, 0)} tokens/s</p>"
+            f"{loss}{rouge}{_commands([curve.command])}</article>"
         )
     return (
         _head(
@@ -290,12 +252,12 @@ def _composition(one: Composition | None, colours: Colours) -> str:
         f'<li style="--c:{colours[m]}"><b>{escape(m)}</b> {w:g}</li>' for m, w in one.weights.items()
     )
     spoken = ", ".join(f"{m} {w:g}" for m, w in one.weights.items())
-    sizes = _table(
+    sizes = markup.table(
         "Each adapter: its weight, and the size (Frobenius norm) of its change",
         ["adapter", "weight", "size", "weight × size"],
         [
-            f"<tr>{_name(m, colours[m])}<td class=n>{w:g}</td><td class=n>{_number(size, 2)}</td>"
-            f"<td class=n>{_number(w * size, 2)}</td></tr>"
+            f"<tr>{markup.name(m, colours[m])}<td class=n>{w:g}</td><td class=n>{markup.number(size, 2)}</td>"
+            f"<td class=n>{markup.number(w * size, 2)}</td></tr>"
             for m, w in one.weights.items()
             for size in [one.norms.get(m, math.nan)]
         ],
@@ -329,8 +291,8 @@ def _cosines(one: Composition) -> str:
         share = 45 * min(abs(value), 1.0)
         return f'<td class=n style="background:color-mix(in srgb,{tint} {share:.0f}%,transparent)">{value:.3f}</td>'
 
-    rows = [f"<tr>{_name(a)}{''.join(cell(a, b) for b in names)}</tr>" for a in names]
-    return _table("Cosine between two adapters' changes", ["", *names], rows)
+    rows = [f"<tr>{markup.name(a)}{''.join(cell(a, b) for b in names)}</tr>" for a in names]
+    return markup.table("Cosine between two adapters' changes", ["", *names], rows)
 
 
 def _recommendations(rows: Sequence[Recommendation]) -> str:
@@ -345,11 +307,11 @@ def _recommendations(rows: Sequence[Recommendation]) -> str:
 
     def cell(row: Recommendation, metric: str) -> str:
         value, low, high = row.interval(metric)
-        text = f"<b>{value:.4f}</b>" if value == best[metric] else _number(value, 4)
+        text = f"<b>{value:.4f}</b>" if value == best[metric] else markup.number(value, 4)
         between = f" <small>{low:.4f}–{high:.4f}</small>" if math.isfinite(low + high) else ""
         return f"<td class=n>{text}{between}</td>"
 
-    table = _table(
+    table = markup.table(
         "Ranking the true next item among all items, with 95% intervals; the best of each column is bold",
         ["recommender", *(m.upper() for m in metrics)],
         [
@@ -421,22 +383,10 @@ def _stages(stages: Sequence[StageRow]) -> str:
     return _head(
         "How to get this",
         f"Every figure on this page comes from these commands, in this order; {total:.1f} minutes in all.",
-    ) + _table("The stages of the run", ["stage", "time", "command"], rows, numbers=[1])
+    ) + markup.table("The stages of the run", ["stage", "time", "command"], rows, numbers=[1])
 
 
 def _notes(notes: Sequence[str]) -> str:
     if not notes:
         return ""
     return f"<h2>What to keep in mind</h2><ul>{''.join(f'<li>{escape(one)}</li>' for one in notes)}</ul>"
-
-
-def put(target: Path, text: str) -> None:
-    temp = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with temp.open("w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temp.replace(target)
-    finally:
-        temp.unlink(missing_ok=True)

@@ -8,8 +8,7 @@ from html import escape
 from pathlib import Path
 
 from earec_core.errors import UsageError
-from earec_core.report import charts
-from earec_core.report.render import _name, _number, _table, page, put
+from earec_core.report import charts, markup
 from earec_core.search import Evaluation, Found
 
 _SIDE, _MARGIN = 420.0, 40.0
@@ -23,7 +22,7 @@ def write_search(found: Found, target: Path, *, title: str) -> Path:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        put(target, render_search(found, title))
+        markup.put(target, render_search(found, title))
     except OSError as error:
         raise UsageError(
             f"The report {target} cannot be written: {error.strerror or error}.", "Name another folder."
@@ -48,11 +47,11 @@ def render_search(found: Found, title: str) -> str:
     sections.append(f"<h2>The best weightings</h2>{_evaluations(found, names)}")
     if found.best.layers:
         sections.append(f"<h2>Layer by layer</h2>{_layers(found.best.layers, names)}")
-    return page(title, _lead(found), "".join(f"<section>{section}</section>" for section in sections))
+    return markup.page(title, _lead(found), "".join(f"<section>{section}</section>" for section in sections))
 
 
 def _lead(found: Found) -> str:
-    best = ", ".join(f"{name} {_number(weight, 3)}" for name, weight in found.best.weights.items())
+    best = ", ".join(f"{name} {markup.number(weight, 3)}" for name, weight in found.best.weights.items())
     if found.complete:
         end = "The search came to its end."
     elif found.strategy == "bayes":
@@ -62,7 +61,7 @@ def _lead(found: Found) -> str:
     return (
         f"{found.strategy} on {found.objective}, {_count(len(found.path), 'evaluation')}"
         + (f" and {_count(len(found.steps), 'gradient step')}" if found.steps else "")
-        + f". Best: {best}, {found.objective} {_number(found.best.value, 4)}. {end}"
+        + f". Best: {best}, {found.objective} {markup.number(found.best.value, 4)}. {end}"
     )
 
 
@@ -139,8 +138,8 @@ def ternary(found: Found) -> str:
             f'<rect x="{middle - 100 + 20 * n:.1f}" y="{height:.1f}" width="20" height="12" '
             f'fill="var(--m0)" fill-opacity="{_strength(n / 9):.2f}"/>'
         )
-    parts.append(_text(middle - 108, height + 12, f"worst {_number(worst, 4)}", "end"))
-    parts.append(_text(middle + 108, height + 12, f"best {_number(best, 4)}", "start"))
+    parts.append(_text(middle - 108, height + 12, f"worst {markup.number(worst, 4)}", "end"))
+    parts.append(_text(middle + 108, height + 12, f"best {markup.number(best, 4)}", "start"))
     path = " The line is the descent's path from start to end." if walked else ""
     return (
         f'<svg viewBox="0 0 {_SIDE + 2 * _MARGIN:.0f} {height + 20:.0f}" role="img" '
@@ -181,16 +180,24 @@ def _evaluations(found: Found, names: Sequence[str]) -> str:
     # Those without a finite value come last, in the order of the search.
     path = _ordered(found) + [e for e in found.path if not math.isfinite(e.value)]
     rows = [
-        _row([*(_number(e.weights[n], 4) for n in names), _number(e.value, 4), _number(e.seconds, 1)])
+        _row(
+            [
+                *(markup.number(e.weights[n], 4) for n in names),
+                markup.number(e.value, 4),
+                markup.number(e.seconds, 1),
+            ]
+        )
         for e in path[:10]
     ]
     shown = f"The best {len(rows)} of {_count(len(path), 'evaluation')}"
-    return _table(shown, head, rows, numbers=range(len(head)))
+    return markup.table(shown, head, rows, numbers=range(len(head)))
 
 
 def _layers(layers: Mapping[int, Mapping[str, float]], names: Sequence[str]) -> str:
-    rows = [_row([_number(w[m], 3) for m in names], first=_name(str(n))) for n, w in layers.items()]
-    return _table("The best weighting's weights in each layer", ["layer", *names], rows)
+    rows = [
+        _row([markup.number(w[m], 3) for m in names], first=markup.name(str(n))) for n, w in layers.items()
+    ]
+    return markup.table("The best weighting's weights in each layer", ["layer", *names], rows)
 
 
 def _row(numbers: Sequence[str], *, first: str = "") -> str:
