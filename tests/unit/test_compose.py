@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from earec_core.compose import METHODS, LoraAdapter, Method, compose
 from earec_core.compose.methods import Factors, truncate
+from earec_core.compose.tensors import BLOCK, encode, is_finite
 from earec_core.errors import EarecError, IntegrityError, UsageError
 
 SHAPES = {
@@ -546,3 +547,14 @@ def test_memory_stays_at_a_few_tensors(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 16 * one_module  # double precision for the SVD; all modules at once would be 60 and more
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38, -1.0, 0.0])
+def test_finite_numbers_are_told_as_torch_tells_them(dtype: Any, value: float) -> None:
+    import torch
+
+    numbers = torch.randn(2 * BLOCK + 3)
+    numbers[BLOCK + 7] = value
+    stored = encode(numbers.numpy(), dtype)
+    assert is_finite(stored, dtype) == bool(torch.isfinite(numbers.to(getattr(torch, dtype))).all())
