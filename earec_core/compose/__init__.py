@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from earec_core.compose.adapters import LoraAdapter
 from earec_core.compose.checks import SumRule, check_weights
+from earec_core.compose.factors import Factors, Part
 from earec_core.compose.merge import compose
-from earec_core.compose.methods import METHODS, Factors, Method, Part, get_method, method_names
+from earec_core.compose.methods import METHODS, Method, get_method, method_names
 from earec_core.compose.report import ComposeReport, ModuleReport
 
 __all__ = [

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from earec_core.compose.factors import Part
 from earec_core.compose.tensors import Array
-
-if TYPE_CHECKING:
-    from earec_core.compose.methods import Part
 
 Dense = npt.NDArray[np.float64]
 

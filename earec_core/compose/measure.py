@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from earec_core.compose.dense import Dense
-from earec_core.compose.methods import Factors, Part, delta, distance, product_norm
+from earec_core.compose.factors import Factors, Part, distance, product_norm
+from earec_core.compose.methods import delta
 from earec_core.compose.report import ModuleReport
 from earec_core.compose.tensors import Array
 

@@ -21,12 +21,11 @@ from earec_core.compose.checks import (
     layer_of,
 )
 from earec_core.compose.dense import Dense, low_rank
+from earec_core.compose.factors import Factors, Part
 from earec_core.compose.files import new_directory, write_file
 from earec_core.compose.measure import Measure
 from earec_core.compose.methods import (
-    Factors,
     Method,
-    Part,
     combine,
     delta,
     delta_encoded,

@@ -12,42 +12,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32
 
 from earec_core import plugins
 from earec_core.compose.dense import Dense, dare, ties
-from earec_core.compose.tensors import BLOCK, Array, Dtype, Stored, decode, encode
+from earec_core.compose.factors import Factors, Part, product_norm
+from earec_core.compose.tensors import BLOCK, Dtype, Stored, decode, encode
 from earec_core.errors import EarecError, PluginError, UsageError
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one adapter brings to one module: weight * scale * B @ A.
-
-    Attributes:
-        adapter: the adapter's name.
-        module: the module's name.
-        weight: lambda, the adapter's weight.
-        scale: the factor in front of B @ A.
-        a: A, [r, d_in].
-        b: B, [d_out, r].
-    """
-
-    adapter: str
-    module: str
-    weight: float
-    scale: float
-    a: Float32[Array, "r d_in"]
-    b: Float32[Array, "d_out r"]
-
-
-@dataclass(frozen=True)
-class Factors:
-    """One module's composed change, dW = scale * b @ a; shapes as in `Part`."""
-
-    a: Float32[Array, "r d_in"]
-    b: Float32[Array, "d_out r"]
-    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -223,24 +193,3 @@ def truncate(factors: Factors, rank: int) -> tuple[Factors, float]:
     b = (q_b @ (u[:, :rank] * root)).astype(np.float32)
     a = ((vt[:rank].T * root).T @ q_a.T).astype(np.float32)
     return Factors(a, b), float(np.linalg.norm(s[rank:]))
-
-
-def inner(left: Factors, right: Factors) -> float:
-    """<dW1, dW2> = s1 s2 tr(A2 A1^T B1^T B2): the Frobenius inner product, from the factors alone."""
-    products = (left.b.T @ right.b).astype(np.float64) * (left.a @ right.a.T)
-    return left.scale * right.scale * float(products.sum())
-
-
-def product_norm(factors: Factors) -> float:
-    """||dW||_F from the factors alone, in double precision."""
-    a, b = factors.a.astype(np.float64), factors.b.astype(np.float64)
-    return abs(factors.scale) * float(np.sqrt(max(0.0, np.sum((b.T @ b) * (a @ a.T)))))
-
-
-def distance(left: Factors, right: Factors) -> float:
-    """||dW1 - dW2||_F from the factors alone; resolves differences down to 1e-8 of the norms."""
-    b = np.concatenate(
-        [left.b.astype(np.float64) * left.scale, right.b.astype(np.float64) * -right.scale], axis=1
-    )
-    a = np.concatenate([left.a, right.a], axis=0).astype(np.float64)
-    return float(np.sqrt(max(0.0, np.sum((b.T @ b) * (a @ a.T)))))

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from earec_core.compose import Factors, LoraAdapter
-from earec_core.compose.methods import inner, product_norm
+from earec_core.compose.factors import inner, product_norm
 
 Z = 1.959964
 """Two-sided 5% of the normal distribution."""

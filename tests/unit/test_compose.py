@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from earec_core.compose import METHODS, LoraAdapter, Method, compose
-from earec_core.compose.methods import Factors, truncate
+from earec_core.compose.factors import Factors
+from earec_core.compose.methods import truncate
 from earec_core.compose.tensors import BLOCK, encode, is_finite
 from earec_core.errors import EarecError, IntegrityError, UsageError
 
