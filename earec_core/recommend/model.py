@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from earec_core.config import Section
 
+Scaling = Literal["whiten", "standardise", "none"]
+
 
 class RecommenderConfig(Section):
     """Hyper-parameters; defaults are the paper's where it names them (section 4.1.4)."""
@@ -34,7 +36,11 @@ class RecommenderConfig(Section):
     valid_users: int | None = Field(None, ge=1, description="Validate on a fixed random part of the users.")
     similarity: Literal["inner", "cosine"] = Field("inner", description="inner: Eq. 8; cosine: the release.")
     temperature: float = Field(0.07, gt=0, description="Divides the cosine.")
-    standardise: bool = Field(True, description="Give every dimension of frozen vectors mean 0, deviation 1.")
+    scaling: Scaling = Field(
+        "whiten",
+        description="Of frozen vectors: whiten makes their dimensions uncorrelated with deviation 1, standardise "
+        "gives each mean 0 and deviation 1, none leaves them.",
+    )
     seed: int = 0
 
     @model_validator(mode="after")
@@ -74,23 +80,44 @@ class VectorTable(ItemTable):
     Args:
         vectors: (n d_in).
         dim: d.
-        standardise: give every input dimension mean 0 and deviation 1 over the catalog first; an LLM's hidden
-            states have a few huge dimensions that would drown the rest.
+        scaling: see `scaled`.
     """
 
     vectors: Tensor
 
-    def __init__(self, vectors: Float[Tensor, "n d_in"], dim: int, *, standardise: bool = True) -> None:
+    def __init__(self, vectors: Float[Tensor, "n d_in"], dim: int, *, scaling: Scaling = "whiten") -> None:
         super().__init__()
-        if standardise:
-            vectors = (vectors - vectors.mean(0)) / vectors.std(0).clamp_min(1e-6)
-        self.register_buffer("vectors", vectors.float(), persistent=False)
+        self.register_buffer("vectors", scaled(vectors, scaling), persistent=False)
         self.adaptor = nn.Linear(vectors.shape[1], dim)
-        nn.init.normal_(self.adaptor.weight, std=0.02)
+        # Items start at the size of trained ids.
+        nn.init.normal_(self.adaptor.weight, std=0.02 / vectors.shape[1] ** 0.5)
 
     def forward(self) -> Float[Tensor, "n d"]:
         mapped: Tensor = self.adaptor(self.vectors)
         return mapped
+
+
+def scaled(vectors: Float[Tensor, "n d_in"], scaling: Scaling) -> Float[Tensor, "n d_in"]:
+    """Item vectors as a linear map can use them: an LLM's hidden states have a few directions that drown the rest.
+
+    `whiten` is ZCA on standardised dimensions, X C^(-1/2): the result is one, whatever basis LAPACK gives. It keeps
+    the n / 4 leading directions at most, since with as many as items every item would be equally far from every
+    other. (Whitening text vectors for recommendation: Zhang et al., ICDE 2024, arXiv 2402.10602.)
+
+    Args:
+        vectors: of the whole catalog.
+        scaling: what to do.
+    """
+    if scaling == "none":
+        return vectors.float()
+    x = vectors.double()
+    x = (x - x.mean(0)) / x.std(0).clamp_min(1e-6)
+    if scaling == "whiten":
+        variance, directions = torch.linalg.eigh(x.T @ x / len(x))
+        kept = max(1, min(x.shape[1], len(x) // 4))
+        variance, directions = variance[-kept:], directions[:, -kept:]
+        x = x @ (directions / (variance + 1e-6 * variance.max()).sqrt()) @ directions.T
+    return x.float()
 
 
 class Dropout(nn.Module):

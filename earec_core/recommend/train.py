@@ -84,7 +84,7 @@ def make_table(vectors: Float[Tensor, "n d_in"] | None, n_items: int, config: Re
     """A table of trained ids, or of the frozen vectors given."""
     if vectors is None:
         return IdTable(n_items, config.dim)
-    return VectorTable(vectors, config.dim, standardise=config.standardise)
+    return VectorTable(vectors, config.dim, scaling=config.scaling)
 
 
 def item_embeddings(trained: TrainedRecommender) -> Float[np.ndarray, "n d"]:

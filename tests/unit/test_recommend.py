@@ -16,7 +16,7 @@ from earec_core.errors import DataError, EarecError
 from earec_core.recommend import RecommenderConfig, SequenceModel, evaluate, train
 from earec_core.recommend.evaluate import Metrics, paired, rank_of
 from earec_core.recommend.index import topk
-from earec_core.recommend.model import Dropout
+from earec_core.recommend.model import Dropout, scaled
 from earec_core.recommend.train import FullSoftmax, TrainedRecommender, _batches, batch_loss, make_table
 
 SMALL = RecommenderConfig(dim=8, inner=16, dropout=0.0, max_len=6, lr=0.01, batch_size=64, epochs=3)
@@ -224,13 +224,38 @@ def test_the_best_epoch_is_kept() -> None:
 def test_frozen_vectors_stay_as_they_are_and_are_not_saved(tmp_path: Path) -> None:
     vectors = torch.randn(12, 30) * 100 + 5
     trained = train(_split(), 12, SMALL, vectors=vectors.clone())
-    expected = (vectors - vectors.mean(0)) / vectors.std(0)
-    torch.testing.assert_close(trained.model.table.vectors, expected)
+    torch.testing.assert_close(trained.model.table.vectors, scaled(vectors, "whiten"))
     trained.save(tmp_path)
     again = TrainedRecommender.load(tmp_path, 12, vectors)
     a, b = (evaluate(t.model, _split(), "test").ranks for t in (trained, again))
     assert np.array_equal(a, b)
     assert (tmp_path / "model.safetensors").stat().st_size < vectors.numel() * 4 + 20000
+
+
+def test_scaled_vectors_are_what_their_name_says() -> None:
+    torch.manual_seed(0)
+    mixing = torch.linspace(0.2, 5, 20) * torch.linalg.qr(torch.randn(20, 20)).Q
+    vectors = torch.randn(400, 20) @ mixing + 7
+    torch.testing.assert_close(scaled(vectors, "none"), vectors)
+    standard = (vectors - vectors.mean(0)) / vectors.std(0)
+    torch.testing.assert_close(scaled(vectors, "standardise"), standard)
+    white = scaled(vectors, "whiten")
+    torch.testing.assert_close(white.T.cov(correction=0), torch.eye(20), atol=2e-3, rtol=0)
+    # ZCA: of all whitened vectors those nearest to the standardised ones (Kessy et al. 2018), so one and no basis.
+    rotation = torch.linalg.qr(torch.randn(20, 20)).Q
+    assert (white - standard).square().sum() < (white @ rotation - standard).square().sum()
+
+
+def test_few_vectors_are_whitened_in_their_leading_directions_alone() -> None:
+    torch.manual_seed(0)
+    vectors = torch.randn(40, 30)
+    white = scaled(vectors, "whiten").double()
+    variance = torch.linalg.eigvalsh(white.T @ white / 40)
+    torch.testing.assert_close(variance[-10:], torch.ones(10, dtype=torch.double), atol=1e-3, rtol=0)
+    assert variance[:-10].abs().max() < 1e-6
+    standard = scaled(vectors, "standardise").double()
+    leading = torch.linalg.svd(standard, full_matrices=False).Vh[:10]
+    torch.testing.assert_close(white @ leading.T @ leading, white, atol=1e-4, rtol=0)
 
 
 def test_topk_equals_brute_force() -> None:
