@@ -97,11 +97,9 @@ def search_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--step", type=click.FloatRange(0, 1, min_open=True), default=0.1, help="Of grid.", show_default=True
     )
-    @click.option(
-        "--steps", type=click.IntRange(1), default=18, help="Gradient steps of learn.", show_default=True
-    )
+    @click.option("--steps", type=click.IntRange(1), default=4, help="Gradients of learn.", show_default=True)
     @click.option("--per-layer", is_flag=True, help="Learn weights for every layer of the LLM.")
-    @click.option("--max-evaluations", type=click.IntRange(1), help="Budget; gradient steps count too.")
+    @click.option("--max-evaluations", type=click.IntRange(1), help="Budget.")
     @click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Budget.")
     @click.option(
         "--max-items", type=click.IntRange(1), help="Search on a random part of the validation items."

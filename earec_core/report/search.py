@@ -40,9 +40,7 @@ def render_search(found: Found, title: str) -> str:
         sections.append(f"<h2>Where it looked</h2><figure>{_share(found, names[0])}</figure>")
     if found.steps:
         losses = [(float(s["step"]), float(s["loss"])) for s in found.steps]
-        chart = charts.lines(
-            "Loss of each step's batch", [charts.Line("loss", losses, "var(--m0)")], y_label="loss"
-        )
+        chart = charts.lines("Loss at each step", [charts.Line("loss", losses, "var(--m0)")], y_label="loss")
         sections.append(f"<h2>How it descended</h2><figure>{chart}</figure>")
     sections.append(f"<h2>The best weightings</h2>{_evaluations(found, names)}")
     if found.best.layers:
@@ -60,7 +58,7 @@ def _lead(found: Found) -> str:
         end = "The budget ended before the search did."
     return (
         f"{found.strategy} on {found.objective}, {_count(len(found.path), 'evaluation')}"
-        + (f" and {_count(len(found.steps), 'gradient step')}" if found.steps else "")
+        + (f", {len(found.steps)} of them with a gradient" if found.steps else "")
         + f". Best: {best}, {found.objective} {markup.number(found.best.value, 4)}. {end}"
     )
 
@@ -76,11 +74,10 @@ def _share(found: Found, name: str) -> str:
     return charts.lines(
         f"{found.objective} by the weight of {name}",
         [
-            charts.Line("loss of a step's batch", steps, "var(--m1)"),
+            charts.Line("descent", steps, "var(--m1)"),
             charts.Line(found.objective, dots, "var(--m0)", loose=True),
         ],
-        y_label=f"{found.objective}, each dot an evaluation"
-        + ("; the line: loss of each step's batch" if steps else ""),
+        y_label=f"{found.objective}, each dot an evaluation" + ("; the line: the descent" if steps else ""),
         x_label=f"weight of {name}",
     )
 

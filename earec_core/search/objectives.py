@@ -6,13 +6,11 @@ the catalog, trains the recommender and looks at the users' validation items.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from earec_core.align.samples import Sample
 from earec_core.align.train import response_loss
@@ -66,9 +64,20 @@ class Validation:
             )
         return total / sum(len(s.response) for s in ordered)
 
-    def batch_loss(self, samples: Sequence[Sample]) -> Float[Tensor, ""]:
-        """Eq. 3 per response token of a few samples, with gradient."""
-        return response_loss(self.instructions, samples) / sum(len(s.response) for s in samples)
+    def descend(self, batch_size: int, prepare: Callable[[], object]) -> float:
+        """The same, its gradient added up over the batches.
+
+        Args:
+            prepare: called before each batch; sets what the gradient is to reach.
+        """
+        total, tokens = 0.0, sum(len(s.response) for s in self.samples)
+        ordered = sorted(self.samples, key=lambda s: s.length)
+        for start in range(0, len(ordered), batch_size):
+            prepare()
+            loss = response_loss(self.instructions, ordered[start : start + batch_size]) / tokens
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return total
 
     def rouge(self, batch_size: int, max_new_tokens: int) -> float:
         """Mean ROUGE-L of what is generated."""

@@ -11,7 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 import earec_core
 from earec_core.backbone import Backbone
@@ -24,15 +27,13 @@ from earec_core.mixture import Mixture
 from earec_core.models import Show, StoredModel, instructions_for
 from earec_core.recommend.model import RecommenderConfig
 from earec_core.search import strategies
-from earec_core.search.learn import Descent, descend
+from earec_core.search.learn import Descent, QuasiNewton
 from earec_core.search.objectives import Validation, validation_ndcg
 from earec_registry import Registry
 
 Objective = Literal["loss", "rouge", "ndcg@10"]
 OBJECTIVES: tuple[Objective, ...] = ("loss", "rouge", "ndcg@10")
 STRATEGIES = ("grid", "learn", "bayes")
-_NEAR = 0.05
-"""`learn` tries its result without the modalities below this weight too."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Found:
     Attributes:
         best: the best weighting evaluated.
         path: every evaluation, in order.
-        steps: gradient steps of `learn` (`step`, `loss`, `weights`), in order.
+        steps: those evaluations of `learn` that have a gradient (`step`, `loss`, `weights`), in order.
         folder: the run's folder; `path.jsonl` in it is what a killed search resumes from.
         complete: whether the strategy came to its end within the budget.
         catalog, data: name and digest of what was searched on.
@@ -107,8 +108,7 @@ def search(
         objective: `loss` is minimised, the others are maximised; `learn` needs `loss`.
         step: of `grid`.
         descent: of `learn`.
-        max_evaluations, max_minutes: budget; for `learn` a gradient step counts as an evaluation. `bayes` needs
-            one of them.
+        max_evaluations, max_minutes: budget; `bayes` needs one of them.
         max_items: a random part of the validation items, for `loss` and `rouge`.
         recommender: for `ndcg@10`.
         backbone: one already loaded, without adapter.
@@ -146,65 +146,94 @@ def search(
     mixture = Mixture(backbone, {m: models[m].folder for m in names})
     budget = _Budget(max_evaluations, max_minutes)
     steps = [line for line in log.lines if "gradient" in line]
-    path = [Evaluation(**_layers(line)) for line in log.lines if "value" in line]
+    path = [_evaluation(line) for line in log.lines]
     if log.lines:
-        note(f"Going on from {len(path)} evaluations and {len(steps)} steps of {folder.name}.")
-    budget.done = len(path) + len(steps)
+        note(f"Going on from {len(path)} evaluations of {folder.name}.")
+    budget.done = len(path)
     validation = None
     if objective != "ndcg@10":
         validation = Validation(instructions, catalog, config.align.seed, max_items)
 
-    def value(weights: Mapping[str, float] | torch.Tensor) -> float:
+    def value(weights: Tensor, gradient: bool) -> float:
         mixture.set(weights)
         if validation is None:
             return validation_ndcg(instructions, catalog, recommender, config.encode.batch_tokens)
+        if gradient:
+            return validation.descend(config.align.batch_size, lambda: mixture.set(weights))
         if objective == "loss":
             return validation.loss(config.align.batch_size)
         return validation.rouge(config.explain.batch_size, config.explain.max_new_tokens)
 
-    def evaluate(weights: Mapping[str, float], tensor: torch.Tensor | None = None) -> Evaluation:
+    def evaluate(rows: Float[np.ndarray, "l n"], *, gradient: bool = False) -> Evaluation:
+        """Evaluate one weighting, or one of each layer, and log it."""
         started = time.monotonic()
-        found = value(weights if tensor is None else tensor)
-        layers: dict[int, dict[str, float]] = {}
-        if tensor is not None and len(tensor) > 1:
-            rows = tensor.tolist()
-            layers = {n: dict(zip(names, row, strict=True)) for n, row in enumerate(rows)}
-        made = Evaluation(dict(weights), found, time.monotonic() - started, layers)
+        weights = torch.tensor(rows, dtype=torch.float32, requires_grad=gradient)
+        found = value(weights if len(rows) > 1 else weights[0], gradient)
+        named = [dict(zip(names, row, strict=True)) for row in rows.tolist()]
+        mean = dict(zip(names, rows.mean(axis=0).tolist(), strict=True))
+        layers = dict(enumerate(named)) if len(rows) > 1 else {}
+        made = Evaluation(mean, found, time.monotonic() - started, layers)
         path.append(made)
-        log.add(asdict(made))
+        line = asdict(made)
+        if gradient:
+            assert weights.grad is not None  # noqa: S101 - `value` has just made it
+            line |= {"step": len(steps) + 1, "loss": found, "gradient": weights.grad.tolist()}
+            steps.append(line)
+        log.add(line)
         budget.done += 1
         show(len(path), max_evaluations or 0, f"{objective} {found:.4f}")
         return made
 
     try:
         if strategy == "learn":
-            assert validation is not None  # noqa: S101 - `_check` admits the objective loss alone
-
-            def record(line: dict[str, Any]) -> bool:
-                steps.append(line)
-                log.add(line)
-                budget.done += 1
-                show(len(steps), descent.steps, f"batch loss {line['loss']:.4f}")
-                return budget.spent()
-
-            before = len(steps)
-            learned = descend(mixture, validation, descent, tuple(steps), record)
-            if not path or len(steps) > before:
-                mean = dict(zip(names, learned.mean(0).tolist(), strict=True))
-                evaluate(mean, learned if descent.per_layer else None)
-                # A softmax comes near a side of the simplex, never onto it.
-                onto = {m: w if w >= _NEAR else 0.0 for m, w in mean.items()}
-                if not descent.per_layer and onto != mean:
-                    evaluate({m: w / sum(onto.values()) for m, w in onto.items()})
-            complete = len(steps) >= descent.steps
+            complete = _learn(
+                QuasiNewton(mixture.layers if descent.per_layer else 1, len(names)),
+                descent.steps,
+                steps,
+                path,
+                evaluate,
+                budget,
+            )
         else:
-            complete = _walk(strategy, names, step, config.align.seed, objective, path, evaluate, budget)
+            complete = _walk(
+                strategy,
+                names,
+                step,
+                config.align.seed,
+                objective,
+                path,
+                lambda weights: evaluate(np.array([[weights[name] for name in names]])),
+                budget,
+            )
     finally:
         mixture.remove()
     best = (min if objective == "loss" else max)(path, key=lambda one: one.value)
     return Found(
         strategy, objective, best, tuple(path), tuple(steps), folder, complete, catalog.name, catalog.digest
     )
+
+
+def _learn(
+    newton: QuasiNewton,
+    wanted: int,
+    steps: list[dict[str, Any]],
+    path: list[Evaluation],
+    evaluate: Callable[..., Evaluation],
+    budget: _Budget,
+) -> bool:
+    """Descend from the steps that there are; returns whether the budget was enough."""
+    for line in steps:
+        newton.tell(line["loss"], np.array(line["gradient"]))
+    while len(steps) < wanted:
+        if budget.spent() and path:
+            return False
+        evaluate(newton.x, gradient=True)
+        newton.tell(steps[-1]["loss"], np.array(steps[-1]["gradient"]))
+    if len(path) == len(steps):
+        if budget.spent():
+            return False
+        evaluate(newton.x)
+    return True
 
 
 def _walk(
@@ -271,8 +300,10 @@ def _instructions(
     return Instructions(items, backbone, inputs, parts[0].config, catalog.name)
 
 
-def _layers(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {**line, "layers": {int(n): weights for n, weights in line["layers"].items()}}
+def _evaluation(line: Mapping[str, Any]) -> Evaluation:
+    """What `evaluate` had logged."""
+    layers = {int(n): weights for n, weights in line["layers"].items()}
+    return Evaluation(line["weights"], line["value"], line["seconds"], layers)
 
 
 @dataclass

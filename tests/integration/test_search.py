@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from earec_core.align.samples import Sample
@@ -14,7 +15,7 @@ from earec_core.backbone import Backbone
 from earec_core.catalog import Catalog
 from earec_core.config import BackboneConfig, RunConfig, resolve
 from earec_core.errors import UsageError
-from earec_core.mixture import adapt
+from earec_core.mixture import Mixture, adapt
 from earec_core.models import StoredModel, instructions_for
 from earec_core.recommend.model import RecommenderConfig
 from earec_core.search import Found, search, stage, strategies
@@ -41,6 +42,19 @@ def found(pipeline: Pipeline, catalog: Catalog | None = None, **kwargs: Any) -> 
         Registry.open(pipeline.registry),
         **{"strategy": "grid", "objective": "loss", "step": 0.5, **kwargs},
     )
+
+
+def found_at(pipeline: Pipeline, text: float) -> float:
+    """The loss at one weighting."""
+    backbone = Backbone.load(BackboneConfig(model=str(pipeline.llm), dtype="float32"))
+    registry, catalog = Registry.open(pipeline.registry), Catalog.open(pipeline.data)
+    models = {m: StoredModel.open(registry, ref) for m, ref in ADAPTERS.items()}
+    instructions = instructions_for(
+        StoredModel.open(registry, "composite"), catalog.all_items(), catalog.name, backbone, registry
+    )
+    mixture = Mixture(backbone, {m: model.folder for m, model in models.items()})
+    mixture.set({"text": text, "behavior": 1 - text})
+    return Validation(instructions, catalog, 0, None).loss(16)
 
 
 def test_the_grid_is_the_simplex() -> None:
@@ -78,13 +92,21 @@ def test_a_value_is_that_of_the_stored_composite(in_home: Pipeline) -> None:
 
 def test_learning_descends_below_the_grid(in_home: Pipeline) -> None:
     best = found(in_home, step=0.1).best.value
-    learned = found(in_home, strategy="learn", descent=Descent(steps=40))
-    assert learned.best.value <= best + 1e-3
-    assert len(learned.path) in (1, 2)  # the result, and what it is near to on a side of the simplex
-    assert len(learned.steps) == 40
-    layered = found(in_home, strategy="learn", descent=Descent(steps=12, per_layer=True)).best
+    learned = found(in_home, strategy="learn", descent=Descent())
+    assert learned.best.value <= best + 1e-5
+    assert (len(learned.steps), len(learned.path)) == (4, 5)
+    layered = found(in_home, strategy="learn", descent=Descent(steps=6, per_layer=True)).best
+    assert layered.value <= learned.best.value + 1e-4
     assert set(layered.layers) == {0, 1}
     assert all(sum(w.values()) == pytest.approx(1) for w in layered.layers.values())
+
+
+def test_a_gradient_is_the_loss_es_slope(in_home: Pipeline) -> None:
+    first, *_ = found(in_home, strategy="learn", descent=Descent(steps=1)).steps
+    slope = np.array(first["gradient"][0]) @ [1.0, -1.0]
+    around = [found_at(in_home, share) for share in (0.5 - 0.02, 0.5, 0.5 + 0.02)]
+    assert first["loss"] == pytest.approx(around[1], rel=1e-5)
+    assert slope == pytest.approx((around[2] - around[0]) / 0.04, rel=0.05)
 
 
 @pytest.mark.parametrize("strategy", ["grid", "learn", "bayes"])

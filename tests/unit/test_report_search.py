@@ -108,8 +108,8 @@ def test_the_descent_is_a_line_from_start_to_end(tmp_path: Path) -> None:
         corner = f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" '
         assert re.search(re.escape(corner) + rf"[^>]*><title>{name} of", drawn)
     page = write_search(one, tmp_path / "new" / "page.html", title="T").read_text()
-    assert "1 evaluation and 4 gradient steps" in page
-    assert 'aria-label="Loss of each step&#x27;s batch"' in page
+    assert "1 evaluation, 4 of them with a gradient" in page
+    assert 'aria-label="Loss at each step"' in page
     assert "The search came to its end" in page
 
 
