@@ -1,12 +1,13 @@
 """Lambda by descent: quasi-Newton steps on the simplex, with gradients through the un-merged adapters.
 
-Every value and gradient is that of all validation items, so nothing is noise, and a few of them suffice: between
-them the loss is taken to be a parabola (BFGS, with Powell's damping where it is not convex), whose lowest point on
-the simplex comes next. Nocedal & Wright, Numerical Optimization, 2006, sections 6.1 and 18.3.
+Every value and gradient is that of all validation items, so nothing is noise, and a few of them suffice: a parabola
+is fitted to all gradients so far, and its lowest point on the simplex comes next. (Quasi-Newton with several
+secants: Schnabel 1983, Quasi-Newton methods using multiple secant equations.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,39 +38,51 @@ class QuasiNewton:
 
     first_step = 0.4
     """How far the first step wants to go, in each row; only its direction is known then."""
+    least_bend = 0.05
+    """Of the typical curvature; where the loss seems flat or concave, this much is assumed."""
 
     def __init__(self, layers: int, adapters: int) -> None:
         self.x: Rows = np.full((layers, adapters), 1 / adapters)
-        self._best: tuple[float, Rows, Rows] | None = None
-        self._curvature = np.zeros((self.x.size, self.x.size))
-        self._told = 0
+        self._told: list[tuple[float, Rows, Rows]] = []
+        self._typical = 0.0
 
     def tell(self, value: float, gradient: Rows) -> None:
         """Value and gradient at `x`; moves `x` to the model's lowest point."""
         # What moves a row off the simplex is no business of the model's.
         gradient = gradient - gradient.mean(axis=1, keepdims=True)
-        if self._best is None:
-            size = float(np.linalg.norm(gradient)) / (self.first_step * len(self.x) ** 0.5)
-            self._curvature = np.eye(self.x.size) * max(size, 1e-12)
-        else:
-            self._update((self.x - self._best[1]).ravel(), (gradient - self._best[2]).ravel())
-        if self._best is None or value < self._best[0]:
-            self._best = value, self.x, gradient
-        self._told += 1
-        self.x = lowest(self._best[2], self._curvature, self._best[1])
+        self._told.append((value, self.x, gradient))
+        best, *others = sorted(self._told, key=lambda one: one[0])
+        steps = [(x - best[1]).ravel() for _, x, _ in others]
+        changes = [(g - best[2]).ravel() for _, _, g in others]
+        pairs = [(s, y) for s, y in zip(steps, changes, strict=True) if np.linalg.norm(s) > 1e-8]
+        if not self._typical:
+            self._typical = float(np.linalg.norm(gradient)) / (self.first_step * len(self.x) ** 0.5)
+        elif len(self._told) == 2 and pairs:
+            (step, change), *_ = pairs
+            self._typical = max(float(step @ change / (step @ step)), 0.1 * self._typical)
+        bends, directions = np.linalg.eigh(fit_curvature(pairs, self._typical, self.x.size))
+        bends = np.maximum(bends, max(self.least_bend * self._typical, 1e-12))
+        self.x = lowest(best[2], (directions * bends) @ directions.T, best[1])
 
-    def _update(self, step: Float[np.ndarray, " m"], change: Float[np.ndarray, " m"]) -> None:
-        """BFGS; the second gradient also gives the curvature its scale."""
-        length, along = float(step @ step), float(step @ change)
-        if length < 1e-16:
-            return
-        if self._told == 1:
-            self._curvature = np.eye(len(step)) * max(along / length, 0.1 * self._curvature[0, 0])
-        pull = self._curvature @ step
-        known = float(step @ pull)
-        share = 1.0 if along >= 0.2 * known else 0.8 * known / (known - along)
-        change = share * change + (1 - share) * pull
-        self._curvature += np.outer(change, change) / (step @ change) - np.outer(pull, pull) / known
+
+def fit_curvature(
+    pairs: Sequence[tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]], typical: float, m: int
+) -> Float[np.ndarray, "m m"]:
+    """The symmetric B for which B s is nearest to y over all pairs, each divided by |s|, in least squares.
+
+    Where no step has been, B is `typical` times the identity: a ridge of 1/400 pulls there.
+
+    Args:
+        pairs: steps s and the changes y of the gradient along them.
+    """
+    ridge = 0.0025
+    s = np.array([step / np.linalg.norm(step) for step, _ in pairs]).reshape(-1, m).T
+    y = np.array([change / np.linalg.norm(step) for step, change in pairs]).reshape(-1, m).T
+    # The normal equations are B P + P B = R, diagonal in the eigenvectors of P.
+    values, vectors = np.linalg.eigh(s @ s.T + ridge * np.eye(m))
+    right = vectors.T @ (y @ s.T + s @ y.T + 2 * ridge * typical * np.eye(m)) @ vectors
+    found: Float[np.ndarray, "m m"] = vectors @ (right / (values[:, None] + values)) @ vectors.T
+    return found
 
 
 def lowest(gradient: Rows, curvature: Float[np.ndarray, "m m"], x: Rows) -> Rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from earec_core.search.learn import QuasiNewton, lowest, project
+from earec_core.search.learn import QuasiNewton, fit_curvature, lowest, project
 
 
 def simplex(steps: int) -> np.ndarray:
@@ -63,7 +63,20 @@ def test_four_gradients_find_what_the_grid_of_66_finds(bend: float) -> None:
             newton.tell(value, gradient[None])
         values.append(loss(newton.x[0])[0])
         better += min(values) <= min(loss(point)[0] for point in grid) + 1e-9
-    assert better >= 97
+    assert better >= 98
+
+
+def test_the_curvature_of_a_parabola_is_found_from_its_gradients() -> None:
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(4, 4))
+    curvature = root @ root.T
+    steps = rng.normal(size=(6, 4)) * np.logspace(-3, 0, 6)[:, None]
+    found = fit_curvature([(step, curvature @ step) for step in steps], 1.0, 4)
+    np.testing.assert_allclose(found, curvature, atol=0.02)
+    # Along one step alone that direction is known, and every other is typical.
+    (once,) = [fit_curvature([(np.array([0.1, 0.0]), np.array([0.3, 0.0]))], 5.0, 2)]
+    np.testing.assert_allclose(once, np.diag([3.0, 5.0]), atol=0.02)
+    np.testing.assert_allclose(fit_curvature([], 2.0, 3), 2 * np.eye(3))
 
 
 def test_every_row_has_weights_of_its_own() -> None:
