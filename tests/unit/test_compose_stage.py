@@ -360,6 +360,19 @@ def test_options_of_methods_from_the_command_line(
     assert "delta has no --seed" in capsys.readouterr().err
 
 
+def test_a_report_is_measured_or_not(
+    registry: Registry, two: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["compose", "--weights", "text=0.5,vision=0.5", "--name"]
+    assert run([*call, "measured"]) == 0
+    assert "relative error 0" in capsys.readouterr().err
+    assert run([*call, "plain", "--no-measure"]) == 0
+    assert capsys.readouterr().err.splitlines() == ["delta: rank 4"]
+    measured, plain = (registry.manifest(name).data for name in ("measured", "plain"))
+    assert plain["report"] == {"rank": 4, "relative_error": None, "truncation_error": None}
+    assert plain["files"] == measured["files"]
+
+
 def test_a_plugin_version_that_composition_accepted_is_accepted_at_use(tmp_path: Path) -> None:
     from earec_core.errors import PluginError
     from earec_core.models import _accepted_plugin, _check_plugin, plugin_record
