@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from earec_core import checkpoint as checkpoints
 from earec_core.catalog import LeaveOneOut, Sequences
-from earec_core.errors import DataError
+from earec_core.errors import DataError, UsageError
 from earec_core.recommend.evaluate import evaluate
 from earec_core.recommend.model import IdTable, ItemTable, RecommenderConfig, SequenceModel, VectorTable
 
@@ -70,13 +71,22 @@ class TrainedRecommender:
     def load(
         cls, folder: Path, n_items: int, vectors: Float[Tensor, "n d"] | None = None
     ) -> TrainedRecommender:
-        """Read what `save` wrote; `vectors` are needed where it was trained on vectors."""
+        """Read what `save` wrote; `vectors` are needed where it was trained on vectors.
+
+        Raises:
+            UsageError: it was made by a version whose settings or layers were others.
+        """
         settings = json.loads((folder / "config.json").read_text())
         kind = settings.pop("table")
-        config = RecommenderConfig(**settings)
-        table = make_table(None if kind == "ids" else vectors, n_items, config)
-        model = SequenceModel(table, config)
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        try:
+            config = RecommenderConfig(**settings)
+            model = SequenceModel(make_table(None if kind == "ids" else vectors, n_items, config), config)
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except (ValidationError, RuntimeError) as error:
+            raise UsageError(
+                f"The recommender in {folder} was made by another version of earec.",
+                "Train it again: earec recommend train.",
+            ) from error
         return cls(model.eval(), config, (), 0)
 
 

@@ -64,7 +64,7 @@ class Validation:
             )
         return total / sum(len(s.response) for s in ordered)
 
-    def descend(self, batch_size: int, prepare: Callable[[], object]) -> float:
+    def loss_with_gradient(self, batch_size: int, prepare: Callable[[], object]) -> float:
         """The same, its gradient added up over the batches.
 
         Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -20,7 +21,7 @@ import earec_core
 from earec_core.backbone import Backbone
 from earec_core.catalog import Catalog
 from earec_core.config import RunConfig
-from earec_core.errors import UsageError
+from earec_core.errors import EarecError, UsageError
 from earec_core.home import home
 from earec_core.instructions import Instructions
 from earec_core.mixture import Mixture
@@ -159,7 +160,7 @@ def search(
         if validation is None:
             return validation_ndcg(instructions, catalog, recommender, config.encode.batch_tokens)
         if gradient:
-            return validation.descend(config.align.batch_size, lambda: mixture.set(weights))
+            return validation.loss_with_gradient(config.align.batch_size, lambda: mixture.set(weights))
         if objective == "loss":
             return validation.loss(config.align.batch_size)
         return validation.rouge(config.explain.batch_size, config.explain.max_new_tokens)
@@ -172,6 +173,11 @@ def search(
         named = [dict(zip(names, row, strict=True)) for row in rows.tolist()]
         mean = dict(zip(names, rows.mean(axis=0).tolist(), strict=True))
         layers = dict(enumerate(named)) if len(rows) > 1 else {}
+        if gradient and not math.isfinite(found):
+            raise EarecError(
+                f"The loss of the weights {mean} is not a number.",
+                "Search by grid, or on another --set backbone.dtype.",
+            )
         made = Evaluation(mean, found, time.monotonic() - started, layers)
         path.append(made)
         line = asdict(made)

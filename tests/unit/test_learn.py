@@ -74,7 +74,7 @@ def test_the_curvature_of_a_parabola_is_found_from_its_gradients() -> None:
     found = fit_curvature([(step, curvature @ step) for step in steps], 1.0, 4)
     np.testing.assert_allclose(found, curvature, atol=0.02)
     # Along one step alone that direction is known, and every other is typical.
-    (once,) = [fit_curvature([(np.array([0.1, 0.0]), np.array([0.3, 0.0]))], 5.0, 2)]
+    once = fit_curvature([(np.array([0.1, 0.0]), np.array([0.3, 0.0]))], 5.0, 2)
     np.testing.assert_allclose(once, np.diag([3.0, 5.0]), atol=0.02)
     np.testing.assert_allclose(fit_curvature([], 2.0, 3), 2 * np.eye(3))
 

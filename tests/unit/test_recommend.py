@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from earec_core.catalog import LeaveOneOut, Sequences
 from earec_core.catalog.splits import leave_one_out
-from earec_core.errors import DataError, EarecError
+from earec_core.errors import DataError, EarecError, UsageError
 from earec_core.recommend import RecommenderConfig, SequenceModel, evaluate, train
 from earec_core.recommend.evaluate import Metrics, paired, rank_of
 from earec_core.recommend.index import topk
@@ -256,6 +258,19 @@ def test_few_vectors_are_whitened_in_their_leading_directions_alone() -> None:
     standard = scaled(vectors, "standardise").double()
     leading = torch.linalg.svd(standard, full_matrices=False).Vh[:10]
     torch.testing.assert_close(white @ leading.T @ leading, white, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("broken", ["setting", "layers"])
+def test_a_recommender_of_another_version_is_said(broken: str, tmp_path: Path) -> None:
+    train(_split(), 12, SMALL).save(tmp_path)
+    if broken == "setting":
+        settings = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**settings, "standardise": True}))
+    else:
+        state = load_file(tmp_path / "model.safetensors")
+        save_file({f"old.{name}": tensor for name, tensor in state.items()}, tmp_path / "model.safetensors")
+    with pytest.raises(UsageError, match="another version"):
+        TrainedRecommender.load(tmp_path, 12)
 
 
 def test_topk_equals_brute_force() -> None:
