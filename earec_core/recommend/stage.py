@@ -146,11 +146,7 @@ def open_recommender(registry: Registry, reference: str, catalog: Catalog) -> Tr
             f"version of {catalog.name!r}.",
             "Give the dataset it was trained on, or train again.",
         )
-    vectors = None
-    if manifest.data["method"] == "vectors":
-        parent = manifest.data["parents"][0]
-        vectors = torch.from_numpy(ItemVectors.open(registry, parent, catalog).vectors)
-    return TrainedRecommender.load(registry.materialize(reference), len(catalog), vectors)
+    return TrainedRecommender.load(registry.materialize(reference))
 
 
 def evaluate_registered(

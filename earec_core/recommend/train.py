@@ -60,29 +60,31 @@ class TrainedRecommender:
     best_epoch: int
 
     def save(self, folder: Path) -> None:
-        """Write `model.safetensors` and `config.json`."""
-        state = {k: v.detach().cpu().contiguous() for k, v in sorted(self.model.state_dict().items())}
-        save_file(state, folder / "model.safetensors")
-        kind = "ids" if isinstance(self.model.table, IdTable) else "vectors"
-        settings = {"table": kind, **self.config.model_dump(mode="json")}
+        """Write `model.safetensors` and `config.json`.
+
+        The items are stored as the model reads and scores them (n dim), so that recommending needs neither the
+        vectors nor what scaled them.
+        """
+        state = {k: v.detach() for k, v in self.model.state_dict().items() if not k.startswith("table.")}
+        with torch.inference_mode():
+            state["table.embedding"] = self.model.table()
+        save_file({k: v.cpu().contiguous() for k, v in sorted(state.items())}, folder / "model.safetensors")
+        settings = self.config.model_dump(mode="json")
         (folder / "config.json").write_text(json.dumps(settings, indent=1, sort_keys=True))
 
     @classmethod
-    def load(
-        cls, folder: Path, n_items: int, vectors: Float[Tensor, "n d"] | None = None
-    ) -> TrainedRecommender:
-        """Read what `save` wrote; `vectors` are needed where it was trained on vectors.
+    def load(cls, folder: Path) -> TrainedRecommender:
+        """Read what `save` wrote.
 
         Raises:
             UsageError: it was made by a version whose settings or layers were others.
         """
-        settings = json.loads((folder / "config.json").read_text())
-        kind = settings.pop("table")
+        state = load_file(folder / "model.safetensors")
         try:
-            config = RecommenderConfig(**settings)
-            model = SequenceModel(make_table(None if kind == "ids" else vectors, n_items, config), config)
-            model.load_state_dict(load_file(folder / "model.safetensors"))
-        except (ValidationError, RuntimeError) as error:
+            config = RecommenderConfig(**json.loads((folder / "config.json").read_text()))
+            model = SequenceModel(IdTable(len(state["table.embedding"]), config.dim), config)
+            model.load_state_dict(state)
+        except (ValidationError, RuntimeError, KeyError) as error:
             raise UsageError(
                 f"The recommender in {folder} was made by another version of earec.",
                 "Train it again: earec recommend train.",
