@@ -1,0 +1,147 @@
+"""What became of a plugin, and how that follows from what it raised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Literal, NoReturn
+
+from earec_core.errors import MissingDependencyError, PluginError
+from earec_core.installed import Entry, root
+from earec_core.spec import ModalitySpec
+
+Kind = Literal["modality", "observer", "command", "method"]
+
+
+class Malformed(ValueError):  # noqa: N818 - says what the reference is
+    """A reference that does not lead to an object."""
+
+
+class State(StrEnum):
+    """What became of a plugin."""
+
+    OK = "ok"
+    DISABLED = "disabled"
+    MISSING_DEPENDENCY = "missing-dependency"
+    IMPORT_ERROR = "import-error"
+    INCOMPATIBLE_API = "incompatible-api"
+    INVALID_SPEC = "invalid-spec"
+    DUPLICATE_NAME = "duplicate-name"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point and what became of it.
+
+    Attributes:
+        name: the entry point's name.
+        distribution: the distribution that brings it, and its version.
+        state: see `State`.
+        spec: what it declares; None unless it is a modality and could be read.
+        cause: why it is not `ok`, one sentence; empty when it is.
+        fix: what to type or change; empty when it is `ok`.
+        error: the plugin's own exception, if one was raised.
+        kind: `modality`, `observer`, `command` or `method`.
+        value: what the entry point refers to.
+        loaded: a usable observer's, command's or method's object; None for a modality.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    state: State
+    spec: ModalitySpec | None = None
+    cause: str = ""
+    fix: str = ""
+    error: BaseException | None = None
+    kind: Kind = "modality"
+    value: str = ""
+    loaded: Any = None
+
+
+def refusal(plugin: Plugin) -> PluginError:
+    """The error of asking for a plugin that is not `ok`, its own exception behind it."""
+    error = PluginError(
+        f"The {plugin.kind} {plugin.name!r} is unusable ({plugin.state}): {plugin.cause}", plugin.fix
+    )
+    error.__cause__ = plugin.error
+    return error
+
+
+def failed(plugin: Plugin, what: str, error: BaseException) -> Plugin:
+    """The plugin with the state that follows from an exception of its own.
+
+    Args:
+        what: what raised it, e.g. `Importing earec_price.spec`.
+    """
+    if isinstance(error, MissingDependencyError):
+        return replace(
+            plugin, state=State.MISSING_DEPENDENCY, cause=error.what, fix=error.next_step, error=error
+        )
+    if isinstance(error, Malformed):
+        return replace(
+            plugin,
+            state=State.INVALID_SPEC,
+            cause=f"{what}: {error}.",
+            fix=f"Mend it, or run: pip uninstall {plugin.distribution}",
+            error=error,
+        )
+    cause = f"{what} raised {said(error)}."
+    own = [plugin.value, *([plugin.spec.config, plugin.spec.factory] if plugin.spec else [])]
+    missing = error.name if isinstance(error, ImportError) else None
+    first = root(missing or "")
+    if first == "earec_core":
+        # The contract moved: a newer or an older core has what the plugin imports.
+        fix = f"Run: pip install --upgrade earec {plugin.distribution}"
+        return replace(plugin, state=State.IMPORT_ERROR, cause=cause, fix=fix, error=error)
+    if isinstance(error, ModuleNotFoundError) and missing and first not in map(root, own):
+        return replace(
+            plugin,
+            state=State.MISSING_DEPENDENCY,
+            cause=f"It needs {missing}, not installed here ({what} raised {said(error)}).",
+            fix=install(plugin.distribution, [missing]),
+            error=error,
+        )
+    return replace(
+        plugin,
+        state=State.IMPORT_ERROR,
+        cause=cause,
+        fix=f"Mend it, or run: pip install --force-reinstall --no-deps {plugin.distribution}",
+        error=error,
+    )
+
+
+class Unusable(Exception):  # noqa: N818 - says what the plugin is
+    """Carries a plugin's state out of a check; never leaves this package."""
+
+    def __init__(self, plugin: Plugin) -> None:
+        super().__init__(plugin.cause)
+        self.plugin = plugin
+
+
+def plugin_of(entry: Entry, kind: Kind) -> Plugin:
+    """An entry point's plugin, `ok` as long as nothing else is found."""
+    return Plugin(entry.name, entry.distribution, entry.version, State.OK, kind=kind, value=entry.value)
+
+
+def unusable(plugin: Plugin, state: State, cause: str, fix: str) -> NoReturn:
+    """End a check.
+
+    Raises:
+        Unusable: always.
+    """
+    raise Unusable(replace(plugin, state=state, cause=cause, fix=fix))
+
+
+def install(distribution: str, missing: list[str]) -> str:
+    """The fix for modules that are not there."""
+    return f"Run: pip install {distribution} (it brings what is missing), or: pip install {' '.join(missing)}"
+
+
+def said(error: BaseException) -> str:
+    """An exception in one line."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - an exception that cannot say itself
+        text = ""
+    return f"{type(error).__name__}: {text}".rstrip(": ").rstrip(".")
