@@ -9,16 +9,13 @@ from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .errors import DamagedError
 from .files import hash_file, newest, remove, size_of
 from .manifest import Manifest
-from .objects import KINDS, Kind
-from .refs import Problem
-
-if TYPE_CHECKING:
-    from .registry import Registry
+from .objects import KINDS, Kind, Objects
+from .refs import Problem, Refs
+from .views import Views
 
 # What somebody wrote to in the last minute belongs to a writer at work, whatever grace time is asked for.
 _AT_WORK_S = 60
@@ -50,9 +47,9 @@ class GcReport:
     dry_run: bool
 
 
-def verify(registry: Registry, id_: str | None) -> Report:
+def verify(objects: Objects, refs: Refs, views: Views, id_: str | None) -> Report:
     """Hash everything, or one model with its parents; see `Registry.verify`."""
-    refs, problems = registry.refs.all()
+    tags, problems = refs.all()
     if id_ is not None:
         problems = []
     read: dict[str, Manifest | DamagedError] = {}
@@ -60,7 +57,7 @@ def verify(registry: Registry, id_: str | None) -> Report:
     def load(model: str) -> Manifest | None:
         if model not in read:
             try:
-                read[model] = registry.read_manifest(model)
+                read[model] = objects.read_manifest(model)
             except DamagedError as error:
                 read[model] = error
         found = read[model]
@@ -76,10 +73,10 @@ def verify(registry: Registry, id_: str | None) -> Report:
         return seen
 
     users: dict[str, set[str]] = defaultdict(set)
-    for ref in refs:
+    for ref in tags:
         for model in family(ref.id):
             users[model].add(str(ref))
-    stored = registry.objects.all("manifests")
+    stored = objects.all("manifests")
     for model in stored:
         if model not in users:
             for member in family(model):
@@ -96,32 +93,30 @@ def verify(registry: Registry, id_: str | None) -> Report:
             continue
         for file in found.files.values():
             blobs.setdefault(file.sha256, (file.size, set()))[1].update(users[model])
-        problems += [
-            Problem(p.path, p.what, tuple(sorted(users[model]))) for p in registry.views.problems(found)
-        ]
+        problems += [Problem(p.path, p.what, tuple(sorted(users[model]))) for p in views.problems(found)]
     if id_ is None:
-        for digest in registry.objects.all("blobs"):
+        for digest in objects.all("blobs"):
             blobs.setdefault(digest, (-1, set()))
     for digest, (size, by) in sorted(blobs.items()):
-        what = _wrong_blob(registry, digest, size)
+        what = _wrong_blob(objects, digest, size)
         if what:
             problems.append(Problem(f"blobs/sha256/{digest}", what, tuple(sorted(by))))
     return Report(len(models) + len(blobs), tuple(problems))
 
 
-def gc(registry: Registry, dry_run: bool, grace_s: float) -> GcReport:
+def gc(objects: Objects, refs: Refs, dry_run: bool, grace_s: float) -> GcReport:
     """Remove what nothing needs; see `Registry.gc`."""
-    objects, cutoff = registry.objects, time.time() - grace_s
+    cutoff = time.time() - grace_s
     if not dry_run:
         objects.put_all_back()
     # Listed before tracing: whatever appears later is not looked at.
     stored: dict[Kind, list[str]] = {kind: objects.all(kind) for kind in KINDS}
-    live, needed = _trace(registry, cutoff)
+    live, needed = _trace(objects, refs, cutoff)
     chosen = [
         (kind, digest)
         for kind in KINDS
         for digest in stored[kind]
-        if digest not in needed[kind] and _older(registry, kind, digest, cutoff)
+        if digest not in needed[kind] and _older(objects, kind, digest, cutoff)
     ]
     freed = 0
     gone: dict[Kind, list[str]] = {kind: [] for kind in KINDS}
@@ -133,7 +128,7 @@ def gc(registry: Registry, dry_run: bool, grace_s: float) -> GcReport:
         run = uuid.uuid4().hex
         taken = [(kind, digest, objects.take(kind, digest, run)) for kind, digest in chosen]
         try:
-            live, needed = _trace(registry, cutoff)
+            live, needed = _trace(objects, refs, cutoff)
         except DamagedError:
             objects.put_all_back()
             raise
@@ -151,12 +146,12 @@ def gc(registry: Registry, dry_run: bool, grace_s: float) -> GcReport:
 
     living = {id_[:12] for id_ in live}
     views = []
-    for path in sorted((registry.root / "views").iterdir()):
+    for path in sorted((objects.root / "views").iterdir()):
         named = _VIEW.fullmatch(path.name)
         if named and named[1] not in living and _unused(path.with_name(named[1]), cutoff):
             views.append(path)
     idle = min(cutoff, time.time() - _AT_WORK_S)
-    tmp = [p for p in sorted((registry.root / "tmp").iterdir()) if p.name[:3] != "gc-" and _unused(p, idle)]
+    tmp = [p for p in sorted((objects.root / "tmp").iterdir()) if p.name[:3] != "gc-" and _unused(p, idle)]
     freed += sum(size_of(path) for path in tmp)
     if not dry_run:
         for path in views + tmp:
@@ -171,21 +166,21 @@ def gc(registry: Registry, dry_run: bool, grace_s: float) -> GcReport:
     )
 
 
-def _trace(registry: Registry, cutoff: float) -> tuple[set[str], dict[Kind, set[str]]]:
+def _trace(objects: Objects, refs: Refs, cutoff: float) -> tuple[set[str], dict[Kind, set[str]]]:
     for _ in range(2):  # a tag that moves while we look can seem to point to nothing
         with suppress(DamagedError):
-            return _trace_once(registry, cutoff)
-    return _trace_once(registry, cutoff)
+            return _trace_once(objects, refs, cutoff)
+    return _trace_once(objects, refs, cutoff)
 
 
-def _trace_once(registry: Registry, cutoff: float) -> tuple[set[str], dict[Kind, set[str]]]:
+def _trace_once(objects: Objects, refs: Refs, cutoff: float) -> tuple[set[str], dict[Kind, set[str]]]:
     """The ids, and all digests by kind, that a tag, a writer at work or a young manifest needs."""
-    roots = set(registry.refs.pins())  # before the tags: a pin that becomes a tag meanwhile is seen twice
-    refs, problems = registry.refs.all()
+    roots = set(refs.pins())  # before the tags: a pin that becomes a tag meanwhile is seen twice
+    found, problems = refs.all()
     if problems:
         raise _refusal(f"{problems[0].path} {problems[0].what}")
-    tags = {ref.id for ref in refs}
-    young = {i for i in registry.objects.all("manifests") if not _older(registry, "manifests", i, cutoff)}
+    tags = {ref.id for ref in found}
+    young = {i for i in objects.all("manifests") if not _older(objects, "manifests", i, cutoff)}
     live: dict[str, Manifest] = {}
     todo = sorted(roots | tags | young)
     while todo:
@@ -193,9 +188,9 @@ def _trace_once(registry: Registry, cutoff: float) -> tuple[set[str], dict[Kind,
         if id_ in live:
             continue
         try:
-            live[id_] = registry.read_manifest(id_)
+            live[id_] = objects.read_manifest(id_)
         except DamagedError as error:
-            if id_ in (roots | young) - tags and registry.objects.find("manifests", id_) is None:
+            if id_ in (roots | young) - tags and objects.find("manifests", id_) is None:
                 continue  # a pin's writer starts over; a young one was removed by another gc
             raise _refusal(error.what.rstrip(".")) from error
         todo += [p.id for p in live[id_].parents]
@@ -210,9 +205,9 @@ def _refusal(what: str) -> DamagedError:
     )
 
 
-def _older(registry: Registry, kind: Kind, digest: str, cutoff: float) -> bool:
+def _older(objects: Objects, kind: Kind, digest: str, cutoff: float) -> bool:
     try:
-        return registry.objects.path(kind, digest).stat().st_mtime <= cutoff
+        return objects.path(kind, digest).stat().st_mtime <= cutoff
     except FileNotFoundError:
         return False
 
@@ -228,8 +223,8 @@ def _unused(path: Path, cutoff: float) -> bool:
     return max(times, default=cutoff + 1) <= cutoff
 
 
-def _wrong_blob(registry: Registry, digest: str, size: int) -> str | None:
-    path = registry.objects.find("blobs", digest)
+def _wrong_blob(objects: Objects, digest: str, size: int) -> str | None:
+    path = objects.find("blobs", digest)
     if path is None:
         return "missing"
     try:

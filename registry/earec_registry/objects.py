@@ -13,22 +13,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from .errors import DamagedError
 from .files import hash_file, sync_folder
-from .manifest import HEX64
+from .manifest import HEX64, Manifest, parse
 
 Kind = Literal["blobs", "manifests"]
 KINDS: tuple[Kind, ...] = ("manifests", "blobs")
 
 
 class Objects:
-    """The blobs and manifests of the registry at `root`."""
+    """The blobs and manifests of the registry in the folder `root`."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
 
     def folder(self, kind: Kind) -> Path:
         """Where the objects of a kind lie."""
-        return self._root / kind / "sha256"
+        return self.root / kind / "sha256"
 
     def path(self, kind: Kind, digest: str) -> Path:
         """Where an object lies if it is there."""
@@ -38,9 +39,26 @@ class Objects:
         """Where an object lies, or None; brings back one that a killed `gc` had in its hands."""
         path = self.path(kind, digest)
         if not path.exists():
-            for trash in (self._root / "tmp").glob(f"gc-*-{kind}-{digest}"):
+            for trash in (self.root / "tmp").glob(f"gc-*-{kind}-{digest}"):
                 self.put_back(trash, kind, digest)
         return path if path.exists() else None
+
+    def read_manifest(self, id_: str) -> Manifest:
+        """The manifest of an id (64 hex digits), its digest checked; raises DamagedError."""
+        where = f"manifests/sha256/{id_}.json"
+        path = self.find("manifests", id_)
+        try:
+            raw = path.read_bytes() if path else None
+        except OSError as error:
+            raise DamagedError(
+                f"{where} cannot be read ({error}).", "Run `earec registry verify`."
+            ) from error
+        if raw is None:
+            raise DamagedError(
+                f"{where} is missing, though something refers to it.",
+                "Run `earec registry verify` to see what, then add the model again or move the tag.",
+            )
+        return parse(raw, id_, where)
 
     def all(self, kind: Kind) -> list[str]:
         """The digests of all objects of a kind, sorted; files of other names are passed over."""
@@ -82,7 +100,7 @@ class Objects:
 
     def take(self, kind: Kind, digest: str, run: str) -> Path | None:
         """Rename an object away for the `gc` run named `run`; None if it is not there."""
-        trash = self._root / "tmp" / f"gc-{run}-{kind}-{digest}"
+        trash = self.root / "tmp" / f"gc-{run}-{kind}-{digest}"
         try:
             self.path(kind, digest).rename(trash)
         except FileNotFoundError:
@@ -92,7 +110,7 @@ class Objects:
     def put_all_back(self) -> None:
         """Bring back whatever any `gc`, perhaps a killed one, has in its hands."""
         for kind in KINDS:
-            for trash in (self._root / "tmp").glob(f"gc-*-{kind}-*"):
+            for trash in (self.root / "tmp").glob(f"gc-*-{kind}-*"):
                 digest = trash.name.rpartition("-")[2]
                 if HEX64.fullmatch(digest):
                     self.put_back(trash, kind, digest)

@@ -16,7 +16,7 @@ from . import check
 from .check import GcReport, Report
 from .errors import DamagedError, InvalidError, LayoutError, NotFoundError, StorageError
 from .files import copy_hashed, guard, staging, sync_folder, write_new
-from .manifest import HEX64, FileEntry, Manifest, build, check_paths, parse
+from .manifest import HEX64, FileEntry, Manifest, build, check_paths
 from .objects import Objects
 from .refs import PIN, LogEntry, Problem, Refs, check_name, is_name
 from .views import Views
@@ -185,24 +185,7 @@ class Registry:
             NotFoundError: see `resolve`.
             DamagedError: it is missing or damaged.
         """
-        return self.read_manifest(self.resolve(ref))
-
-    def read_manifest(self, id_: str) -> Manifest:
-        """The manifest of an id (64 hex digits), its digest checked; raises DamagedError."""
-        where = f"manifests/sha256/{id_}.json"
-        path = self.objects.find("manifests", id_)
-        try:
-            raw = path.read_bytes() if path else None
-        except OSError as error:
-            raise DamagedError(
-                f"{where} cannot be read ({error}).", "Run `earec registry verify`."
-            ) from error
-        if raw is None:
-            raise DamagedError(
-                f"{where} is missing, though something refers to it.",
-                "Run `earec registry verify` to see what, then add the model again or move the tag.",
-            )
-        return parse(raw, id_, where)
+        return self.objects.read_manifest(self.resolve(ref))
 
     def materialize(self, ref: str) -> Path:
         """A plain directory with the model's files, for reading; gc may remove it once nothing needs it.
@@ -224,7 +207,7 @@ class Registry:
         entries = []
         for ref in refs:
             try:
-                kind = self.read_manifest(ref.id).kind
+                kind = self.objects.read_manifest(ref.id).kind
             except DamagedError as error:
                 problems.append(Problem(f"manifests/sha256/{ref.id}.json", error.what, (str(ref),)))
                 continue
@@ -269,7 +252,7 @@ class Registry:
         Raises:
             NotFoundError: see `resolve`.
         """
-        return check.verify(self, None if ref is None else self.resolve(ref))
+        return check.verify(self.objects, self.refs, self.views, None if ref is None else self.resolve(ref))
 
     def gc(self, *, dry_run: bool = False, grace_s: float = 3600) -> GcReport:
         """Remove manifests and blobs that no tag reaches, and their views, and what killed writers left.
@@ -283,7 +266,7 @@ class Registry:
             DamagedError: something that it must trace cannot be read; nothing is removed then.
         """
         with guard("clean up", self.root):
-            return check.gc(self, dry_run, grace_s)
+            return check.gc(self.objects, self.refs, dry_run, grace_s)
 
     def _add(
         self, manifest: Mapping[str, Any], files: Mapping[str, Path], name: str, tag: str, why: str
@@ -316,7 +299,9 @@ class Registry:
         write_new(stage / "manifest", raw)
         write_new(stage / "room", bytes(_ROOM))
         for parent in manifest.parents:
-            if not self.objects.find("manifests", parent.id) or not self._keep(self.read_manifest(parent.id)):
+            if not self.objects.find("manifests", parent.id) or not self._keep(
+                self.objects.read_manifest(parent.id)
+            ):
                 raise NotFoundError(
                     f"The parent {parent.id} is not in the registry {self.root}, or not whole.",
                     "Add the parent first, or leave it out of the manifest's parents.",
@@ -344,7 +329,7 @@ class Registry:
             for parent in now.parents:
                 if parent.id not in seen:
                     seen.add(parent.id)
-                    todo.append(self.read_manifest(parent.id))
+                    todo.append(self.objects.read_manifest(parent.id))
         return True
 
     def _unknown(self, ref: str, name: str) -> NotFoundError:
