@@ -72,7 +72,7 @@ def command(
     Beside them stand the un-aligned backbone, each adapter alone, the mean and the concatenation of their
     vectors, and SASRec on ids. Safe to interrupt: what is made is not made again.
     """
-    from earec_core.reproduce import BESIDE, COLUMNS, display, markdown, plan, remarks, reproduce
+    from earec_core.reproduce import BESIDE, COLUMNS, display, effects, markdown, plan, remarks, reproduce
 
     given = pairs(adapters, "--adapter")
     rows, against = plan(
@@ -128,3 +128,6 @@ def command(
     for remark in remarks(report):
         out.note(remark)
     out.table(display(report), [*COLUMNS, *BESIDE])
+    for factor in report.effects:
+        for row in effects(report, factor):
+            out.note("  ".join(f"{key} {value}" for key, value in row.items()))

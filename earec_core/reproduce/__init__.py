@@ -1,6 +1,6 @@
 """Tables of the paper measured anew on a catalog, with the controls that say what a difference is due to."""
 
-from earec_core.reproduce.page import BESIDE, COLUMNS, display, markdown, remarks
+from earec_core.reproduce.page import BESIDE, COLUMNS, display, effects, markdown, remarks
 from earec_core.reproduce.plan import Row, plan
 from earec_core.reproduce.stage import Report, Result, reproduce
 
@@ -11,6 +11,7 @@ __all__ = [
     "Result",
     "Row",
     "display",
+    "effects",
     "markdown",
     "plan",
     "remarks",

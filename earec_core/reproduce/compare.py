@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,54 @@ def holm(ps: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
         corrected[i] = largest
     return corrected
+
+
+def versus(gains: Mapping[str, Float[np.ndarray, " users"]], reference: str) -> dict[str, dict[str, float]]:
+    """`difference` of each to the reference, with `p_holm` over them all."""
+    found = {name: difference(gain, gains[reference]) for name, gain in gains.items() if name != reference}
+    corrected = holm([one["p"] for one in found.values()])
+    return {n: {**one, "p_holm": p} for (n, one), p in zip(found.items(), corrected, strict=True)}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A method over all weightings, or a weighting over all methods.
+
+    Attributes:
+        level: which.
+        rows: over how many rows.
+        ndcg: mean NDCG@10.
+        versus: see `versus`; None for the reference's own level.
+    """
+
+    level: str
+    rows: int
+    ndcg: float
+    versus: Mapping[str, float] | None
+
+
+def main_effects(
+    gains: Mapping[tuple[str, str], Float[np.ndarray, " users"]], axis: int, reference: str
+) -> tuple[Effect, ...]:
+    """What one factor does, the other averaged out: many rows' noise cancels, and there are few comparisons.
+
+    Args:
+        gains: by method and weighting, seeds averaged.
+        axis: 0 for methods, 1 for weightings.
+        reference: the level that the others are compared with.
+
+    Returns:
+        Every level, over those levels of the other factor at which all have a row; nothing where that are fewer
+        than two of either, or the reference is none of them.
+    """
+    cells = {(key[axis], key[1 - axis]): gain for key, gain in gains.items()}
+    levels = list(dict.fromkeys(level for level, _ in cells))
+    across = [a for a in dict.fromkeys(a for _, a in cells) if all((level, a) in cells for level in levels)]
+    if min(len(levels), len(across)) < 2 or reference not in levels:
+        return ()
+    means = {level: np.mean([cells[level, a] for a in across], axis=0) for level in levels}
+    found = versus(means, reference)
+    return tuple(Effect(level, len(across), float(means[level].mean()), found.get(level)) for level in levels)
 
 
 def resolution(rate: float, users: int) -> dict[str, float]:

@@ -15,6 +15,7 @@ COLUMNS = (
     "p",
     "p (Holm)",
 )
+EFFECTS = ("rows", "NDCG@10", *COLUMNS[5:])
 BESIDE = ("/ exact", "paper HR@10", "paper NDCG@10")
 """What of `SIZES` stands beside `COLUMNS` where both tables are one."""
 SIZES = ("row", "HR@10", "NDCG@10", "||dW||", "/ exact", "error", *(f"paper {m.upper()}" for m in METRICS))
@@ -78,6 +79,9 @@ def markdown(report: Report, command: str) -> str:
         command: what was typed.
     """
     lines = [f"    {command}", "", *remarks(report), "", *_table(COLUMNS, display(report))]
+    for factor, other in (("method", "weightings"), ("weighting", "methods")):
+        if rows := effects(report, factor):
+            lines += ["", f"Every {factor} over all {other}:", "", *_table((factor, *EFFECTS), rows)]
     composed = sizes(report)
     if composed:
         lines += [
@@ -90,17 +94,28 @@ def markdown(report: Report, command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def effects(report: Report, factor: str) -> list[dict[str, str]]:
+    """What the method does over all weightings, or the weighting over all methods (`factor`)."""
+    return [
+        {factor: one.level, "rows": str(one.rows), "NDCG@10": f"{one.ndcg:.4f}", **_versus(one.versus)}
+        for one in report.effects.get(factor, ())
+    ]
+
+
 def _figures(one: Result) -> dict[str, str]:
     found = {"row": one.row.name}
     for metric in METRICS:
         value = one.test[metric]
         spread = "" if value["sd"] is None else f" ± {value['sd']:.4f}"
         found[metric.upper()] = f"{value['mean']:.4f}{spread}"
-    if one.versus:
-        v = one.versus
-        found[COLUMNS[5]] = f"{v['difference']:+.4f} ± {Z * v['se']:.4f}"
-        found["p"], found["p (Holm)"] = f"{v['p']:.2g}", f"{v['p_holm']:.2g}"
-    return found
+    return found | _versus(one.versus)
+
+
+def _versus(v: Mapping[str, float] | None) -> dict[str, str]:
+    if v is None:
+        return {}
+    told = (f"{v['difference']:+.4f} ± {Z * v['se']:.4f}", f"{v['p']:.2g}", f"{v['p_holm']:.2g}")
+    return dict(zip(COLUMNS[5:], told, strict=True))
 
 
 def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:

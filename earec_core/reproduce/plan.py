@@ -64,7 +64,7 @@ def weightings(
     for row in rows:
         total = sum(row["weights"][m] for m in modalities)
         weights = {m: row["weights"][m] / total for m in modalities}
-        if not any(_label(weights) == _label(other) for other, _ in found):
+        if not any(label(weights) == label(other) for other, _ in found):
             found.append((weights, dict(row["paper"])))
     return found
 
@@ -103,9 +103,9 @@ def plan(
     methods = list(dict.fromkeys(methods or content["methods"]))
     _among("--methods", methods, method_names(), "The methods are")
     weighted = weightings(content["row"], given)
-    default = f"delta-{_label(weighted[0][0])}"
+    default = f"delta-{label(weighted[0][0])}"
     rows = [
-        Row(f"{method}-{_label(weights)}", "composite", tuple(given), method, weights, paper)
+        Row(f"{method}-{label(weights)}", "composite", tuple(given), method, weights, paper)
         for method in dict.fromkeys([*methods, "delta"])
         for weights, paper in weighted
         if method in methods or (reference is None and weights is weighted[0][0])
@@ -128,8 +128,8 @@ def plan(
     return rows, chosen
 
 
-def _label(weights: Mapping[str, float]) -> str:
-    """Percent by percent, such as 15-42.5-42.5."""
+def label(weights: Mapping[str, float]) -> str:
+    """Weights in a name: percent by percent, such as 15-42.5-42.5."""
     return "-".join(f"{round(100 * weight, 1):g}" for weight in weights.values())
 
 

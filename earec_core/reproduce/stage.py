@@ -33,7 +33,7 @@ from earec_core.recommend.evaluate import KS, Metrics
 from earec_core.recommend.model import RecommenderConfig
 from earec_core.recommend.stage import train_registered
 from earec_core.reproduce import compare, controls
-from earec_core.reproduce.plan import Row
+from earec_core.reproduce.plan import Row, label
 from earec_registry import Manifest, NotFoundError, Registry
 
 METRICS = tuple(f"{name}@{k}" for name in ("hr", "ndcg") for k in KS)
@@ -72,6 +72,7 @@ class Report:
         reference: the row that the others are compared with.
         resolution: see `compare.resolution`, for HR@10 of the reference.
         results: by row.
+        effects: of `method` and `weighting`, see `compare.main_effects`; empty where the rows are too few.
     """
 
     catalog: str
@@ -83,6 +84,7 @@ class Report:
     reference: str
     resolution: Mapping[str, float]
     results: tuple[Result, ...]
+    effects: Mapping[str, tuple[compare.Effect, ...]]
 
     def as_json(self) -> dict[str, Any]:
         """Everything, plain."""
@@ -139,7 +141,8 @@ def reproduce(
         measured[row.name] = [metrics for _, metrics in trained]
         hits = [metrics.hr(10) for metrics in measured[row.name]]
         note(f"{row.name}: HR@10 {np.mean(hits):.4f} ({', '.join(f'{hit:.4f}' for hit in hits)})")
-    versus = _versus(measured, reference)
+    gains = {name: np.mean([m.gains(10) for m in runs], axis=0) for name, runs in measured.items()}
+    versus = compare.versus(gains, reference)
     results = tuple(
         Result(
             row,
@@ -161,6 +164,7 @@ def reproduce(
         reference,
         compare.resolution(rate, users),
         results,
+        _effects(rows, gains, reference),
     )
 
 
@@ -174,13 +178,20 @@ def _over_seeds(measured: Sequence[Metrics]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _versus(measured: Mapping[str, Sequence[Metrics]], reference: str) -> dict[str, dict[str, float]]:
-    gains = {name: np.mean([m.gains(10) for m in runs], axis=0) for name, runs in measured.items()}
-    found = {
-        name: compare.difference(gain, gains[reference]) for name, gain in gains.items() if name != reference
+def _effects(
+    rows: Sequence[Row], gains: Mapping[str, Float[np.ndarray, " users"]], reference: str
+) -> dict[str, tuple[compare.Effect, ...]]:
+    cells = {
+        row.name: (row.method, label(row.weights)) for row in rows if row.kind == "composite" and row.method
     }
-    corrected = compare.holm([one["p"] for one in found.values()])
-    return {n: {**one, "p_holm": p} for (n, one), p in zip(found.items(), corrected, strict=True)}
+    if reference not in cells:
+        return {}
+    by_cell = {cell: gains[name] for name, cell in cells.items()}
+    found = {
+        factor: compare.main_effects(by_cell, axis, cells[reference][axis])
+        for axis, factor in enumerate(("method", "weighting"))
+    }
+    return {factor: effects for factor, effects in found.items() if effects}
 
 
 @dataclass

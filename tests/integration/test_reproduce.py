@@ -189,6 +189,30 @@ def test_the_page_has_every_row_and_the_papers_figures(in_home: Pipeline, tmp_pa
     assert "not told apart" in text
 
 
+def test_methods_are_compared_over_all_weightings(
+    in_home: Pipeline, stored: Registry, tmp_path: Path, out_json: OutJson
+) -> None:
+    rows = [f"{method}-{weights}" for method in ("delta", "factor") for weights in ("50-50", "9.5-90.5")]
+    page = tmp_path / "page.md"
+    argv = _argv(in_home, "--only", ",".join([*rows, "ids"]), "--seeds", "1", "--json", "--out", str(page))
+    assert in_home.run(*argv) == 0
+    made = out_json()
+    ranks = {
+        row: load_file(stored.materialize(f"reproduce/things/{row}/recommender-0") / "test_ranks.safetensors")
+        for row in rows
+    }
+    gains = {row: (r["ranks"] <= 10) / np.log2(r["ranks"] + 1) for row, r in ranks.items()}
+    each = (gains[rows[2]] + gains[rows[3]] - gains[rows[0]] - gains[rows[1]]) / 2
+    delta, factor = made["effects"]["method"]
+    assert (delta["level"], factor["level"], factor["rows"]) == ("delta", "factor", 2)
+    assert factor["versus"]["difference"] == pytest.approx(each.mean())
+    assert factor["versus"]["se"] == pytest.approx(each.std(ddof=1) / np.sqrt(40))
+    assert [one["level"] for one in made["effects"]["weighting"]] == ["50-50", "9.5-90.5"]
+    text = page.read_text()
+    assert "Every method over all weightings" in text
+    assert "Every weighting over all methods" in text
+
+
 def test_the_papers_figures_stand_beside_ours(in_home: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     assert in_home.run(*_argv(in_home, "--only", ",".join(ROWS), "--seeds", "2")) == 0
     head, *rows = (line.split("\t") for line in capsys.readouterr().out.splitlines())

@@ -136,3 +136,37 @@ def test_resolution_is_that_of_two_binomial_rates() -> None:
     assert found["se"] == pytest.approx(draws[0].std(), rel=0.02)
     beyond = np.abs(draws[0] - draws[1]) > found["smallest"]
     assert beyond.mean() == pytest.approx(0.05, abs=0.005)
+
+
+def test_main_effects_are_those_put_in() -> None:
+    rng = np.random.default_rng(0)
+    users = rng.normal(size=400)
+    method, weighting = {"delta": 0.0, "factor": -0.05}, {"50-50": 0.0, "9.5-90.5": 0.02, "5.3-94.7": 0.01}
+    gains = {
+        (m, w): users + a + b + 0.1 * rng.normal(size=400)
+        for m, a in method.items()
+        for w, b in weighting.items()
+    }
+    delta, factor = compare.main_effects(gains, 0, "delta")
+    assert (delta.level, delta.versus, factor.rows) == ("delta", None, 3)
+    each = sum(gains["factor", w] - gains["delta", w] for w in weighting) / 3
+    assert factor.versus is not None
+    assert factor.versus["difference"] == pytest.approx(each.mean())
+    assert factor.versus["se"] == pytest.approx(each.std(ddof=1) / 20)
+    assert abs(factor.versus["difference"] + 0.05) < 4 * factor.versus["se"] < 0.02
+    found = {effect.level: effect for effect in compare.main_effects(gains, 1, "50-50")}
+    for level, true in weighting.items():
+        assert found[level].ndcg == pytest.approx(users.mean() + true - 0.025, abs=0.02)
+    assert found["9.5-90.5"].rows == 2
+
+
+def test_main_effects_compare_like_with_like() -> None:
+    """A row that one method has and another has not is left out; too few of them are no effect."""
+    rng = np.random.default_rng(0)
+    cells = [(m, w) for m in ("delta", "factor") for w in ("a", "b", "c")]
+    gains = {cell: rng.random(50) for cell in cells}
+    gains.pop(("factor", "c"))
+    whole = {cell: gain for cell, gain in gains.items() if cell[1] != "c"}
+    assert compare.main_effects(gains, 0, "delta") == compare.main_effects(whole, 0, "delta") != ()
+    one = {cell: gain for cell, gain in gains.items() if cell[1] == "a"}
+    assert compare.main_effects(one, 0, "delta") == compare.main_effects(gains, 0, "ties") == ()
