@@ -23,6 +23,7 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/encode.py
+	$(BIN)/python benchmarks/recommend.py
 	$(BIN)/python benchmarks/compose.py
 
 $(VENV)/.installed: $(INPUTS)
