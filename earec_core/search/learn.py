@@ -1,13 +1,15 @@
-"""Lambda by descent: quasi-Newton steps on the simplex, with gradients through the un-merged adapters.
+"""Lambda by descent: a surrogate of the loss on the simplex, fitted to gradients through the un-merged adapters.
 
-Every value and gradient is that of all validation items, so nothing is noise, and a few of them suffice: a parabola
-is fitted to all gradients so far, and its lowest point on the simplex comes next. (Quasi-Newton with several
-secants: Schnabel 1983, Quasi-Newton methods using multiple secant equations.)
+Every value and gradient is that of all validation items, so nothing is noise, and a few of them suffice: a Gaussian
+process that has the values and gradients so far is a model of the loss, and its lowest point on the simplex comes
+next. (Kriging with derivatives: Morris, Mitchell & Ylvisaker 1993, Bayesian design and analysis of computer
+experiments.)
+
+Symbols: l layers with weights of their own, n adapters, p points so far, m = l (n - 1) dimensions of the simplex.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,82 +31,117 @@ class Descent:
     per_layer: bool = False
 
 
-class QuasiNewton:
+class Surrogate:
     """Asks for points and is told their value and gradient.
 
     Attributes:
         x: the next point, [layers or 1, adapters]; every row lies on the simplex. The first has equal weights.
     """
 
-    first_step = 0.4
-    """How far the first step wants to go, in each row; only its direction is known then."""
-    least_bend = 0.05
-    """Of the typical curvature; where the loss seems flat or concave, this much is assumed."""
+    lengths = 0.4 * 2 ** (np.arange(8) / 2)
+    """Over what distance in a row the loss changes, 0.4 to 4.5: the likeliest is taken, while there is one point
+    alone the shortest, so that the first step is at most so long."""
 
     def __init__(self, layers: int, adapters: int) -> None:
         self.x: Rows = np.full((layers, adapters), 1 / adapters)
-        self._told: list[tuple[float, Rows, Rows]] = []
-        self._typical = 0.0
+        # An orthonormal basis of what leaves a row's sum as it is.
+        self._basis = np.linalg.qr(np.eye(adapters) - 1 / adapters)[0][:, : adapters - 1]
+        self._told: list[tuple[Rows, float, Rows]] = []
 
     def tell(self, value: float, gradient: Rows) -> None:
-        """Value and gradient at `x`; moves `x` to the model's lowest point."""
-        # What moves a row off the simplex is no business of the model's.
-        gradient = gradient - gradient.mean(axis=1, keepdims=True)
-        self._told.append((value, self.x, gradient))
-        best, *others = sorted(self._told, key=lambda one: one[0])
-        steps = [(x - best[1]).ravel() for _, x, _ in others]
-        changes = [(g - best[2]).ravel() for _, _, g in others]
-        pairs = [(s, y) for s, y in zip(steps, changes, strict=True) if np.linalg.norm(s) > 1e-8]
-        if not self._typical:
-            self._typical = float(np.linalg.norm(gradient)) / (self.first_step * len(self.x) ** 0.5)
-        elif len(self._told) == 2 and pairs:
-            (step, change), *_ = pairs
-            self._typical = max(float(step @ change / (step @ step)), 0.1 * self._typical)
-        bends, directions = np.linalg.eigh(fit_curvature(pairs, self._typical, self.x.size))
-        bends = np.maximum(bends, max(self.least_bend * self._typical, 1e-12))
-        self.x = lowest(best[2], (directions * bends) @ directions.T, best[1])
+        """Value and gradient at `x`; moves `x` to the surrogate's lowest point."""
+        self._told.append((self.x, value, gradient))
+        points = np.array([self._flat(x) for x, _, _ in self._told])
+        values = np.array([v for _, v, _ in self._told])
+        slopes = np.array([self._flat(g) for _, _, g in self._told])
+        lengths = self.lengths[: 1 if len(self._told) == 1 else None] * len(self.x) ** 0.5
+        self._process = max(
+            (Process(points, values, slopes, one) for one in lengths), key=lambda p: p.likelihood
+        )
+        best, _, _ = min(self._told, key=lambda one: one[1])
+        self.x = self._lowest(best)
+
+    def _flat(self, rows: Rows) -> Float[np.ndarray, " m"]:
+        flat: np.ndarray = (rows @ self._basis).ravel()
+        return flat
+
+    def _at(self, x: Rows) -> tuple[float, Rows]:
+        value, slope = self._process.mean(self._flat(x))
+        return value, slope.reshape(len(x), -1) @ self._basis.T
+
+    def _lowest(self, x: Rows) -> Rows:
+        """The surrogate's lowest point near one, by projected gradient with Armijo's rule."""
+        value, slope = self._at(x)
+        step = 1.0
+        for _ in range(500):
+            new = project(x - step * slope)
+            moved = float(np.abs(new - x).max())
+            if moved < 1e-9:
+                break
+            ahead, next_slope = self._at(new)
+            if ahead <= value - 1e-4 * float(np.sum(slope * (x - new))):
+                x, value, slope, step = new, ahead, next_slope, 2 * step
+            else:
+                step /= 2
+        return x
 
 
-def fit_curvature(
-    pairs: Sequence[tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]], typical: float, m: int
-) -> Float[np.ndarray, "m m"]:
-    """The symmetric B for which B s is nearest to y over all pairs, each divided by |s|, in least squares.
+class Process:
+    """A Gaussian process given values and gradients: squared-exponential covariance, unknown mean and scale.
 
-    Where no step has been, B is `typical` times the identity: a ridge of 1/400 pulls there.
+    Attributes:
+        likelihood: log-likelihood of what was given, mean and scale at their best.
 
     Args:
-        pairs: steps s and the changes y of the gradient along them.
+        points: [p, m].
+        values: at the points.
+        slopes: gradients there, [p, m].
+        length: of the covariance.
     """
-    ridge = 0.0025
-    s = np.array([step / np.linalg.norm(step) for step, _ in pairs]).reshape(-1, m).T
-    y = np.array([change / np.linalg.norm(step) for step, change in pairs]).reshape(-1, m).T
-    # The normal equations are B P + P B = R, diagonal in the eigenvectors of P.
-    values, vectors = np.linalg.eigh(s @ s.T + ridge * np.eye(m))
-    right = vectors.T @ (y @ s.T + s @ y.T + 2 * ridge * typical * np.eye(m)) @ vectors
-    found: Float[np.ndarray, "m m"] = vectors @ (right / (values[:, None] + values)) @ vectors.T
-    return found
+
+    def __init__(
+        self,
+        points: Float[np.ndarray, "p m"],
+        values: Float[np.ndarray, " p"],
+        slopes: Float[np.ndarray, "p m"],
+        length: float,
+    ) -> None:
+        self._points, self._length = points, length
+        given = np.concatenate([values, slopes.T.ravel()])
+        constant = np.concatenate([np.ones(len(values)), np.zeros(slopes.size)])
+        joint = covariance(points, points, length)
+        # So much of the variance is noise: points may lie close to each other.
+        lower = np.linalg.cholesky(joint + 1e-9 * np.diag(np.diag(joint)))
+        white, one = np.linalg.solve(lower, np.stack([given, constant], axis=1)).T
+        self._mean = float(one @ white / (one @ one))
+        white = white - self._mean * one
+        self._weights = np.linalg.solve(lower.T, white)
+        scale = max(float(white @ white) / len(white), 1e-300)
+        self.likelihood = -len(white) / 2 * np.log(scale) - float(np.log(np.diag(lower)).sum())
+
+    def mean(self, x: Float[np.ndarray, " m"]) -> tuple[float, Float[np.ndarray, " m"]]:
+        """Expected value and gradient at a point."""
+        value, *slope = covariance(x[None], self._points, self._length) @ self._weights
+        return self._mean + float(value), np.array(slope)
 
 
-def lowest(gradient: Rows, curvature: Float[np.ndarray, "m m"], x: Rows) -> Rows:
-    """Where on the simplex, row by row, g (y - x) + (y - x) B (y - x) / 2 is lowest.
+def covariance(
+    x: Float[np.ndarray, "p m"], y: Float[np.ndarray, "q m"], length: float
+) -> Float[np.ndarray, "p+p*m q+q*m"]:
+    """Of values and gradients at x with those at y, for k(x, y) = exp(-|x - y|^2 / (2 length^2)).
 
-    By projected gradient, accelerated (FISTA, Beck & Teboulle 2009).
-
-    Args:
-        gradient, x: [l, n].
-        curvature: B, positive definite, m = l n.
+    Values come first, then the gradients, one dimension after the other.
     """
-    slope = float(np.linalg.eigvalsh(curvature)[-1])
-    found, ahead, t = x, x, 1.0
-    for _ in range(1000):
-        downhill = gradient + (curvature @ (ahead - x).ravel()).reshape(x.shape)
-        new = project(ahead - downhill / slope)
-        t, before = (1 + (1 + 4 * t * t) ** 0.5) / 2, t
-        ahead = new + (before - 1) / t * (new - found)
-        if np.abs(new - found).max() < 1e-10:
-            return new
-        found = new
-    return found
+    (p, m), q = x.shape, len(y)
+    apart = (x[:, None] - y[None]) / length**2
+    k = np.exp(-np.square(x[:, None] - y[None]).sum(axis=-1) / (2 * length**2))
+    bend = np.eye(m) / length**2 - apart[..., :, None] * apart[..., None, :]
+    found = np.empty((1 + m, p, 1 + m, q))
+    found[0, :, 0] = k
+    found[0, :, 1:] = np.moveaxis(apart * k[..., None], 2, 1)
+    found[1:, :, 0] = np.moveaxis(-apart * k[..., None], 2, 0)
+    found[1:, :, 1:] = np.transpose(bend * k[..., None, None], (2, 0, 3, 1))
+    return found.reshape((1 + m) * p, (1 + m) * q)
 
 
 def project(x: Rows) -> Rows:

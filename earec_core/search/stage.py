@@ -28,7 +28,7 @@ from earec_core.mixture import Mixture
 from earec_core.models import Show, StoredModel, instructions_for
 from earec_core.recommend.model import RecommenderConfig
 from earec_core.search import strategies
-from earec_core.search.learn import Descent, QuasiNewton
+from earec_core.search.learn import Descent, Surrogate
 from earec_core.search.objectives import Validation, validation_ndcg
 from earec_registry import Registry
 
@@ -193,7 +193,7 @@ def search(
     try:
         if strategy == "learn":
             complete = _learn(
-                QuasiNewton(mixture.layers if descent.per_layer else 1, len(names)),
+                Surrogate(mixture.layers if descent.per_layer else 1, len(names)),
                 descent.steps,
                 steps,
                 path,
@@ -220,7 +220,7 @@ def search(
 
 
 def _learn(
-    newton: QuasiNewton,
+    surrogate: Surrogate,
     wanted: int,
     steps: list[dict[str, Any]],
     path: list[Evaluation],
@@ -229,16 +229,16 @@ def _learn(
 ) -> bool:
     """Descend from the steps that there are; returns whether the budget was enough."""
     for line in steps:
-        newton.tell(line["loss"], np.array(line["gradient"]))
+        surrogate.tell(line["loss"], np.array(line["gradient"]))
     while len(steps) < wanted:
         if budget.spent() and path:
             return False
-        evaluate(newton.x, gradient=True)
-        newton.tell(steps[-1]["loss"], np.array(steps[-1]["gradient"]))
+        evaluate(surrogate.x, gradient=True)
+        surrogate.tell(steps[-1]["loss"], np.array(steps[-1]["gradient"]))
     if len(path) == len(steps):
         if budget.spent():
             return False
-        evaluate(newton.x)
+        evaluate(surrogate.x)
     return True
 
 
