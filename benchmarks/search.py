@@ -77,9 +77,11 @@ def main() -> None:
     for name, found, seconds in (("learn", learned, short), ("grid", walked, long)):
         said = ", ".join(f"{m} {w:.3f}" for m, w in found.best.weights.items())
         print(
-            f"{name:6} {seconds:8.1f} s  loss {found.best.value:.5f}  at {said}; {len(found.path)} evaluations"
+            f"{name:6} {seconds:8.1f} s  loss {found.best.value:.7f}  at {said}; {len(found.path)} evaluations"
         )
-    print(f"learn / grid: time {short / long:.2f}, loss {learned.best.value / walked.best.value:.4f}")
+    print(
+        f"learn beside grid: time {short / long:.2f} of it, loss {learned.best.value - walked.best.value:+.1e}"
+    )
 
 
 if __name__ == "__main__":
