@@ -127,7 +127,7 @@ def align(
         return finished
 
     train, valid = (
-        samples.build(instructions, modality, catalog.item_split(part, config.align.seed).tolist())
+        samples.build(instructions, modality, catalog.item_split(part).tolist())
         for part in ("train", "valid")
     )
     chosen = train.samples

@@ -102,9 +102,9 @@ class Catalog:
         """Training sequences, validation and test targets."""
         return splits.leave_one_out(self.sequences())
 
-    def item_split(self, split: Split, seed: int = 0) -> Int[np.ndarray, " n"]:
+    def item_split(self, split: Split) -> Int[np.ndarray, " n"]:
         """Rows of the items in a split (80/10/10 by a hash of the id)."""
-        return splits.item_split(self.items["item_id"].to_list(), split, seed)
+        return splits.item_split(self.items["item_id"].to_list(), split)
 
     def _item(self, index: int, row: dict[str, Any]) -> Item:
         fields = {key: value for key, value in row.items() if value is not None}

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 class Progress(Protocol):
     """What a stage reports to while it runs."""
 
-    def update(self, done: int, total: int, text: str = "") -> None: ...
+    def update(self, done: int, total: int, text: str = "") -> None:
+        """Args: units done and in all, 0 where that is not known, and what to say beside."""
 
 
 class Output:
@@ -71,7 +72,8 @@ class _Lines:
         step = 20 * done // max(total, 1)
         if step != self._last:
             self._last = step
-            self._out.note(f"{self._title}: {done}/{total} {text}".rstrip())
+            of = f"/{total}" if total else ""
+            self._out.note(f"{self._title}: {done}{of} {text}".rstrip())
 
 
 @contextmanager
@@ -91,7 +93,7 @@ def _bar(title: str) -> Iterator[Progress]:
 
         class _Bar:
             def update(self, done: int, total: int, text: str = "") -> None:
-                bar.update(task, completed=done, total=total, text=text)
+                bar.update(task, completed=done, total=total or None, text=text)
 
         yield _Bar()
 

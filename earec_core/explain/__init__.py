@@ -109,7 +109,7 @@ def explain(
     aligned = instructions_for(
         stored, items, catalog.name, backbone, registry, names=names, overrides=config.modalities, show=show
     )
-    rows = catalog.item_split(split, config.align.seed).tolist()
+    rows = catalog.item_split(split).tolist()
     anchors = {row: anchor for row in rows if (anchor := aligned.builder.anchor(items[row])) is not None}
     if max_items is not None and len(anchors) > max_items:
         picked = np.random.default_rng(config.align.seed).choice(list(anchors), max_items, replace=False)

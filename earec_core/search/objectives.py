@@ -36,7 +36,7 @@ class Validation:
     ) -> None:
         self.instructions = instructions
         samples = []
-        for row in catalog.item_split("valid", seed).tolist():
+        for row in catalog.item_split("valid").tolist():
             anchor = instructions.builder.anchor(instructions.items[row])
             if anchor is None or not any(row in one for one in instructions.inputs.values()):
                 continue

@@ -151,6 +151,8 @@ def search(
     if log.lines:
         note(f"Going on from {len(path)} evaluations of {folder.name}.")
     budget.done = len(path)
+    own = {"grid": strategies.grid_points(names, step), "learn": descent.steps + 1}.get(strategy)
+    expected = min((end for end in (own, max_evaluations) if end), default=0)
     validation = None
     if objective != "ndcg@10":
         validation = Validation(instructions, catalog, config.align.seed, max_items)
@@ -173,10 +175,11 @@ def search(
         named = [dict(zip(names, row, strict=True)) for row in rows.tolist()]
         mean = dict(zip(names, rows.mean(axis=0).tolist(), strict=True))
         layers = dict(enumerate(named)) if len(rows) > 1 else {}
-        if gradient and not math.isfinite(found):
+        if not math.isfinite(found):
+            named_mean = ",".join(f"{name}={weight:.4g}" for name, weight in mean.items())
             raise EarecError(
-                f"The loss of the weights {mean} is not a number.",
-                "Search by grid, or on another --set backbone.dtype.",
+                f"The {objective} of the weights {named_mean} is not a number.",
+                "Search on another --set backbone.dtype, such as float32.",
             )
         made = Evaluation(mean, found, time.monotonic() - started, layers)
         path.append(made)
@@ -187,7 +190,7 @@ def search(
             steps.append(line)
         log.add(line)
         budget.done += 1
-        show(len(path), max_evaluations or 0, f"{objective} {found:.4f}")
+        show(len(path), expected, f"{objective} {found:.4f}")
         return made
 
     try:

@@ -27,6 +27,11 @@ def grid(names: Sequence[str], step: float) -> Strategy:
         yield {name: count / parts for name, count in zip(names, counts, strict=True)}
 
 
+def grid_points(names: Sequence[str], step: float) -> int:
+    """How many weightings `grid` yields."""
+    return math.comb(round(1 / step) + len(names) - 1, len(names) - 1)
+
+
 def _compositions(total: int, parts: int) -> Generator[tuple[int, ...], None, None]:
     if parts == 1:
         yield (total,)

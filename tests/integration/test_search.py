@@ -14,7 +14,7 @@ from earec_core.align.samples import Sample
 from earec_core.backbone import Backbone
 from earec_core.catalog import Catalog
 from earec_core.config import BackboneConfig, RunConfig, resolve
-from earec_core.errors import UsageError
+from earec_core.errors import EarecError, UsageError
 from earec_core.mixture import Mixture, adapt
 from earec_core.models import StoredModel, instructions_for
 from earec_core.recommend.model import RecommenderConfig
@@ -67,7 +67,7 @@ def test_the_grid_is_the_simplex() -> None:
             weights = asking.send(0.0)
     except StopIteration:
         pass
-    assert len(points) == 66
+    assert len(points) == strategies.grid_points(["a", "b", "c"], 0.1) == 66
     assert len({tuple(p.values()) for p in points}) == 66
     assert all(sum(p.values()) == pytest.approx(1) and min(p.values()) >= 0 for p in points)
     with pytest.raises(UsageError, match="no multiple of the step"):
@@ -129,6 +129,30 @@ def test_a_killed_search_goes_on_to_the_same_end(
     assert len(again.steps) == len(whole.steps)
 
 
+def test_progress_says_how_far_the_search_is(in_home: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [
+        "compose",
+        "--data",
+        str(in_home.data),
+        "--modalities",
+        "text,behavior",
+        "--backbone",
+        str(in_home.llm),
+    ]
+    argv += [*TEXT, "--adapter", "behavior=behavior/things", "--max-items", "2", "--search"]
+    assert in_home.run(*argv, "grid", "--step", "0.25") == 0
+    assert "search grid: 5/5 loss" in capsys.readouterr().err
+    assert in_home.run(*argv, "bayes", "--max-minutes", "0.0001") == 0
+    assert "search bayes: 1 loss" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_ends_the_search(in_home: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "home", lambda: in_home.data.parent / "nan")
+    monkeypatch.setattr(Validation, "loss", lambda *_: float("nan"))
+    with pytest.raises(EarecError, match=r"The loss of the weights text=1,behavior=0 is not a number"):
+        found(in_home)
+
+
 @pytest.mark.parametrize("objective", ["loss", "rouge", "ndcg@10"])
 def test_test_targets_do_not_matter(
     objective: str, in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -143,7 +167,7 @@ def test_test_targets_do_not_matter(
     plain = found(in_home, **fast)
     monkeypatch.setattr(stage, "home", lambda: tmp_path / "other")
     catalog = Catalog.open(in_home.data)
-    tested = set(catalog.item_split("test", 0).tolist())
+    tested = set(catalog.item_split("test").tolist())
     items, split = catalog.all_items(), catalog.leave_one_out()
     monkeypatch.setattr(
         Catalog,
@@ -171,7 +195,7 @@ def test_the_search_reads_validation_items_alone(in_home: Pipeline, monkeypatch:
     catalog = Catalog.open(in_home.data)
     found(in_home, step=1.0)
     assert rows
-    assert rows <= set(catalog.item_split("valid", 0).tolist())
+    assert rows <= set(catalog.item_split("valid").tolist())
 
 
 def test_the_command_composes_what_it_found(in_home: Pipeline, out_json: OutJson, tmp_path: Path) -> None:
