@@ -2,7 +2,8 @@
 # The ablation of docs/results.md. Usage: table4.sh NAME DATA WORK [ROW,...]
 # NAME is movielens-small or amazon-office-2014, DATA the data set's folder, WORK a folder for everything made.
 # With ROWs (`earec reproduce --table 4 --dry-run` lists them), those alone are measured. Safe to interrupt: run it
-# again. Several may run at once on one WORK with different ROWs, once the adapters are there.
+# again. Several may run at once on one WORK with different ROWs, once the adapters are there. ALIGNMENT (default 0)
+# is the alignment's seed, one WORK each (alignments.py compares them); SEEDS (default 3) the recommender's trainings.
 set -euo pipefail
 name=$1 data=$2 work=$3 rows=${4:-}
 settings=$(cd "$(dirname "$0")" && pwd)/table4-$name.toml
@@ -32,8 +33,9 @@ step fit earec behavior fit --data "$catalog" --lr 0.001 --dropout 0.5 --epochs 
 modalities=
 for one in "${steps[@]}"; do
   modality=${one%=*}
-  step "align-$modality" earec align --modality "$modality" --data "$catalog" --config "$settings" --set "align.max_steps=${one#*=}"
+  step "align-$modality" earec align --modality "$modality" --data "$catalog" --config "$settings" --set "align.max_steps=${one#*=}" \
+    --set "align.seed=${ALIGNMENT:-0}" --set "lora.seed=${ALIGNMENT:-0}"
   modalities=${modalities:+$modalities,}$modality
 done
-exec earec reproduce --table 4 --data "$catalog" --config "$settings" --modalities "$modalities" --seeds 3 \
+exec earec reproduce --table 4 --data "$catalog" --config "$settings" --modalities "$modalities" --seeds "${SEEDS:-3}" \
   ${rows:+--only "$rows"} --out "$work/table4${rows:+-$$}.md"
