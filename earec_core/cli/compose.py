@@ -81,6 +81,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Merge adapters into one model that reads all their modalities. Prints the composite's id."""
+    from earec_core.compose import get_method
+    from earec_core.compose.checks import check_options
     from earec_core.compose.export import Exports
     from earec_core.compose.stage import choose_adapters, compose_models
 
@@ -90,22 +92,23 @@ def command(
         )
     opened = open_registry(registry)
     given = pairs(adapters, "--adapter")
+    allow = frozenset(allow_mismatch)
+    check_options(get_method(method), {"density": density, "seed": seed})
+    if search is not None and method != "delta":
+        raise UsageError(f"A search is over the weights of delta, not of {method}.", "Leave --method out.")
+    lambdas = _weights(weights) if weights is not None else {}
+    chosen = choose_adapters(opened, search.modalities if search else list(lambdas), given)
+    exports = Exports(into_base, emit, emitted, backbone)
+    per_layer = search is not None and search.per_layer
+    base = exports.check(
+        opened, chosen, lambdas, method=method, rank=rank, per_layer=per_layer, note=out.note
+    )
     layers: Mapping[int, Mapping[str, float]] | None = None
     searched: dict[str, Any] | None = None
     if search is not None:
-        if method != "delta":
-            raise UsageError(
-                f"A search is over the weights of delta, not of {method}.", "Leave --method out."
-            )
-        chosen = choose_adapters(opened, search.modalities, given)
-        found = search.run(opened, chosen, backbone)
+        found = search.run(opened, chosen, backbone, allow)
         lambdas, layers = dict(found.best.weights), found.best.layers or None
         searched = found.summary()
-    else:
-        lambdas = _weights(weights or "")
-        chosen = choose_adapters(opened, list(lambdas), given)
-    exports = Exports(into_base, emit, emitted, backbone)
-    base = exports.check(opened, chosen, lambdas, method=method, rank=rank, note=out.note)
     rule = {None: "strict", True: "normalize", False: "any"}[normalize]
     identity, report = compose_models(
         opened,
@@ -119,7 +122,7 @@ def command(
         layer_weights=layers,
         sum_rule=rule,
         measure=measure,
-        allow=frozenset(allow_mismatch),
+        allow=allow,
         search=searched,
     )
     if into_base or emit:

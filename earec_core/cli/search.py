@@ -37,7 +37,13 @@ class SearchOptions:
     file: Path | None
     settings: tuple[str, ...]
 
-    def run(self, registry: Registry, adapters: Mapping[str, str], backbone: str | None) -> Found:
+    def run(
+        self,
+        registry: Registry,
+        adapters: Mapping[str, str],
+        backbone: str | None,
+        allow: frozenset[str] = frozenset(),
+    ) -> Found:
         """Search, and write the report."""
         from earec_core.catalog import Catalog
         from earec_core.recommend.stage import recommender_config
@@ -62,6 +68,7 @@ class SearchOptions:
                 max_evaluations=self.max_evaluations,
                 max_minutes=self.max_minutes,
                 max_items=self.max_items,
+                allow=allow,
                 recommender=recommender_config(self.file, flags),
                 note=out.note,
                 show=bar.update,

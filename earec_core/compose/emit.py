@@ -93,14 +93,14 @@ def check_mergekit(
     weights: Mapping[str, float],
     *,
     rank: int | None = None,
-    layer_weights: Mapping[int, Mapping[str, float]] | None = None,
+    per_layer: bool = False,
 ) -> None:
     """Raises UsageError for what mergekit cannot express, by name."""
     if method not in _METHODS:
         raise _cannot(f"the method {method}", f"it has {', '.join(_METHODS)}")
     if rank is not None:
         raise _cannot("--rank", "it merges into the base's weights, which have no rank")
-    if layer_weights:
+    if per_layer:
         raise _cannot("weights of single layers", "a part has one weight here")
     if method == "ties" and any(weight < 0.0 for weight in weights.values()):
         raise _cannot("ties with negative weights", "it divides by their sum")

@@ -41,12 +41,14 @@ class Exports:
         *,
         method: str,
         rank: int | None,
+        per_layer: bool,
         note: Callable[[str], None],
     ) -> Path | None:
         """Refuse at once what could not be written after the composition.
 
         Args:
-            adapters, weights, method, rank: as in `compose_models`.
+            adapters, weights, method, rank: as in `compose_models`; weights that are yet to be found are left out.
+            per_layer: whether layers have weights of their own.
 
         Returns:
             The base model's directory where it is needed, its digests checked.
@@ -62,7 +64,7 @@ class Exports:
         for wanted in filter(None, (self.into_base, self.out)):
             check_new(wanted)
         if self.emit == "mergekit":
-            check_mergekit(method, weights, rank=rank)
+            check_mergekit(method, weights, rank=rank, per_layer=per_layer)
         if (self.into_base or self.emit) and get_method(method).routed:
             raise UsageError(
                 f"A {method} composite is several adapters, so it is neither one weight nor one adapter.",

@@ -65,14 +65,7 @@ def compose_models(
         PluginError: the method is a plugin's and unusable.
     """
     routed = get_method(method).routed
-    models = {m: StoredModel.open(registry, ref) for m, ref in sorted(adapters.items())}
-    for modality, model in models.items():
-        if list(model.modalities) != [modality]:
-            raise UsageError(
-                f"{adapters[modality]!r} is aligned for {', '.join(model.modalities)}, not {modality}.",
-                f"Give --adapter {modality}=REF with a {modality} adapter.",
-            )
-    overridden = _check_same(models, allow)
+    models, overridden = open_adapters(registry, adapters, allow)
     first = next(iter(models.values()))
     with tempfile.TemporaryDirectory() as scratch:
         merged = Path(scratch) / "adapter"
@@ -124,6 +117,24 @@ def compose_models(
             }
         identity = registry.add(manifest, files, name=name, why=f"compose {method}")
     return identity, report
+
+
+def open_adapters(
+    registry: Registry, adapters: Mapping[str, str], allow: frozenset[str] = frozenset()
+) -> tuple[dict[str, StoredModel], dict[str, Any]]:
+    """The adapters by modality, sorted, and what they differ in as far as `allow` names it.
+
+    Raises:
+        UsageError: a reference is no adapter of that modality, or the adapters differ in what they must share.
+    """
+    models = {m: StoredModel.open(registry, ref) for m, ref in sorted(adapters.items())}
+    for modality, model in models.items():
+        if list(model.modalities) != [modality]:
+            raise UsageError(
+                f"{adapters[modality]!r} is aligned for {', '.join(model.modalities)}, not {modality}.",
+                f"Give --adapter {modality}=REF with a {modality} adapter.",
+            )
+    return models, _check_same(models, allow)
 
 
 def _record(model: StoredModel) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from torch import Tensor
 import earec_core
 from earec_core.backbone import Backbone
 from earec_core.catalog import Catalog
+from earec_core.compose.stage import open_adapters
 from earec_core.config import RunConfig
 from earec_core.errors import EarecError, UsageError
 from earec_core.home import home
@@ -96,6 +97,7 @@ def search(
     max_evaluations: int | None = None,
     max_minutes: float | None = None,
     max_items: int | None = None,
+    allow: frozenset[str] = frozenset(),
     recommender: RecommenderConfig | None = None,
     backbone: Backbone | None = None,
     note: Callable[[str], None] = lambda _: None,
@@ -111,15 +113,17 @@ def search(
         descent: of `learn`.
         max_evaluations, max_minutes: budget; `bayes` needs one of them.
         max_items: a random part of the validation items, for `loss` and `rouge`.
+        allow: see `compose_models`.
         recommender: for `ndcg@10`.
         backbone: one already loaded, without adapter.
 
     Raises:
-        UsageError: strategy and objective do not fit, or there is no budget for an evaluation.
+        UsageError: strategy and objective do not fit, `bayes` has no budget, or the adapters cannot be composed.
         DataError, PluginError, IntegrityError: see the parts.
     """
     _check(strategy, objective, max_evaluations, max_minutes)
-    models = {m: StoredModel.open(registry, ref) for m, ref in adapters.items()}
+    opened, _ = open_adapters(registry, adapters, allow)
+    models = {m: opened[m] for m in adapters}
     descent = descent or Descent()
     recommender = recommender or RecommenderConfig()
     key = {

@@ -216,6 +216,34 @@ def test_the_command_composes_what_it_found(in_home: Pipeline, out_json: OutJson
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
+        (["--adapter", "text=text/other"], "prompt.anchor"),
+        (["--per-layer", "--emit", "mergekit", "--out", "recipe"], "weights of single layers"),
+        (["--density", "0.5"], "Method delta has no --density"),
+        (["--into-base", "DATA"], "exists already"),
+    ],
+)
+def test_what_cannot_be_composed_is_not_searched(
+    argv: list[str],
+    said: str,
+    in_home: Pipeline,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = ["align", "--modality", "text", "--data", str(in_home.data), "--name", "text/other"]
+    other += in_home.settings(align__max_steps=1, prompt__anchor='["description"]')
+    assert in_home.run(*other) == 0
+    monkeypatch.setattr(stage, "Mixture", lambda *_: pytest.fail("it searches"))
+    argv = [str(in_home.data) if a == "DATA" else a for a in argv]
+    given = [] if "--adapter" in argv else TEXT
+    learn = ["compose", "--search", "learn", "--data", str(in_home.data), "--modalities", "text,behavior"]
+    learn += ["--backbone", str(in_home.llm), "--adapter", "behavior=behavior/things"]
+    assert in_home.run(*learn, *given, *argv) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
         ([], "Exactly one of --weights and --search"),
         (["--weights", "text=1", "--search", "grid"], "needs --data and --modalities"),
         (["--search", "learn"], "needs --data and --modalities"),

@@ -336,7 +336,7 @@ def test_what_else_mergekit_lacks_is_named(tiny_llm: Path, tmp_path: Path) -> No
     from earec_core.compose.emit import check_mergekit
 
     with pytest.raises(UsageError, match="weights of single layers"):
-        check_mergekit("delta", HALF, layer_weights={0: HALF})
+        check_mergekit("delta", HALF, per_layer=True)
     with pytest.raises(UsageError, match="ties with negative weights"):
         check_mergekit("ties", {"a": 1.5, "b": -0.5})
     some = dict(list(MODULES.items())[:1])
