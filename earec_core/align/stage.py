@@ -81,6 +81,8 @@ def align(
         DataError: no item has both anchor and modality.
         UsageError, PluginError, IntegrityError: see the parts.
     """
+    name = name or f"{modality}/{catalog.name}"
+    registry.check_name(name)
     record = plugin_record(modality)
     parent = StoredModel.open(registry, continue_from) if continue_from else None
     if parent is not None and (parent.data["kind"] != "adapter" or modality not in parent.modalities):
@@ -120,7 +122,6 @@ def align(
     }
     digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
     run = home() / "runs" / f"align-{modality}-{digest[:12]}"
-    name = name or f"{modality}/{catalog.name}"
     finished = _finished(run, registry, name)
     if finished is not None:
         note(f"Already aligned: {finished.id[:12]} (run {run.name}).")

@@ -92,6 +92,7 @@ def command(
         )
     opened = open_registry(registry)
     given = pairs(adapters, "--adapter")
+    opened.check_name(name)
     allow = frozenset(allow_mismatch)
     check_options(get_method(method), {"density": density, "seed": seed})
     if search is not None and method != "delta":
@@ -150,8 +151,12 @@ def command(
 
 
 def _weights(text: str) -> dict[str, float]:
+    given = tuple(text.split(","))
+    values = pairs(given, "--weights")
+    if len(values) < len(given):
+        raise UsageError(f"--weights {text!r} names a modality twice.", "Name each once.")
     found = {}
-    for key, value in pairs(tuple(text.split(",")), "--weights").items():
+    for key, value in values.items():
         try:
             found[key] = float(value)
         except ValueError:

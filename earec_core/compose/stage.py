@@ -64,6 +64,7 @@ def compose_models(
             in what they must share.
         PluginError: the method is a plugin's and unusable.
     """
+    registry.check_name(name)
     routed = get_method(method).routed
     models, overridden = open_adapters(registry, adapters, allow)
     first = next(iter(models.values()))

@@ -125,6 +125,8 @@ def encode(
     Raises:
         UsageError, PluginError, IntegrityError: see `earec_core.models.instructions_for`.
     """
+    name = name or f"vectors/{catalog.name}"
+    registry.check_name(name)
     stored = StoredModel.open(registry, model) if model else None
     if stored is None and not names:
         raise UsageError("Without a model, the modalities are not known.", "Name them: --modalities text")
@@ -178,5 +180,5 @@ def encode(
         files = {"vectors.safetensors": Path(folder) / "v", "item_ids.json": Path(folder) / "i"}
         save_file({"vectors": vectors}, files["vectors.safetensors"])
         files["item_ids.json"].write_text(json.dumps(item_ids))
-        identity = registry.add(manifest, files, name=name or f"vectors/{catalog.name}", why="encode")
+        identity = registry.add(manifest, files, name=name, why="encode")
     return ItemVectors(identity, vectors, item_ids, manifest)

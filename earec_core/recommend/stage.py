@@ -100,6 +100,7 @@ def train_registered(
     Returns:
         `id`, `name`, and `valid` and `test` metrics (see `Metrics.summary`).
     """
+    registry.check_name(name)
     items = ItemVectors.open(registry, vectors, catalog) if vectors else None
     trained, metrics, run = train_resumable(catalog, config, vectors=items, show=show)
     split = catalog.leave_one_out()

@@ -98,6 +98,15 @@ class Registry:
                     (root / folder).mkdir(parents=True, exist_ok=True)
         return cls(root, added)
 
+    def check_name(self, name: str, tag: str = "latest") -> None:
+        """Refuse a name that `add` would refuse, before the work that makes the model.
+
+        Raises:
+            InvalidError: the name or tag cannot be stored, or is taken by a tag or a folder of names.
+        """
+        check_name(name, tag)
+        self.refs.check_free(name, tag)
+
     def add(
         self,
         manifest: Mapping[str, Any],

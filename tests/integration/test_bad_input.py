@@ -36,6 +36,7 @@ TEXT = ("--adapter", "text=text/things")
         (["compose", "--weights", "text=0.5,behavior=0.6", *TEXT], 2, "--normalize"),
         (["compose", "--weights", "text=half,behavior=0.5"], 2, "not a number"),
         (["compose", "--weights", "text"], 2, "KEY=VALUE"),
+        (["compose", "--weights", "text=0.5,text=0.5"], 2, "twice"),
         (["compose", "--weights", "text=0.5,smell=0.5", *TEXT], 2, "smell"),
         (["compose", "--weights", "text=1", "--method", "magic", *TEXT], 2, "magic"),
         (["compose", "--weights", "text=1", "--adapter", "text=behavior/things"], 2, "aligned for behavior"),
@@ -91,6 +92,35 @@ def test_another_backbone_is_refused_by_name(
     other = tiny_backbone(tmp_path / "other", seed=9)
     assert in_home.run("encode", "composite", "--data", str(in_home.data), "--backbone", str(other)) == 4
     assert "was aligned on" in _said(capsys)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["align", "--modality", "text"],
+        ["encode", "composite"],
+        ["recommend", "train", "--ids"],
+        ["behavior", "fit"],
+        ["compose", "--search", "grid", "--modalities", "text", *TEXT],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize(("name", "said"), [("Mine!", "lower-case"), ("text/things/latest/x", "taken")])
+def test_a_name_is_refused_before_the_work(
+    in_home: Pipeline,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    name: str,
+    said: str,
+) -> None:
+    from earec_core.backbone import Backbone
+    from earec_core.recommend import stage
+
+    monkeypatch.setattr(Backbone, "load", lambda *_: pytest.fail("it loads the backbone"))
+    monkeypatch.setattr(stage, "train", lambda *_, **__: pytest.fail("it trains"))
+    assert in_home.run(*argv, "--data", str(in_home.data), "--name", name) == 2
+    assert said in _said(capsys)
 
 
 def test_adapters_of_different_backbones_do_not_compose(

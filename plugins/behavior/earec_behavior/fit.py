@@ -72,6 +72,7 @@ def fit(
             f"--heads {config.heads} does not divide --dim {config.dim}.", "Choose heads that divide it."
         )
     name = name or default_name(catalog.name)
+    registry.check_name(name)
     note(f"Fitting SASRec: {catalog.manifest['counts']['users']} users, {len(catalog)} items.")
     trained, metrics, run = train_resumable(catalog, config, show=show)
     # An item that no training sequence holds was only ever pushed away: nothing was learned about it.
