@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from earec_core.cli.options import (
-    PathType,
+    OutFile,
     config_options,
     data_option,
     json_option,
@@ -29,7 +29,7 @@ from earec_core.config import RunConfig
     "--items", "max_items", type=click.IntRange(1), help="A random part of the split, for a quick look."
 )
 @click.option("--modalities", help="Comma-separated; default: all of the model's.")
-@click.option("--out", "target", type=PathType, help="Also write every text to this Parquet file.")
+@click.option("--out", "target", type=OutFile, help="Also write every text to this Parquet file.")
 @config_options
 @registry_option
 @json_option

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,29 @@ from earec_core.hookspecs import Observers
 from earec_registry import Registry
 
 PathType = click.Path(path_type=Path)
+
+
+class _OutFile(click.Path):
+    """A file to be written when the work is done: refused before it where it could not be."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        option = param.opts[0] if param else "the option"
+        if path.is_dir():
+            raise UsageError(f"{option} {path} is a directory.", "Name a file in it.")
+        if not path.parent.is_dir():
+            raise UsageError(
+                f"The folder of {option} {path} does not exist.", "Make it, or name another file."
+            )
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise UsageError(f"{option} {path} cannot be written.", "Name another file.")
+        return path
+
+
+OutFile = _OutFile()
 
 
 def registry_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,6 +132,7 @@ def pairs(values: tuple[str, ...], option: str) -> dict[str, str]:
 
 
 __all__ = [
+    "OutFile",
     "PathType",
     "config_options",
     "data_option",

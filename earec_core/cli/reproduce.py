@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from earec_core.cli.options import (
+    OutFile,
     PathType,
     data_option,
     json_option,
@@ -38,7 +39,7 @@ from earec_core.errors import EarecError
 @click.option("--only", metavar="ROW,...", help="These rows, and the reference.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Of the recommender.")
 @click.option("--dry-run", is_flag=True, help="List the rows and do nothing.")
-@click.option("--out", "target", type=PathType, help="Also write a page of Markdown.")
+@click.option("--out", "target", type=OutFile, help="Also write a page of Markdown.")
 @click.option("--config", "file", type=PathType, help="A TOML file with sections as in docs/method.md.")
 @click.option("--backbone", help="A named LLM, a local directory or a hub id.")
 @click.option(

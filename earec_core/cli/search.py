@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from earec_core.cli.options import PathType, modality_names, run_config
+from earec_core.cli.options import OutFile, PathType, modality_names, run_config
 from earec_core.cli.output import out
 from earec_core.errors import UsageError
 from earec_registry import Registry
@@ -111,7 +111,7 @@ def search_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--max-items", type=click.IntRange(1), help="Search on a random part of the validation items."
     )
-    @click.option("--report", type=PathType, help="The search's page.  [default: in the run's folder]")
+    @click.option("--report", type=OutFile, help="The search's page.  [default: in the run's folder]")
     @click.option("--config", "file", type=PathType, help="A TOML file with sections as in docs/method.md.")
     @click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting of the search's run."

@@ -123,6 +123,32 @@ def test_a_name_is_refused_before_the_work(
     assert said in _said(capsys)
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["explain", "composite", "--out"],
+        ["reproduce", "--table", "4", "--modalities", "text", "--out"],
+        ["compose", "--search", "grid", "--modalities", "text", *TEXT, "--report"],
+    ],
+    ids=lambda argv: argv[0],
+)
+@pytest.mark.parametrize(("file", "said"), [("none/page", "does not exist"), (".", "is a directory")])
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    in_home: Pipeline,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    argv: list[str],
+    file: str,
+    said: str,
+) -> None:
+    from earec_core.backbone import Backbone
+
+    monkeypatch.setattr(Backbone, "load", lambda *_: pytest.fail("it loads the backbone"))
+    assert in_home.run(*argv, str(tmp_path / file), "--data", str(in_home.data)) == 2
+    assert said in _said(capsys)
+
+
 def test_adapters_of_different_backbones_do_not_compose(
     in_home: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
