@@ -52,8 +52,9 @@ def main() -> None:
         ndcg = users.mean(axis=1)
         spread = f" ± {ndcg.std(ddof=1):.4f}" if len(ndcg) > 1 else ""
         print(f"| {shown} | {len(ndcg)} | {ndcg.mean():.4f}{spread} | {compared(against.get(shown))} |")
-    text = difference(measured["text"].mean(axis=0), measured["unaligned-text"].mean(axis=0))
-    print(f"\nText aligned less un-aligned, and p: {compared(text)}")
+    if {"text", "unaligned-text"} <= measured.keys():
+        text = difference(measured["text"].mean(axis=0), measured["unaligned-text"].mean(axis=0))
+        print(f"\nText aligned less un-aligned, and p: {compared(text)}")
 
     cells = {
         (row.method, label(row.weights)): measured[row.name]

@@ -13,7 +13,7 @@ class Progress(Protocol):
     """What a stage reports to while it runs."""
 
     def update(self, done: int, total: int, text: str = "") -> None:
-        """Args: units done and in all, 0 where that is not known, and what to say beside."""
+        """Say that `done` of `total` units are done; a total of 0 is not known."""
 
 
 class Output:

@@ -125,6 +125,11 @@ def search(
     opened, _ = open_adapters(registry, adapters, allow)
     models = {m: opened[m] for m in adapters}
     descent = descent or Descent()
+    ends = [max_evaluations] if max_evaluations else []
+    if strategy == "grid":
+        ends.append(strategies.grid_points(list(models), step))
+    elif strategy == "learn":
+        ends.append(descent.steps + 1)
     recommender = recommender or RecommenderConfig()
     key = {
         "adapters": {m: model.id for m, model in models.items()},
@@ -155,8 +160,6 @@ def search(
     if log.lines:
         note(f"Going on from {len(path)} evaluations of {folder.name}.")
     budget.done = len(path)
-    own = {"grid": strategies.grid_points(names, step), "learn": descent.steps + 1}.get(strategy)
-    expected = min((end for end in (own, max_evaluations) if end), default=0)
     validation = None
     if objective != "ndcg@10":
         validation = Validation(instructions, catalog, config.align.seed, max_items)
@@ -194,7 +197,7 @@ def search(
             steps.append(line)
         log.add(line)
         budget.done += 1
-        show(len(path), expected, f"{objective} {found:.4f}")
+        show(len(path), min(ends, default=0), f"{objective} {found:.4f}")
         return made
 
     try:

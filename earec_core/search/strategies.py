@@ -20,16 +20,21 @@ def grid(names: Sequence[str], step: float) -> Strategy:
     Raises:
         UsageError: 1 is no multiple of `step`.
     """
-    parts = round(1 / step)
-    if abs(parts * step - 1) > 1e-9:
-        raise UsageError(f"1 is no multiple of the step {step:g}.", "Give --step such as 0.1 or 0.25.")
+    parts = _parts(step)
     for counts in _compositions(parts, len(names)):
         yield {name: count / parts for name, count in zip(names, counts, strict=True)}
 
 
 def grid_points(names: Sequence[str], step: float) -> int:
-    """How many weightings `grid` yields."""
-    return math.comb(round(1 / step) + len(names) - 1, len(names) - 1)
+    """How many weightings `grid` yields; raises as it does."""
+    return math.comb(_parts(step) + len(names) - 1, len(names) - 1)
+
+
+def _parts(step: float) -> int:
+    parts = round(1 / step)
+    if abs(parts * step - 1) > 1e-9:
+        raise UsageError(f"1 is no multiple of the step {step:g}.", "Give --step such as 0.1 or 0.25.")
+    return parts
 
 
 def _compositions(total: int, parts: int) -> Generator[tuple[int, ...], None, None]:

@@ -54,6 +54,31 @@ def test_a_finished_alignment_is_not_repeated(
     assert said.out.strip() == Registry.open(in_home.registry).resolve("text/things")
 
 
+def test_no_seed_trains_on_what_is_held_out(
+    in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: set[int] = set()
+    step = training.Trainer._step
+
+    def watched(self: Any, batch: Any) -> Any:
+        seen.update(sample.prompt.item for sample in batch)
+        return step(self, batch)
+
+    monkeypatch.setattr(training.Trainer, "_step", watched)
+    data = ["--data", str(in_home.data)]
+    for seed in (1, 2):
+        settings = in_home.settings(align__seed=seed, align__epochs=1)
+        name = f"text/seed-{seed}"
+        assert in_home.run("align", "--modality", "text", *data, *settings, "--name", name) == 0
+    texts = tmp_path / "texts.parquet"
+    assert in_home.run("explain", "text/seed-1", *data, *in_home.settings(), "--out", str(texts)) == 0
+    rows = {item_id: n for n, item_id in enumerate(Catalog.open(in_home.data).items["item_id"])}
+    held = {rows[item_id] for item_id in pl.read_parquet(texts)["item_id"]}
+    assert seen
+    assert held
+    assert seen.isdisjoint(held)
+
+
 def test_a_killed_alignment_resumes_to_the_same_adapter(
     in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, out_json: OutJson
 ) -> None:

@@ -216,8 +216,9 @@ def test_the_command_composes_what_it_found(in_home: Pipeline, out_json: OutJson
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--adapter", "text=text/other"], "prompt.anchor"),
+        (["--adapter", "text=text/described"], "prompt.anchor"),
         (["--per-layer", "--emit", "mergekit", "--out", "recipe"], "weights of single layers"),
+        (["--search", "grid", "--step", "0.3"], "no multiple of the step"),
         (["--density", "0.5"], "Method delta has no --density"),
         (["--into-base", "DATA"], "exists already"),
     ],
@@ -229,10 +230,10 @@ def test_what_cannot_be_composed_is_not_searched(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    other = ["align", "--modality", "text", "--data", str(in_home.data), "--name", "text/other"]
+    other = ["align", "--modality", "text", "--data", str(in_home.data), "--name", "text/described"]
     other += in_home.settings(align__max_steps=1, prompt__anchor='["description"]')
     assert in_home.run(*other) == 0
-    monkeypatch.setattr(stage, "Mixture", lambda *_: pytest.fail("it searches"))
+    monkeypatch.setattr(Backbone, "load", lambda *_: pytest.fail("it loads the backbone"))
     argv = [str(in_home.data) if a == "DATA" else a for a in argv]
     given = [] if "--adapter" in argv else TEXT
     learn = ["compose", "--search", "learn", "--data", str(in_home.data), "--modalities", "text,behavior"]
