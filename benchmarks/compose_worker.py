@@ -55,7 +55,7 @@ def copy() -> Run:
 def earec(contestant: str) -> Run:
     """`compose` as it is called by `earec compose`, with `--into-base` where the contestant says so."""
     from earec_core.compose import compose
-    from earec_core.compose.into_base import merge_into_base
+    from earec_core.export.into_base import merge_into_base
 
     method, rank = EAREC[contestant]
 

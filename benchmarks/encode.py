@@ -19,10 +19,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
-from earec_core.backbone import Backbone
 from earec_core.config import BackboneConfig, PromptConfig
 from earec_core.encode import item_vectors
-from earec_core.prompts import Prompt, PromptBuilder
+from earec_core.llm.backbone import Backbone
+from earec_core.llm.prompts import Prompt, PromptBuilder
 from earec_core.types import Item, Slot
 
 

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from earec_core.recommend import IdTable, RecommenderConfig, SequenceModel
+from earec_core.config import RecommenderConfig
+from earec_core.recommend import IdTable, SequenceModel
 from earec_core.recommend.train import batch_loss
 
 Batch = list[np.ndarray]

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from earec_core.backbone import Backbone
+from earec_core.aligned.stored import StoredModel
 from earec_core.catalog import Catalog
 from earec_core.config import resolve
-from earec_core.mixture import Mixture
-from earec_core.models import StoredModel
+from earec_core.llm.backbone import Backbone
+from earec_core.llm.lora import Mixture
 from earec_core.search import Found, search
 from earec_core.search.learn import Descent
 from earec_registry import Registry

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from earec_core.errors import UsageError
 
@@ -35,7 +35,7 @@ class BackboneConfig(Section):
 
 
 class PromptConfig(Section):
-    """The instruction sample (Figure 3 of the paper); see `earec_core.prompts`."""
+    """The instruction sample (Figure 3 of the paper); see `earec_core.llm.prompts`."""
 
     chat: Literal["backbone", "v1"] = Field(
         "backbone", description="backbone: the tokenizer's own chat template; v1: the paper's Vicuna v1."
@@ -113,6 +113,40 @@ class EncodeConfig(Section):
     """Item vectors (Eq. 5)."""
 
     batch_tokens: int = Field(4096, ge=64, description="Positions per forward pass, padding included.")
+
+
+Scaling = Literal["whiten", "standardise", "none"]
+
+
+class RecommenderConfig(Section):
+    """Hyper-parameters; defaults are the paper's where it names them (section 4.1.4)."""
+
+    layers: int = Field(2, ge=1)
+    heads: int = Field(2, ge=1)
+    dim: int = Field(64, ge=2)
+    inner: int = Field(256, ge=2, description="Width inside the feed-forward layers.")
+    dropout: float = Field(0.5, ge=0, lt=1)
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    batch_size: int = Field(2048, ge=1, description="Predicted positions per step, about.")
+    max_len: int = Field(50, ge=2, description="Items of a sequence that the model sees.")
+    epochs: int = Field(200, ge=1)
+    patience: int = Field(10, ge=1, description="Epochs without a better validation NDCG@10.")
+    valid_users: int | None = Field(None, ge=1, description="Validate on a fixed random part of the users.")
+    similarity: Literal["inner", "cosine"] = Field("inner", description="inner: Eq. 8; cosine: the release.")
+    temperature: float = Field(0.07, gt=0, description="Divides the cosine.")
+    scaling: Scaling = Field(
+        "whiten",
+        description="Of frozen vectors: whiten makes their dimensions uncorrelated with deviation 1, standardise "
+        "gives each mean 0 and deviation 1, none leaves them.",
+    )
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _divides(self) -> RecommenderConfig:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is no multiple of heads {self.heads}")
+        return self
 
 
 class RunConfig(Section):

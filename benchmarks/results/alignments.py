@@ -13,8 +13,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from earec_core.recommend.evaluate import Metrics
-from earec_core.reproduce.compare import Z, difference, main_effects, versus
-from earec_core.reproduce.plan import label, plan
+from earec_core.studies.reproduce.compare import Z, difference, main_effects, versus
+from earec_core.studies.reproduce.plan import label, plan
 from earec_registry import Registry
 
 

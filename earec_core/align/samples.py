@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from earec_core.instructions import Instructions
-from earec_core.prompts import Ids, Prompt
+from earec_core.aligned.instructions import Instructions
+from earec_core.llm.prompts import Ids, Prompt
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,16 @@ from safetensors.torch import save_file
 import earec_core
 from earec_core.align import samples
 from earec_core.align.train import Point, Trainer
-from earec_core.backbone import Backbone, load_lora, save_lora
+from earec_core.aligned.features import Damaged
+from earec_core.aligned.instructions import Instructions
+from earec_core.aligned.stored import Show, StoredModel, inputs_for, load_projector, plugin_record
 from earec_core.catalog import Catalog
 from earec_core.config import LoraSettings, RunConfig
 from earec_core.errors import DataError, UsageError
-from earec_core.features import Damaged
 from earec_core.home import home
-from earec_core.hookspecs import Observers
-from earec_core.instructions import Instructions
+from earec_core.llm.backbone import Backbone, load_lora, save_lora
 from earec_core.modality import Context
-from earec_core.models import Show, StoredModel, inputs_for, load_projector, plugin_record
+from earec_core.plugins.hooks import Observers
 from earec_registry import Registry
 
 

@@ -13,13 +13,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from earec_core import checkpoint
 from earec_core.align.samples import Sample, batches
+from earec_core.aligned.instructions import Instructions
 from earec_core.config import AlignConfig
 from earec_core.errors import EarecError
-from earec_core.instructions import Instructions
-from earec_core.prompts import Prompt
-from earec_core.rouge import rouge_l
+from earec_core.llm.prompts import Prompt
+from earec_core.metrics.rouge import rouge_l
+from earec_core.train import checkpoint
 
 Point = dict[str, float]
 

@@ -43,10 +43,11 @@ def command(
 
     A killed run resumes from its last checkpoint; a finished one is not repeated. Prints the adapter's id.
     """
-    from earec_core import observers, plugins
+    from earec_core import plugins
     from earec_core.align import align
     from earec_core.catalog import Catalog
     from earec_core.modality import Modality, PluginConfig
+    from earec_core.plugins import observers
 
     # Before the backbone is loaded, which may take minutes.
     plugin = plugins.get(modality)

@@ -17,7 +17,7 @@ def command() -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """List the named backbones."""
-    from earec_core.backbone_store import NAMED
+    from earec_core.llm.store import NAMED
 
     rows = [
         {
@@ -43,6 +43,6 @@ def list_(as_json: bool) -> None:
 )
 def pull(name: str, source: str) -> None:
     """Get a named backbone and store it as safetensors. Prints its folder."""
-    from earec_core.backbone_store import pull as pull_backbone
+    from earec_core.llm.store import pull as pull_backbone
 
     out.data(str(pull_backbone(name, out.note, source=source)))

@@ -83,8 +83,8 @@ def command(
     """Merge adapters into one model that reads all their modalities. Prints the composite's id."""
     from earec_core.compose import get_method
     from earec_core.compose.checks import check_options
-    from earec_core.compose.export import Exports
     from earec_core.compose.stage import choose_adapters, compose_models
+    from earec_core.export.stage import Exports
 
     if (weights is None) == (search is None):
         raise UsageError(

@@ -27,9 +27,9 @@ def command(folder: Path, show_only: bool) -> None:
 
     Safe to interrupt: run it again and finished stages are not repeated. Prints the report's path.
     """
-    from earec_core import demo
-    from earec_core.demo.summary import report
     from earec_core.report import write
+    from earec_core.studies import demo
+    from earec_core.studies.demo.summary import report
 
     if show_only:
         for stage in demo.stages(folder):

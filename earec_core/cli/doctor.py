@@ -78,7 +78,7 @@ def _version(distribution: str) -> str | None:
 def _device() -> Iterator[Row]:
     import torch
 
-    from earec_core.backbone import auto_dtype
+    from earec_core.llm.backbone import auto_dtype
 
     cuda = torch.cuda.is_available()
     name = f"cuda: {torch.cuda.get_device_name()}" if cuda else f"cpu, {torch.get_num_threads()} threads"

@@ -15,7 +15,7 @@ from earec_core.cli.output import out
 from earec_core.config import RunConfig, resolve
 from earec_core.errors import UsageError
 from earec_core.home import home, registry_root
-from earec_core.hookspecs import Observers
+from earec_core.plugins.hooks import Observers
 from earec_registry import Registry
 
 PathType = click.Path(path_type=Path)
@@ -112,7 +112,7 @@ def open_registry(path: Path, observers: Observers | None = None) -> Registry:
     Args:
         observers: who is told; default: those that plugins bring.
     """
-    from earec_core.observers import registered
+    from earec_core.plugins.observers import registered
 
     added = partial(observers.fire, "earec_registered") if observers is not None else registered(out.note)
     return Registry.open(path, added=added)

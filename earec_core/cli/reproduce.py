@@ -73,7 +73,16 @@ def command(
     Beside them stand the un-aligned backbone, each adapter alone, the mean and the concatenation of their
     vectors, and SASRec on ids. Safe to interrupt: what is made is not made again.
     """
-    from earec_core.reproduce import BESIDE, COLUMNS, display, effects, markdown, plan, remarks, reproduce
+    from earec_core.studies.reproduce import (
+        BESIDE,
+        COLUMNS,
+        display,
+        effects,
+        markdown,
+        plan,
+        remarks,
+        reproduce,
+    )
 
     given = pairs(adapters, "--adapter")
     rows, against = plan(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Literal
 
-from earec_core.compose.adapters import LoraAdapter
 from earec_core.compose.methods import Method
 from earec_core.errors import UsageError
+from earec_core.llm.peft_adapter import LoraAdapter, layer_of
 
 SumRule = Literal["strict", "normalize", "any"]
 
@@ -79,12 +78,6 @@ def check_layers(
         except UsageError as error:
             raise UsageError(f"Layer {layer}: {error.what}", error.next_step) from error
     return checked
-
-
-def layer_of(module: str) -> int | None:
-    """The n of a module named `...layers.n...` or `...h.n...`; None for any other."""
-    found = re.search(r"(?:^|\.)(?:layers|h)\.(\d+)\.", module)
-    return int(found[1]) if found else None
 
 
 def check_options(method: Method, given: Mapping[str, float | None]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from earec_core.compose.factors import Part
-from earec_core.compose.tensors import Array
+from earec_core.llm.tensors import Array
 
 Dense = npt.NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 
-from earec_core.compose.tensors import Array
+from earec_core.llm.tensors import Array
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from earec_core.compose.dense import Dense
 from earec_core.compose.factors import Factors, Part, distance, product_norm
 from earec_core.compose.methods import delta
 from earec_core.compose.report import ModuleReport
-from earec_core.compose.tensors import Array
+from earec_core.llm.tensors import Array
 
 
 @dataclass

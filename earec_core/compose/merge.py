@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 
-from earec_core.compose.adapters import CONFIG, KEY_A, KEY_B, WEIGHTS, LoraAdapter
 from earec_core.compose.checks import (
     SumRule,
     check_config,
@@ -18,11 +17,9 @@ from earec_core.compose.checks import (
     check_layers,
     check_options,
     check_weights,
-    layer_of,
 )
 from earec_core.compose.dense import Dense, low_rank
 from earec_core.compose.factors import Factors, Part
-from earec_core.compose.files import new_directory, write_file
 from earec_core.compose.measure import Measure
 from earec_core.compose.methods import (
     Method,
@@ -35,8 +32,10 @@ from earec_core.compose.methods import (
 )
 from earec_core.compose.peft_config import composite_config
 from earec_core.compose.report import ComposeReport
-from earec_core.compose.tensors import Dtype, Stored, decode, encode, is_finite, write_tensors
 from earec_core.errors import UsageError
+from earec_core.files import new_directory, write_file
+from earec_core.llm.peft_adapter import CONFIG, KEY_A, KEY_B, WEIGHTS, LoraAdapter, layer_of
+from earec_core.llm.tensors import Dtype, Stored, decode, encode, is_finite, write_tensors
 
 
 def compose(

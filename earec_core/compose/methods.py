@@ -16,8 +16,8 @@ import numpy as np
 from earec_core import plugins
 from earec_core.compose.dense import Dense, dare, ties
 from earec_core.compose.factors import Factors, Part, product_norm
-from earec_core.compose.tensors import BLOCK, Dtype, Stored, decode, encode
 from earec_core.errors import EarecError, PluginError, UsageError
+from earec_core.llm.tensors import BLOCK, Dtype, Stored, decode, encode
 
 
 @dataclass(frozen=True)

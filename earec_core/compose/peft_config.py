@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from earec_core.compose.adapters import LoraAdapter
+from earec_core.llm.peft_adapter import LoraAdapter
 
 _SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 

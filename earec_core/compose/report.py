@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from earec_core.compose.tensors import Dtype
+from earec_core.llm.tensors import Dtype
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from earec_core.compose.adapters import CONFIG, WEIGHTS
+from earec_core.aligned.stored import StoredModel
 from earec_core.compose.merge import compose
 from earec_core.compose.methods import get_method
 from earec_core.compose.report import ComposeReport
 from earec_core.errors import UsageError
-from earec_core.models import StoredModel
+from earec_core.llm.peft_adapter import CONFIG, WEIGHTS
 from earec_core.plugins import entry_points
-from earec_core.spec import MODALITY_GROUP
+from earec_core.plugins.spec import MODALITY_GROUP
 from earec_registry import Registry
 
 _TEMPLATE = ("chat", "system", "item", "relations", "request")

@@ -15,14 +15,13 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from earec_core.backbone import Backbone
+from earec_core.aligned.instructions import Instructions
+from earec_core.aligned.stored import Show, StoredModel, adapt, inputs_for, instructions_for
 from earec_core.catalog import Catalog
 from earec_core.config import RunConfig
 from earec_core.errors import IntegrityError, UsageError
-from earec_core.instructions import Instructions
-from earec_core.mixture import adapt
+from earec_core.llm.backbone import Backbone
 from earec_core.modality import Context
-from earec_core.models import Show, StoredModel, inputs_for, instructions_for
 from earec_registry import Registry
 
 
@@ -123,7 +122,7 @@ def encode(
         backbone: one already loaded; **its weights are changed** by merging the adapter into them.
 
     Raises:
-        UsageError, PluginError, IntegrityError: see `earec_core.models.instructions_for`.
+        UsageError, PluginError, IntegrityError: see `earec_core.aligned.stored.instructions_for`.
     """
     name = name or f"vectors/{catalog.name}"
     registry.check_name(name)

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from earec_core.backbone import Backbone
+from earec_core.aligned.features import ModalityInputs
+from earec_core.aligned.instructions import Instructions
+from earec_core.aligned.stored import Show, StoredModel, adapt, inputs_for, instructions_for
 from earec_core.catalog import Catalog, Split
 from earec_core.config import RunConfig
 from earec_core.errors import DataError
-from earec_core.features import ModalityInputs
-from earec_core.instructions import Instructions
-from earec_core.mixture import adapt
+from earec_core.llm.backbone import Backbone
+from earec_core.metrics.rouge import Interval, interval, rouge_l
 from earec_core.modality import Context
-from earec_core.models import Show, StoredModel, inputs_for, instructions_for
-from earec_core.rouge import Interval, interval, rouge_l
 from earec_core.types import Slot
 from earec_registry import Registry
 

@@ -1,6 +1,5 @@
 """Plugins: `state` says what became of one, `kinds` what each kind must be, `discovery` finds them."""
 
-from earec_core.installed import Entry, entry_points
 from earec_core.plugins.discovery import (
     command_entry_points,
     commands,
@@ -13,10 +12,11 @@ from earec_core.plugins.discovery import (
     method_names,
     methods,
     names,
-    observers,
+    observer_plugins,
     part,
     usable,
 )
+from earec_core.plugins.installed import Entry, entry_points
 from earec_core.plugins.kinds import load
 from earec_core.plugins.state import Malformed, Plugin, State, failed, refusal
 
@@ -39,7 +39,7 @@ __all__ = [
     "method_names",
     "methods",
     "names",
-    "observers",
+    "observer_plugins",
     "part",
     "refusal",
     "usable",

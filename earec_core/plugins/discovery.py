@@ -13,10 +13,10 @@ from functools import cache
 from typing import Any, Literal
 
 from earec_core.errors import PluginError
-from earec_core.installed import Entry, entry_points
 from earec_core.plugins import kinds
+from earec_core.plugins.installed import Entry, entry_points
+from earec_core.plugins.spec import COMMAND_GROUP, METHOD_GROUP, MODALITY_GROUP, OBSERVER_GROUP, ModalitySpec
 from earec_core.plugins.state import Kind, Plugin, State, Unusable, plugin_of, refusal, unusable
-from earec_core.spec import COMMAND_GROUP, METHOD_GROUP, MODALITY_GROUP, OBSERVER_GROUP, ModalitySpec
 
 
 def names() -> list[str]:
@@ -38,7 +38,7 @@ def discover() -> tuple[Plugin, ...]:
     return _inspect_all(entry_points(MODALITY_GROUP), "modality")
 
 
-def observers() -> tuple[Plugin, ...]:
+def observer_plugins() -> tuple[Plugin, ...]:
     """Every installed observer with its state, sorted by name; a class is made without arguments."""
     return _inspect_all(entry_points(OBSERVER_GROUP), "observer")
 
@@ -79,7 +79,7 @@ def method_names() -> list[str]:
 
 def everything(reserved: Collection[str] = ()) -> tuple[Plugin, ...]:
     """Modalities, observers, commands and methods with their states; imports what they name."""
-    return (*discover(), *observers(), *commands(reserved), *methods())
+    return (*discover(), *observer_plugins(), *commands(reserved), *methods())
 
 
 def get(name: str) -> Plugin:

@@ -12,9 +12,9 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from earec_core.installed import Entry
+from earec_core.plugins.installed import Entry
+from earec_core.plugins.spec import API_VERSION, ModalitySpec
 from earec_core.plugins.state import Kind, Malformed, Plugin, State, Unusable, failed, install, unusable
-from earec_core.spec import API_VERSION, ModalitySpec
 
 _VALUE = re.compile(r"([A-Za-z_][\w.]*)\s*(?::\s*([A-Za-z_][\w.]*))?\s*(?:\[.*\])?")
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -65,7 +65,7 @@ def _modality(entry: Entry, plugin: Plugin) -> Plugin:
             plugin,
             State.INVALID_SPEC,
             f"{entry.value} is a {type(spec).__name__}, not a ModalitySpec.",
-            "Point the entry point at an earec_core.spec.ModalitySpec.",
+            "Point the entry point at an earec_core.plugins.spec.ModalitySpec.",
         )
     version = spec.api_version
     if not (isinstance(version, tuple) and len(version) == 2 and all(type(v) is int for v in version)):
@@ -113,7 +113,7 @@ def _observer(entry: Entry, plugin: Plugin) -> Plugin:
     # Here, so that a command that asks for a name alone does not pay for pluggy.
     from pluggy import PluginValidationError
 
-    from earec_core.hookspecs import hooks_of
+    from earec_core.plugins.hooks import hooks_of
 
     found = _attempt(plugin, f"Importing {entry.value}", lambda: load(entry.value))
     if isinstance(found, type):

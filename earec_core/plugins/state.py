@@ -7,8 +7,8 @@ from enum import StrEnum
 from typing import Any, Literal, NoReturn
 
 from earec_core.errors import MissingDependencyError, PluginError
-from earec_core.installed import Entry, root
-from earec_core.spec import ModalitySpec
+from earec_core.plugins.installed import Entry, root
+from earec_core.plugins.spec import ModalitySpec
 
 Kind = Literal["modality", "observer", "command", "method"]
 

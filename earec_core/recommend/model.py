@@ -6,48 +6,13 @@ Symbols: b users of a batch, s positions, n items of the catalog, d the model's 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from earec_core.config import Section
-
-Scaling = Literal["whiten", "standardise", "none"]
-
-
-class RecommenderConfig(Section):
-    """Hyper-parameters; defaults are the paper's where it names them (section 4.1.4)."""
-
-    layers: int = Field(2, ge=1)
-    heads: int = Field(2, ge=1)
-    dim: int = Field(64, ge=2)
-    inner: int = Field(256, ge=2, description="Width inside the feed-forward layers.")
-    dropout: float = Field(0.5, ge=0, lt=1)
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    batch_size: int = Field(2048, ge=1, description="Predicted positions per step, about.")
-    max_len: int = Field(50, ge=2, description="Items of a sequence that the model sees.")
-    epochs: int = Field(200, ge=1)
-    patience: int = Field(10, ge=1, description="Epochs without a better validation NDCG@10.")
-    valid_users: int | None = Field(None, ge=1, description="Validate on a fixed random part of the users.")
-    similarity: Literal["inner", "cosine"] = Field("inner", description="inner: Eq. 8; cosine: the release.")
-    temperature: float = Field(0.07, gt=0, description="Divides the cosine.")
-    scaling: Scaling = Field(
-        "whiten",
-        description="Of frozen vectors: whiten makes their dimensions uncorrelated with deviation 1, standardise "
-        "gives each mean 0 and deviation 1, none leaves them.",
-    )
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _divides(self) -> RecommenderConfig:
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is no multiple of heads {self.heads}")
-        return self
+from earec_core.config import RecommenderConfig, Scaling
 
 
 class ItemTable(nn.Module, ABC):

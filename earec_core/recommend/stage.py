@@ -14,15 +14,14 @@ import torch
 from safetensors.numpy import save_file
 
 import earec_core
+from earec_core.aligned.stored import Show
 from earec_core.catalog import Catalog
-from earec_core.config import read_section, validate
+from earec_core.config import RecommenderConfig, read_section, validate
 from earec_core.encode import ItemVectors
 from earec_core.errors import UsageError
 from earec_core.home import home
-from earec_core.models import Show
 from earec_core.recommend.evaluate import Metrics, evaluate
 from earec_core.recommend.index import topk
-from earec_core.recommend.model import RecommenderConfig
 from earec_core.recommend.train import EpochStats, TrainedRecommender, train
 from earec_registry import Registry
 

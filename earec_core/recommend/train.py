@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from earec_core import checkpoint as checkpoints
 from earec_core.catalog import LeaveOneOut, Sequences
+from earec_core.config import RecommenderConfig
 from earec_core.errors import DataError, UsageError
 from earec_core.recommend.evaluate import evaluate
-from earec_core.recommend.model import IdTable, ItemTable, RecommenderConfig, SequenceModel, VectorTable
+from earec_core.recommend.model import IdTable, ItemTable, SequenceModel, VectorTable
+from earec_core.train import checkpoint as checkpoints
 
 
 @dataclass(frozen=True)

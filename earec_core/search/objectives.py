@@ -14,14 +14,14 @@ import torch
 
 from earec_core.align.samples import Sample
 from earec_core.align.train import response_loss
+from earec_core.aligned.instructions import Instructions
 from earec_core.catalog import Catalog
+from earec_core.config import RecommenderConfig
 from earec_core.encode import item_vectors
 from earec_core.errors import DataError
-from earec_core.instructions import Instructions
+from earec_core.metrics.rouge import rouge_l
 from earec_core.recommend.evaluate import evaluate
-from earec_core.recommend.model import RecommenderConfig
 from earec_core.recommend.train import train
-from earec_core.rouge import rouge_l
 
 
 class Validation:

@@ -18,16 +18,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 import earec_core
-from earec_core.backbone import Backbone
+from earec_core.aligned.instructions import Instructions
+from earec_core.aligned.stored import Show, StoredModel, instructions_for
 from earec_core.catalog import Catalog
 from earec_core.compose.stage import open_adapters
-from earec_core.config import RunConfig
+from earec_core.config import RecommenderConfig, RunConfig
 from earec_core.errors import EarecError, UsageError
 from earec_core.home import home
-from earec_core.instructions import Instructions
-from earec_core.mixture import Mixture
-from earec_core.models import Show, StoredModel, instructions_for
-from earec_core.recommend.model import RecommenderConfig
+from earec_core.llm.backbone import Backbone
+from earec_core.llm.lora import Mixture
 from earec_core.search import strategies
 from earec_core.search.learn import Descent, Surrogate
 from earec_core.search.objectives import Validation, validation_ndcg

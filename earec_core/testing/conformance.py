@@ -29,11 +29,11 @@ from earec_core import config as configuration
 from earec_core import plugins
 from earec_core.align import samples
 from earec_core.align.train import response_loss
+from earec_core.aligned.features import ModalityInputs
+from earec_core.aligned.instructions import Instructions
 from earec_core.errors import DamagedInputError, EarecError, UsageError
-from earec_core.features import ModalityInputs
-from earec_core.instructions import Instructions
 from earec_core.modality import Encoded, PluginConfig, content_digest
-from earec_core.spec import MODALITY_GROUP
+from earec_core.plugins.spec import MODALITY_GROUP
 from earec_core.testing.damage import damaged
 from earec_core.testing.kit import ContractError, Kit, expecting, require, said, seeded, states
 from earec_core.types import Item

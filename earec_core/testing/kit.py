@@ -18,14 +18,14 @@ from torch import Tensor
 
 from earec_core import plugins
 from earec_core.align import Alignment, align
-from earec_core.backbone import Backbone
+from earec_core.aligned.features import create
 from earec_core.catalog import Catalog
 from earec_core.config import AlignConfig, BackboneConfig, LoraSettings, PromptConfig, RunConfig
 from earec_core.encode import encode
-from earec_core.features import create
+from earec_core.llm.backbone import Backbone
 from earec_core.modality import Context, Encoded, Encoder, Modality, PluginConfig, Projector
 from earec_core.plugins import Plugin
-from earec_core.spec import ModalitySpec
+from earec_core.plugins.spec import ModalitySpec
 from earec_core.testing import tiny_backbone
 from earec_core.types import Item
 from earec_registry import Registry

@@ -16,7 +16,7 @@ import earec_core
 from earec_core import plugins
 from earec_core.config import RunConfig
 from earec_core.errors import UsageError
-from earec_core.spec import API_VERSION
+from earec_core.plugins.spec import API_VERSION
 
 TEMPLATES = Path(__file__).with_name("template")
 FILES: Mapping[str, str] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SPEC = """
-from earec_core.spec import ModalitySpec
+from earec_core.plugins.spec import ModalitySpec
 {name} = SPEC = ModalitySpec(
     "{name}", {api}, "A test.", "{module}.modality:Config", "{module}.modality:Factory", "<{name}>"{more}
 )
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from earec_core.modality import Encoded, Encoder, Modality, PluginConfig, PromptSlot
-from earec_core.projectors import MlpProjector
+from earec_core.modality.projectors import MlpProjector
 
 
 class Config(PluginConfig):

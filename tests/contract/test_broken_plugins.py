@@ -13,7 +13,7 @@ import pytest
 
 from .conftest import MODALITY, Site
 
-HOOK = "from earec_core.hookspecs import hookimpl\n"
+HOOK = "from earec_core.plugins.hooks import hookimpl\n"
 BREAKAGES: dict[str, tuple[str, str, str]] = {
     # name: kind, state, a word of its own exception or cause
     "raises": ("modality", "import-error", "RuntimeError: no luck"),
@@ -206,9 +206,9 @@ def test_a_spec_whose_classes_do_not_load_is_found_when_it_is_asked_for(
     site: Site, monkeypatch: pytest.MonkeyPatch, source: str, state: str, said: str
 ) -> None:
     from earec_core import plugins
+    from earec_core.aligned.features import create
     from earec_core.cli import run
     from earec_core.errors import PluginError
-    from earec_core.features import create
     from earec_core.modality import Context, Modality, PluginConfig
 
     for module in [name for name in sys.modules if name.startswith("kit_lame")]:

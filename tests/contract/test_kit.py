@@ -24,7 +24,7 @@ from earec_core.testing.kit import ContractError, Kit
 CHECKS = [name for name in dir(ModalityConformance) if name.startswith("test_")]
 
 SPECS = '''
-from earec_core.spec import ModalitySpec
+from earec_core.plugins.spec import ModalitySpec
 
 def __getattr__(name):
     """good, wrong_x: all of one form."""
@@ -45,7 +45,7 @@ from torch import nn
 
 from earec_core.errors import DamagedInputError
 from earec_core.modality import Encoded, Encoder, Modality, PluginConfig, Projector, PromptSlot, pad
-from earec_core.projectors import MlpProjector
+from earec_core.modality.projectors import MlpProjector
 from earec_core.types import Item
 
 

@@ -149,7 +149,7 @@ WORDS = {
 def test_the_core_names_no_modality() -> None:
     """No branch can turn on a plugin's name: none stands in the code as a string, name or import.
 
-    `earec_core/demo` is left out: it is a recipe of commands, as a user would type them, and those name the
+    `earec_core/studies` is left out: it holds a recipe of commands, as a user would type them, and those name the
     modalities to align. Nothing imports it but its own command.
     """
     names = _names()
@@ -157,7 +157,7 @@ def test_the_core_names_no_modality() -> None:
     wrong = []
     for file in [*ROOT.glob("earec_core/**/*.py"), *ROOT.glob("registry/**/*.py")]:
         where = file.relative_to(ROOT).as_posix().removeprefix("earec_core/")
-        if where.startswith("demo/"):
+        if where.startswith("studies/"):
             continue
         source = file.read_text()
         wrong += [f"{where}: earec_{n}" for n in names if f"earec_{n}" in source]
@@ -174,6 +174,6 @@ def test_the_demo_is_imported_by_its_command_alone() -> None:
     users = {
         file.relative_to(ROOT).as_posix()
         for file in ROOT.glob("earec_core/**/*.py")
-        if "earec_core.demo" in file.read_text() and "earec_core/demo/" not in file.as_posix()
+        if "earec_core.studies.demo" in file.read_text() and "earec_core/studies/demo/" not in file.as_posix()
     }
     assert users == {"earec_core/cli/demo.py"}

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from earec_core.aligned.stored import StoredModel
 from earec_core.cli import run
-from earec_core.models import StoredModel
 from earec_registry import Registry
 
 from .conftest import Pipeline
@@ -114,7 +114,7 @@ def test_a_name_is_refused_before_the_work(
     name: str,
     said: str,
 ) -> None:
-    from earec_core.backbone import Backbone
+    from earec_core.llm.backbone import Backbone
     from earec_core.recommend import stage
 
     monkeypatch.setattr(Backbone, "load", lambda *_: pytest.fail("it loads the backbone"))
@@ -142,7 +142,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     file: str,
     said: str,
 ) -> None:
-    from earec_core.backbone import Backbone
+    from earec_core.llm.backbone import Backbone
 
     monkeypatch.setattr(Backbone, "load", lambda *_: pytest.fail("it loads the backbone"))
     assert in_home.run(*argv, str(tmp_path / file), "--data", str(in_home.data)) == 2
@@ -222,7 +222,7 @@ def test_a_damaged_adapter_is_never_handed_out(in_home: Pipeline, capsys: pytest
 def test_a_full_disk_is_one_sentence(
     in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from earec_core import checkpoint
+    from earec_core.train import checkpoint
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/somewhere")

@@ -13,12 +13,11 @@ import pytest
 import torch
 
 from earec_core.align import train as training
-from earec_core.backbone import Backbone
+from earec_core.aligned.stored import StoredModel, adapt, instructions_for
 from earec_core.catalog import Catalog
 from earec_core.config import BackboneConfig, RunConfig
 from earec_core.encode import ItemVectors, item_vectors
-from earec_core.mixture import adapt
-from earec_core.models import StoredModel, instructions_for
+from earec_core.llm.backbone import Backbone
 from earec_registry import Registry
 
 from .conftest import Pipeline

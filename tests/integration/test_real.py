@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from earec_core.backbone import Backbone
-from earec_core.backbone_store import pull
 from earec_core.config import BackboneConfig, LoraSettings, PromptConfig
-from earec_core.prompts import Prompt, PromptBuilder
+from earec_core.llm.backbone import Backbone
+from earec_core.llm.prompts import Prompt, PromptBuilder
+from earec_core.llm.store import pull
 from earec_core.types import Item, Slot
 
 pytestmark = pytest.mark.real

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from earec_core.catalog import Catalog
 from earec_core.encode import ItemVectors
-from earec_core.reproduce import stage
+from earec_core.studies.reproduce import stage
 from earec_registry import Registry
 
 from .conftest import Pipeline

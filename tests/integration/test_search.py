@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from earec_core.align.samples import Sample
-from earec_core.backbone import Backbone
+from earec_core.aligned.stored import StoredModel, adapt, instructions_for
 from earec_core.catalog import Catalog
-from earec_core.config import BackboneConfig, RunConfig, resolve
+from earec_core.config import BackboneConfig, RecommenderConfig, RunConfig, resolve
 from earec_core.errors import EarecError, UsageError
-from earec_core.mixture import Mixture, adapt
-from earec_core.models import StoredModel, instructions_for
-from earec_core.recommend.model import RecommenderConfig
+from earec_core.llm.backbone import Backbone
+from earec_core.llm.lora import Mixture
 from earec_core.search import Found, search, stage, strategies
 from earec_core.search.learn import Descent
 from earec_core.search.objectives import Validation

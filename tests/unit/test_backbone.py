@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from earec_core.backbone import Backbone, load_lora, save_lora
 from earec_core.config import BackboneConfig, LoraSettings
 from earec_core.errors import IntegrityError, UsageError
-from earec_core.mixture import merge
-from earec_core.prompts import Prompt
+from earec_core.llm.backbone import Backbone, load_lora, save_lora
+from earec_core.llm.lora import merge
+from earec_core.llm.prompts import Prompt
 from earec_core.types import Slot
 
 PREFIX = (0, 10, 20, 30)
@@ -178,7 +178,7 @@ def test_a_backbone_that_is_not_there_is_named(tmp_path: Path, model: str, said:
 
 
 def test_info_changes_with_the_weights(tmp_path: Path) -> None:
-    from earec_core import backbone_store
+    from earec_core.llm import store as backbone_store
     from earec_core.testing import tiny_backbone
 
     one, other = (tiny_backbone(tmp_path / str(seed), seed=seed) for seed in (0, 1))

@@ -20,8 +20,8 @@ from safetensors.numpy import load_file, save_file
 from earec_core.compose import METHODS, LoraAdapter, Method, compose
 from earec_core.compose.factors import Factors
 from earec_core.compose.methods import truncate
-from earec_core.compose.tensors import BLOCK, encode, is_finite
 from earec_core.errors import EarecError, IntegrityError, UsageError
+from earec_core.llm.tensors import BLOCK, encode, is_finite
 
 SHAPES = {
     "model.layers.0.self_attn.q_proj": (7, 5),

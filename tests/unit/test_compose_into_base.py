@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from earec_core.compose import compose
-from earec_core.compose.into_base import merge_into_base
 from earec_core.errors import EarecError, IntegrityError, UsageError
+from earec_core.export.into_base import merge_into_base
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -266,7 +266,7 @@ def test_damage_a_full_disk_and_an_interrupt_leave_nothing(
 
 
 def test_memory_stays_at_a_few_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("earec_core.compose.into_base._BLOCK", 1 << 12)
+    monkeypatch.setattr("earec_core.export.into_base._BLOCK", 1 << 12)
     shapes = {f"model.layers.{i}.mlp.up_proj": (256, 128) for i in range(40)}
     base = tmp_path / "base"
     base.mkdir()

@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from earec_core import plugins
-from earec_core.backbone_store import info
+from earec_core.aligned.stored import StoredModel
 from earec_core.cli import run
-from earec_core.compose.emit import emit_mergekit
 from earec_core.compose.stage import compose_models
 from earec_core.errors import UsageError
-from earec_core.models import StoredModel
+from earec_core.export.emit import emit_mergekit
+from earec_core.llm.store import info
 from earec_registry import Registry
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -333,7 +333,7 @@ def test_methods_that_mergekit_lacks_are_named(method: str, tiny_llm: Path, tmp_
 
 
 def test_what_else_mergekit_lacks_is_named(tiny_llm: Path, tmp_path: Path) -> None:
-    from earec_core.compose.emit import check_mergekit
+    from earec_core.export.emit import check_mergekit
 
     with pytest.raises(UsageError, match="weights of single layers"):
         check_mergekit("delta", HALF, per_layer=True)
@@ -374,8 +374,8 @@ def test_a_report_is_measured_or_not(
 
 
 def test_a_plugin_version_that_composition_accepted_is_accepted_at_use(tmp_path: Path) -> None:
+    from earec_core.aligned.stored import _accepted_plugin, _check_plugin, plugin_record
     from earec_core.errors import PluginError
-    from earec_core.models import _accepted_plugin, _check_plugin, plugin_record
 
     record = {**plugin_record("text"), "version": "7.0.0"}
     data = {"modalities": {"text": {"plugin": record}}, "overridden": {}}

@@ -15,19 +15,18 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from earec_core import observers, plugins
+from earec_core import plugins
+from earec_core.aligned.features import create
 from earec_core.cli import cli
 from earec_core.cli.options import pairs, run_config
-from earec_core.config import PRESETS, RunConfig, resolve
+from earec_core.config import PRESETS, RecommenderConfig, RunConfig, resolve
 from earec_core.errors import UsageError
-from earec_core.features import create
-from earec_core.hookspecs import Hooks, Observers
+from earec_core.llm.prompts import PromptBuilder
 from earec_core.modality import Context, PluginConfig
-from earec_core.plugins import State
-from earec_core.prompts import PromptBuilder
-from earec_core.recommend.model import RecommenderConfig
+from earec_core.plugins import State, observers
+from earec_core.plugins.hooks import Hooks, Observers
+from earec_core.plugins.spec import OBSERVER_GROUP, ModalitySpec
 from earec_core.recommend.stage import recommender_config
-from earec_core.spec import OBSERVER_GROUP, ModalitySpec
 from earec_core.types import Item, Slot
 
 ROOT = Path(__file__).parents[2]

@@ -40,7 +40,7 @@ def report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[[], R
 def test_a_sound_installation(report: Callable[[], Report], tmp_path: Path) -> None:
     import torch
 
-    from earec_core.backbone import auto_dtype
+    from earec_core.llm.backbone import auto_dtype
 
     found = report()
     assert found["torch"][0]["value"] == torch.__version__
@@ -74,7 +74,7 @@ def test_a_check_that_fails_hides_no_other(
 ) -> None:
     (tmp_path / "registry").write_text("a file")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
-    monkeypatch.setitem(sys.modules, "earec_core.backbone", None)
+    monkeypatch.setitem(sys.modules, "earec_core.llm.backbone", None)
     found = report()
     assert found["registry"][0]["state"] == "problem"
     assert found["free disk"][0]["state"] == "problem"

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from earec_core.backbone import Backbone, save_lora
 from earec_core.compose import compose
 from earec_core.config import BackboneConfig, LoraSettings
-from earec_core.mixture import Mixture, merge
-from earec_core.prompts import Prompt
+from earec_core.llm.backbone import Backbone, save_lora
+from earec_core.llm.lora import Mixture, merge
+from earec_core.llm.prompts import Prompt
 from earec_core.types import Slot
 
 WEIGHTS = {"a": 0.2, "b": 0.8}

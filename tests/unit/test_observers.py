@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from earec_core import observers
 from earec_core.cli import run
 from earec_core.cli.options import open_registry
 from earec_core.errors import MissingDependencyError, UsageError
-from earec_core.hookspecs import Observers, PluginValidationError, hookimpl
+from earec_core.plugins import observers
+from earec_core.plugins.hooks import Observers, PluginValidationError, hookimpl
 
 MANIFEST = {"kind": "index", "method": "none"}
 
@@ -175,7 +175,7 @@ def test_an_observer_that_fits_no_hook_is_refused() -> None:
 
 OBSERVER = """
 from pathlib import Path
-from earec_core.hookspecs import hookimpl
+from earec_core.plugins.hooks import hookimpl
 
 
 class Diary:

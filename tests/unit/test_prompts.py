@@ -9,7 +9,7 @@ import pytest
 
 from earec_core.config import PRESETS, PromptConfig, resolve
 from earec_core.errors import UsageError
-from earec_core.prompts import Prompt, PromptBuilder
+from earec_core.llm.prompts import Prompt, PromptBuilder
 from earec_core.types import Item, Slot
 
 

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from earec_core.catalog import LeaveOneOut, Sequences
 from earec_core.catalog.splits import leave_one_out
+from earec_core.config import RecommenderConfig
 from earec_core.errors import DataError, EarecError, UsageError
-from earec_core.recommend import RecommenderConfig, SequenceModel, evaluate, train
+from earec_core.recommend import SequenceModel, evaluate, train
 from earec_core.recommend.evaluate import Metrics, paired, rank_of
 from earec_core.recommend.index import topk
 from earec_core.recommend.model import Dropout, scaled

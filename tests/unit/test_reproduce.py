@@ -7,8 +7,8 @@ import pytest
 
 from earec_core.errors import UsageError
 from earec_core.recommend.evaluate import Metrics, paired
-from earec_core.reproduce import compare, controls, plan
-from earec_core.reproduce.plan import read_table, weightings
+from earec_core.studies.reproduce import compare, controls, plan
+from earec_core.studies.reproduce.plan import read_table, weightings
 
 GIVEN = ["text", "vision", "behavior"]
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from earec_core.errors import DamagedInputError
 from earec_core.modality import Encoded, Encoder, Modality, PluginConfig, PromptSlot, pad
-from earec_core.projectors import MlpProjector
+from earec_core.modality.projectors import MlpProjector
 from earec_core.types import Item
 
 

@@ -1,6 +1,6 @@
 """The tabular modality's declaration."""
 
-from earec_core.spec import ModalitySpec
+from earec_core.plugins.spec import ModalitySpec
 
 SPEC = ModalitySpec(
     name="tabular",

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from earec_audio.sound import Windows
 from earec_core.errors import UsageError
 from earec_core.modality import Encoded, Encoder, pad
+from earec_core.modality.pretrained import Pretrained, check_revision
 from earec_core.packages import Wheel, fetch
-from earec_core.pretrained import Pretrained, check_revision
 
 SPEECH_EMBEDDING = "speech-embedding"
 _WHEEL = Wheel("openwakeword==0.4.0", "2c353f49a35d384507403efde3db439353d8281a52d08a0e42a5b493e5145075", 9)

@@ -26,8 +26,8 @@ from earec_core.modality import (
     Projector,
     PromptSlot,
 )
-from earec_core.projectors import MlpProjector
-from earec_core.tables import Table, VectorEncoder, read_table
+from earec_core.modality.projectors import MlpProjector
+from earec_core.modality.tables import Table, VectorEncoder, read_table
 from earec_core.types import Item
 
 

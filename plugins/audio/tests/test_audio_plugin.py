@@ -19,8 +19,8 @@ from safetensors.numpy import save_file
 
 from earec_audio.sound import Cut, windows
 from earec_core import plugins
+from earec_core.aligned.features import ModalityInputs, create
 from earec_core.errors import DamagedInputError, EarecError, IntegrityError, UsageError
-from earec_core.features import ModalityInputs, create
 from earec_core.modality import Context
 from earec_core.types import Item
 

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from earec_behavior.spec import SPEC
 from earec_behavior.table import default_name
 from earec_core.catalog import Catalog
-from earec_core.config import validate
+from earec_core.config import RecommenderConfig, validate
 from earec_core.errors import UsageError
-from earec_core.recommend import RecommenderConfig, item_embeddings
+from earec_core.recommend import item_embeddings
 from earec_core.recommend.stage import train_resumable
 from earec_registry import Registry
 

@@ -16,8 +16,8 @@ from earec_behavior import table
 from earec_behavior.spec import SPEC
 from earec_core.errors import DamagedInputError, UsageError
 from earec_core.modality import Encoder, LanguageModel, Modality, PluginConfig, Projector, PromptSlot
-from earec_core.projectors import MlpProjector
-from earec_core.tables import Table, VectorEncoder
+from earec_core.modality.projectors import MlpProjector
+from earec_core.modality.tables import Table, VectorEncoder
 from earec_core.types import Item
 
 _NEIGHBOURS = 3

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from earec_core.errors import UsageError
 from earec_core.modality import Context
-from earec_core.tables import PIN, SUFFIXES, Table, read_table
+from earec_core.modality.tables import PIN, SUFFIXES, Table, read_table
 from earec_registry import Registry
 from earec_registry.errors import NotFoundError
 

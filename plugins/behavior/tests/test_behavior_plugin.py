@@ -17,10 +17,10 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from earec_core import plugins
+from earec_core.aligned.features import create
 from earec_core.catalog import Catalog, import_dataset
 from earec_core.cli import run
 from earec_core.errors import DamagedInputError, IntegrityError, UsageError
-from earec_core.features import create
 from earec_core.modality import Context
 from earec_core.types import Item
 from earec_registry import Registry

@@ -19,7 +19,7 @@ from earec_core.modality import (
     PromptSlot,
     pad,
 )
-from earec_core.projectors import IdentityProjector
+from earec_core.modality.projectors import IdentityProjector
 from earec_core.types import Item
 from earec_text.cleaning import Template, clean, join_sentences
 from earec_text.spec import SPEC

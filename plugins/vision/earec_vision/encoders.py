@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from earec_core.errors import DamagedInputError, IntegrityError, UsageError
 from earec_core.modality import Encoded, Encoder
-from earec_core.pretrained import Pretrained, check_revision
+from earec_core.modality.pretrained import Pretrained, check_revision
 
 LITE0 = "efficientnet-lite0"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"

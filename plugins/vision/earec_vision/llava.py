@@ -11,7 +11,7 @@ from torch import Tensor
 
 from earec_core.errors import UsageError
 from earec_core.modality import Encoded
-from earec_core.projectors import MlpProjector
+from earec_core.modality.projectors import MlpProjector
 
 # As transformers names its two linear maps, and as LLaVA's own code does.
 _NAME = re.compile(r"(?:multi_modal_projector\.linear_([12])|mm_projector\.([02]))\.(weight|bias)$")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from earec_core.errors import DamagedInputError, IntegrityError
 from earec_core.modality import Encoder, LanguageModel, Modality, PluginConfig, Projector, PromptSlot
-from earec_core.projectors import MlpProjector
+from earec_core.modality.projectors import MlpProjector
 from earec_core.types import Item
 from earec_vision import llava
 from earec_vision.encoders import LITE0, Lite0, Pixels, Source, Tower

@@ -1,6 +1,6 @@
 """What the plugin declares; imports nothing heavy."""
 
-from earec_core.spec import ModalitySpec
+from earec_core.plugins.spec import ModalitySpec
 
 SPEC = ModalitySpec(
     name="vision",

@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from earec_core import plugins
+from earec_core.aligned.features import create
 from earec_core.errors import DamagedInputError, IntegrityError, UsageError
-from earec_core.features import create
 from earec_core.modality import Context, Encoded
 from earec_core.types import Item
 

@@ -1,8 +1,8 @@
 """Tables of the paper measured anew on a catalog, with the controls that say what a difference is due to."""
 
-from earec_core.reproduce.page import BESIDE, COLUMNS, display, effects, markdown, remarks
-from earec_core.reproduce.plan import Row, plan
-from earec_core.reproduce.stage import Report, Result, reproduce
+from earec_core.studies.reproduce.page import BESIDE, COLUMNS, display, effects, markdown, remarks
+from earec_core.studies.reproduce.plan import Row, plan
+from earec_core.studies.reproduce.stage import Report, Result, reproduce
 
 __all__ = [
     "BESIDE",

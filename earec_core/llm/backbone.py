@@ -20,10 +20,10 @@ from jaxtyping import Float, Int
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from earec_core import backbone_store
 from earec_core.config import BackboneConfig, LoraSettings
 from earec_core.errors import UsageError
-from earec_core.prompts import Prompt
+from earec_core.llm import store
+from earec_core.llm.prompts import Prompt
 from earec_core.types import Slot
 
 ADAPTER = "default"
@@ -69,9 +69,7 @@ class Backbone:
         reading: whose positions the forward pass under way reads; None where all of them are text.
     """
 
-    def __init__(
-        self, model: Any, tokenizer: Any, info: backbone_store.BackboneInfo, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, info: store.BackboneInfo, dtype: torch.dtype) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.info = info
@@ -95,7 +93,7 @@ class Backbone:
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        path = backbone_store.folder(config.model, note)
+        path = store.folder(config.model, note)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if config.device != "auto":
             device = torch.device(config.device)
@@ -112,7 +110,7 @@ class Backbone:
                 "Give a directory or hub id that transformers' AutoModelForCausalLM loads.",
             ) from error
         model.to(device)  # type: ignore[arg-type]
-        return cls(model, tokenizer, backbone_store.info(config.model, path), dtype)
+        return cls(model, tokenizer, store.info(config.model, path), dtype)
 
     @property
     def embedding_rms(self) -> float:

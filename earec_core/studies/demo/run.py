@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import earec_core
-from earec_core.demo import sources
+from earec_core.studies.demo import sources
 
 Runner = Callable[[Sequence[str]], Any]
 """Runs one `earec` command and returns what it printed, parsed where it is JSON."""

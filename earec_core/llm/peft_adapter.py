@@ -12,7 +12,8 @@ from typing import Any
 
 from jaxtyping import Float32
 
-from earec_core.compose.tensors import (
+from earec_core.errors import IntegrityError, UsageError
+from earec_core.llm.tensors import (
     Array,
     Dtype,
     Stored,
@@ -22,7 +23,6 @@ from earec_core.compose.tensors import (
     read_header,
     read_stored,
 )
-from earec_core.errors import IntegrityError, UsageError
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -160,6 +160,12 @@ class LoraAdapter:
                 "Align this modality again, for example with a lower learning rate.",
             )
         return values if tensor.dtype == self.dtype else decode(values, tensor.dtype)
+
+
+def layer_of(module: str) -> int | None:
+    """The n of a module named `...layers.n...` or `...h.n...`; None for any other."""
+    found = re.search(r"(?:^|\.)(?:layers|h)\.(\d+)\.", module)
+    return int(found[1]) if found else None
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from earec_core.backbone import Backbone, Spliced
+from earec_core.aligned.features import ModalityInputs
 from earec_core.config import PromptConfig
-from earec_core.features import ModalityInputs
-from earec_core.prompts import Prompt, PromptBuilder
+from earec_core.llm.backbone import Backbone, Spliced
+from earec_core.llm.prompts import Prompt, PromptBuilder
 from earec_core.types import Item, Slot
 
 

@@ -1,6 +1,6 @@
 """The plugin contract: what a modality is, with shapes.
 
-A plugin brings a `ModalitySpec` (`earec_core.spec`), a frozen pydantic config and a subclass of `Modality`.
+A plugin brings a `ModalitySpec` (`earec_core.plugins.spec`), a frozen pydantic config and a subclass of `Modality`.
 Data goes one way:
 
     item --read--> raw --Encoder--> Encoded (b t d_enc) --Projector--> Encoded (b k d_llm) --> prompt slot

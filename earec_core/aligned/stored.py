@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 
 from earec_core import config as configuration
 from earec_core import plugins
-from earec_core.backbone import Backbone
+from earec_core.aligned.features import ModalityInputs, create
+from earec_core.aligned.instructions import Instructions
 from earec_core.config import PromptConfig
 from earec_core.errors import IntegrityError, PluginError, UsageError
-from earec_core.features import ModalityInputs, create
 from earec_core.home import home
-from earec_core.instructions import Instructions
+from earec_core.llm.backbone import Backbone
+from earec_core.llm.lora import MERGED, Mixture, merge
 from earec_core.modality import Context
 from earec_core.types import Item
 from earec_registry import Registry
@@ -80,6 +81,22 @@ class StoredModel:
                     f"this backbone is {have['id']} ({have[part][:12]}…).",
                     f"Use --backbone {want['id']}.",
                 )
+
+
+def adapt(backbone: Backbone, stored: StoredModel) -> None:
+    """Put a stored model's adapters to work; **the backbone is changed**.
+
+    A routed composite runs its adapters side by side, every other model is merged into the weights.
+
+    Raises:
+        IntegrityError: the adapter is damaged or was made for a model of other shapes.
+    """
+    folders = {m: stored.folder / "adapters" / m for m in stored.modalities}
+    if not any(folder.is_dir() for folder in folders.values()):
+        merge(backbone, stored.folder)
+        return
+    mixture = Mixture(backbone, {**folders, MERGED: stored.folder})
+    mixture.set({MERGED: 1.0}, own={m: m for m in folders})
 
 
 def plugin_record(name: str) -> dict[str, Any]:

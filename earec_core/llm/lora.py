@@ -10,29 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from earec_core.backbone import Backbone
-from earec_core.compose.adapters import LoraAdapter
-from earec_core.compose.checks import layer_of
 from earec_core.errors import IntegrityError, UsageError
-from earec_core.models import StoredModel
+from earec_core.llm.backbone import Backbone
+from earec_core.llm.peft_adapter import LoraAdapter, layer_of
 
 MERGED = "(merged)"
-
-
-def adapt(backbone: Backbone, stored: StoredModel) -> None:
-    """Put a stored model's adapters to work; **the backbone is changed**.
-
-    A routed composite runs its adapters side by side, every other model is merged into the weights.
-
-    Raises:
-        IntegrityError: the adapter is damaged or was made for a model of other shapes.
-    """
-    folders = {m: stored.folder / "adapters" / m for m in stored.modalities}
-    if not any(folder.is_dir() for folder in folders.values()):
-        merge(backbone, stored.folder)
-        return
-    mixture = Mixture(backbone, {**folders, MERGED: stored.folder})
-    mixture.set({MERGED: 1.0}, own={m: m for m in folders})
 
 
 @torch.no_grad()

@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from earec_core import plugins
 from earec_core.errors import MissingDependencyError, UsageError
-from earec_core.hookspecs import Observers, hookimpl
-from earec_core.plugins import State
+from earec_core.plugins import State, discovery
+from earec_core.plugins.hooks import Observers, hookimpl
 
 _said: set[tuple[str, str]] = set()
 """Broken observers that this process has named already."""
@@ -43,7 +42,7 @@ def manager(
         observers.register(TensorBoard(tensorboard), "tensorboard")
     if jsonl is not None:
         observers.register(JsonLines(jsonl), "jsonl")
-    for plugin in plugins.observers():
+    for plugin in discovery.observer_plugins():
         if plugin.state is State.OK:
             observers.register(plugin.loaded, plugin.name)
         elif plugin.state is not State.DISABLED and (plugin.name, plugin.distribution) not in _said:

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from earec_core.aligned.features import create
+from earec_core.aligned.stored import StoredModel
 from earec_core.catalog import Catalog
-from earec_core.demo.run import Done
-from earec_core.features import create
 from earec_core.home import registry_root
 from earec_core.modality import Context
-from earec_core.models import StoredModel
 from earec_core.recommend.evaluate import histories
 from earec_core.recommend.index import topk
 from earec_core.recommend.stage import open_recommender
@@ -31,6 +30,7 @@ from earec_core.report import (
     StageRow,
     Suggestion,
 )
+from earec_core.studies.demo.run import Done
 from earec_registry import Registry
 
 _CARDS, _USERS, _SHOWN = 6, 3, 8

@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from earec_core.compose.adapters import LoraAdapter
-from earec_core.compose.files import copy_file, new_directory
-from earec_core.compose.tensors import Array, Dtype, decode, encode
 from earec_core.errors import IntegrityError, UsageError
+from earec_core.files import copy_file, new_directory
+from earec_core.llm.peft_adapter import LoraAdapter
+from earec_core.llm.tensors import Array, Dtype, decode, encode
 
 _DTYPES: dict[str, tuple[Dtype, str]] = {
     "F32": ("float32", "<f4"),

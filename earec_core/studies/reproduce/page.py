@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from earec_core.reproduce.compare import Z
-from earec_core.reproduce.stage import METRICS, Report, Result
+from earec_core.studies.reproduce.compare import Z
+from earec_core.studies.reproduce.stage import METRICS, Report, Result
 
 COLUMNS = (
     "row",

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from earec_core.compose.adapters import CONFIG, WEIGHTS, LoraAdapter
-from earec_core.compose.files import copy_file, new_directory, write_file
 from earec_core.errors import IntegrityError, UsageError
+from earec_core.files import copy_file, new_directory, write_file
+from earec_core.llm.peft_adapter import CONFIG, WEIGHTS, LoraAdapter
 
 RECIPE = "mergekit.yml"
 _METHODS = {"delta": "task_arithmetic", "ties": "ties", "dare": "dare_linear"}

@@ -18,22 +18,21 @@ import numpy as np
 from jaxtyping import Bool, Float
 from safetensors.numpy import load_file, save_file
 
-from earec_core.backbone import Backbone
+from earec_core.aligned.features import create
+from earec_core.aligned.stored import Show, StoredModel, inputs_for
 from earec_core.catalog import Catalog
 from earec_core.compose import LoraAdapter, get_method
-from earec_core.compose.adapters import WEIGHTS
 from earec_core.compose.stage import choose_adapters, compose_models
-from earec_core.config import AlignConfig, RunConfig
+from earec_core.config import AlignConfig, RecommenderConfig, RunConfig
 from earec_core.encode import ItemVectors, encode
 from earec_core.errors import DataError
-from earec_core.features import create
+from earec_core.llm.backbone import Backbone
+from earec_core.llm.peft_adapter import WEIGHTS
 from earec_core.modality import Context
-from earec_core.models import Show, StoredModel, inputs_for
 from earec_core.recommend.evaluate import KS, Metrics
-from earec_core.recommend.model import RecommenderConfig
 from earec_core.recommend.stage import train_registered
-from earec_core.reproduce import compare, controls
-from earec_core.reproduce.plan import Row, label
+from earec_core.studies.reproduce import compare, controls
+from earec_core.studies.reproduce.plan import Row, label
 from earec_registry import Manifest, NotFoundError, Registry
 
 METRICS = tuple(f"{name}@{k}" for name in ("hr", "ndcg") for k in KS)

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from earec_core.backbone_store import NAMED, folder, info
-from earec_core.compose.emit import check_mergekit, emit_mergekit, emit_peft
-from earec_core.compose.files import check_new
-from earec_core.compose.into_base import merge_into_base
+from earec_core.aligned.stored import StoredModel
 from earec_core.compose.methods import get_method
 from earec_core.compose.report import ComposeReport
 from earec_core.errors import IntegrityError, UsageError
-from earec_core.models import StoredModel
+from earec_core.export.emit import check_mergekit, emit_mergekit, emit_peft
+from earec_core.export.into_base import merge_into_base
+from earec_core.files import check_new
+from earec_core.llm.store import NAMED, folder, info
 from earec_registry import Registry
 
 

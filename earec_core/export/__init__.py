@@ -1,0 +1,1 @@
+"""What leaves the registry in a form that other tools read."""

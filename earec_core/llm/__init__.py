@@ -1,0 +1,1 @@
+"""The language model: loading, prompts, adapters on it."""

@@ -1,0 +1,1 @@
+"""The demo and the tables of the paper; they may name modalities, and nothing imports them."""
