@@ -94,11 +94,8 @@ def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_config(file: Path | None, preset: str, backbone: str | None, settings: tuple[str, ...]) -> RunConfig:
-    """The resolved configuration; a key whose first part is no section belongs to that plugin."""
-    flags: dict[str, Any] = {"backbone.model": backbone}
-    for key, value in pairs(settings, "--set").items():
-        flags[key if key.partition(".")[0] in RunConfig.model_fields else f"modalities.{key}"] = value
-    return resolve(preset, file, flags)
+    """The resolved configuration."""
+    return resolve(preset, file, {"backbone.model": backbone, **pairs(settings, "--set")})
 
 
 def modality_names(text: str | None) -> list[str] | None:
