@@ -18,9 +18,14 @@ from earec_core.workspace import Reporter, Workspace
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     target = tmp_path / "folder" / "file"
     files.write_atomic(target, "old")
-    with pytest.raises(ZeroDivisionError), files.replacing(target) as temporary:
-        temporary.write_text("half")
-        _ = 1 / 0
+
+    def fail() -> None:
+        with files.replacing(target) as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert target.read_text() == "old"
     assert list(target.parent.iterdir()) == [target]
 
@@ -38,9 +43,14 @@ def test_many_writers_leave_one_whole_file(tmp_path: Path) -> None:
 
 def test_a_new_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     out = tmp_path / "a" / "out"
-    with pytest.raises(ZeroDivisionError), files.new_directory(out, "thing") as folder:
-        (folder / "x").write_text("x")
-        _ = 1 / 0
+
+    def fail() -> None:
+        with files.new_directory(out, "thing") as folder:
+            (folder / "x").write_text("x")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert not out.exists()
     assert list(out.parent.iterdir()) == []
     with files.new_directory(out, "thing") as folder:
