@@ -31,8 +31,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` for the block to write, which then takes its place.
 
     Readers see the old file or the new one, never a part; folders on the way are made. Several processes may
-    do it at once: the last one's file stays.
+    do it at once: the last one's file stays. What is no plain file, such as a device, is written to as it is.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        yield path
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
     try:

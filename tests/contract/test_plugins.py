@@ -140,7 +140,7 @@ def _names() -> list[str]:
 
 WORDS = {
     ("catalog/dataset.py", "audio"): "a column of an item table whose values are paths",
-    ("catalog/formats.py", "text"): "a column of the reviews' own files",
+    ("catalog/formats/columns.py", "text"): "a column of the reviews' own files",
     ("explain/__init__.py", "text"): "a column of the table of texts",
 }
 """Where a string is a plugin's name by being the same word, and what it means there."""

@@ -30,6 +30,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_a_device_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("/dev/null")
+    files.write_atomic(link, "gone")
+    assert link.is_symlink()
+    assert Path("/dev/null").is_char_device()
+
+
 def test_many_writers_leave_one_whole_file(tmp_path: Path) -> None:
     target, texts = tmp_path / "file", [letter * 50_000 for letter in "abcdefgh"]
     threads = [threading.Thread(target=files.write_atomic, args=(target, text)) for text in texts]
