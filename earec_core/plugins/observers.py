@@ -1,4 +1,4 @@
-"""Observers that come with the core, and those that plugins bring."""
+"""Observers that come with the core, and those that plugins bring: the kind `observer`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,35 @@ import errno
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pluggy import PluginValidationError
+
 from earec_core.errors import MissingDependencyError, UsageError
-from earec_core.plugins import State, discovery
-from earec_core.plugins.hooks import Observers, hookimpl
+from earec_core.plugins import Entry, Kind, Plugin, State, attempt, imported, installed, unusable
+from earec_core.plugins.hooks import Observers, hookimpl, hooks_of
+
+
+def _check(entry: Entry, plugin: Plugin) -> Plugin:
+    observer = imported(entry, plugin)
+    if isinstance(observer, type):
+        observer = attempt(plugin, f"Making {entry.value}", observer)
+    try:
+        hooks_of(observer, entry.name)
+    except PluginValidationError as error:
+        unusable(
+            replace(plugin, error=error),
+            State.INVALID_SPEC,
+            f"{entry.value}: {' '.join(str(error).split())}.",
+            f"Mend it (docs/plugins.md lists the hooks), or run: pip uninstall {entry.distribution}",
+        )
+    return replace(plugin, loaded=observer)
+
+
+OBSERVER = Kind("observer", "earec.observers", _check)
 
 _said: set[tuple[str, str]] = set()
 """Broken observers that this process has named already."""
@@ -42,7 +64,7 @@ def manager(
         observers.register(TensorBoard(tensorboard), "tensorboard")
     if jsonl is not None:
         observers.register(JsonLines(jsonl), "jsonl")
-    for plugin in discovery.observer_plugins():
+    for plugin in installed(OBSERVER):
         if plugin.state is State.OK:
             observers.register(plugin.loaded, plugin.name)
         elif plugin.state is not State.DISABLED and (plugin.name, plugin.distribution) not in _said:
