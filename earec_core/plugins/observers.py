@@ -90,7 +90,7 @@ def registered(note: Callable[[str], None] | None = None) -> Callable[..., None]
 
 
 class TensorBoard:
-    """Writes every figure of an alignment as a scalar.
+    """Writes every figure of a run's steps as a scalar.
 
     Args:
         folder: where event files go, one subfolder a run.
@@ -107,7 +107,7 @@ class TensorBoard:
         self._writers: dict[str, Any] = {}
 
     @hookimpl
-    def earec_align_step(self, run: str, step: int, metrics: Mapping[str, float]) -> None:
+    def earec_run_step(self, run: str, step: int, metrics: Mapping[str, float]) -> None:
         if run not in self._writers:
             # Events after the step where a resumed run starts again are dropped by TensorBoard.
             self._writers[run] = self._open(str(self._folder / Path(run).name), purge_step=step)
@@ -115,7 +115,7 @@ class TensorBoard:
             self._writers[run].add_scalar(name, value, step)
 
     @hookimpl
-    def earec_align_end(self, run: str) -> None:
+    def earec_run_end(self, run: str) -> None:
         if run in self._writers:
             self._writers.pop(run).close()
 
@@ -147,16 +147,16 @@ class JsonLines:
             ) from error
 
     @hookimpl
-    def earec_align_start(self, run: str, config: Mapping[str, Any]) -> None:
-        self._append("start", run=run, config=config)
+    def earec_run_start(self, stage: str, run: str, config: Mapping[str, Any]) -> None:
+        self._append("start", stage=stage, run=run, config=config)
 
     @hookimpl
-    def earec_align_step(self, run: str, step: int, metrics: Mapping[str, float]) -> None:
-        self._append("step", run=run, step=step, metrics=metrics)
+    def earec_run_step(self, stage: str, run: str, step: int, metrics: Mapping[str, float]) -> None:
+        self._append("step", stage=stage, run=run, step=step, metrics=metrics)
 
     @hookimpl
-    def earec_align_end(self, run: str, step: int, metrics: Mapping[str, float]) -> None:
-        self._append("end", run=run, step=step, metrics=metrics)
+    def earec_run_end(self, stage: str, run: str, step: int, metrics: Mapping[str, float]) -> None:
+        self._append("end", stage=stage, run=run, step=step, metrics=metrics)
 
     @hookimpl
     def earec_registered(self, name: str, digest: str, manifest: Mapping[str, Any]) -> None:
@@ -173,7 +173,7 @@ class JsonLines:
 def _plain(value: Any) -> Any:
     """Values as JSON has them: it knows no infinity and no NaN."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

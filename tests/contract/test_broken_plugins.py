@@ -28,7 +28,12 @@ BREAKAGES: dict[str, tuple[str, str, str]] = {
     "nameless": ("modality", "invalid-spec", "METADATA"),
     "twice": ("modality", "duplicate-name", "earec-twice1 (kit_twice1:SPEC) and earec-twice2"),
     "argued": ("observer", "invalid-spec", "mood"),
-    "unhooked": ("observer", "invalid-spec", "earec_align_middle"),
+    "unhooked": ("observer", "invalid-spec", "earec_run_middle"),
+    "former": (
+        "observer",
+        "invalid-spec",
+        "now earec_run_step: called for every stage, with the new argument stage",
+    ),
     "halting": ("observer", "import-error", "no luck either"),
     "breaks": ("command", "import-error", "no luck at all"),
 }
@@ -57,8 +62,9 @@ def install_broken(site: Site) -> None:
         points = f"[earec.modalities]\ntwice = kit_{module}:SPEC\n"
         site.add(f"earec-{module}", points, {f"kit_{module}.py": "raise RuntimeError('never imported')"})
     wrong = "class SPEC:\n    @hookimpl\n    def {}: pass\n"
-    add("argued", HOOK + wrong.format("earec_align_step(self, mood)"), group="observers")
-    add("unhooked", HOOK + wrong.format("earec_align_middle(self, run)"), group="observers")
+    add("argued", HOOK + wrong.format("earec_run_step(self, mood)"), group="observers")
+    add("unhooked", HOOK + wrong.format("earec_run_middle(self, run)"), group="observers")
+    add("former", HOOK + wrong.format("earec_align_step(self, run, step)"), group="observers")
     add("halting", "raise RuntimeError('no luck either')", group="observers")
     add("breaks", "raise RuntimeError('no luck at all')", group="commands")
 

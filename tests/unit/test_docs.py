@@ -128,7 +128,7 @@ def test_every_observer_is_documented_with_an_example(tmp_path: Path) -> None:
     example = json.loads(shown[1])
     # The line shown is the line written: the same keys in the same order, from the same arguments.
     told = observers.manager(jsonl=tmp_path / "events.jsonl")
-    told.fire("earec_align_step", **{key: example[key] for key in ("run", "step", "metrics")})
+    told.fire("earec_run_step", **{key: example[key] for key in ("stage", "run", "step", "metrics")})
     written = json.loads((tmp_path / "events.jsonl").read_text())
     assert list(written) == list(example)
     assert {**written, "time": example["time"]} == example
@@ -250,7 +250,7 @@ def test_the_observer_example_is_a_hook(capsys: pytest.CaptureFixture[str]) -> N
     for block in (b for b in blocks if "hookimpl" in b or "watching" in b):
         exec(block, scope)  # noqa: S102 - our own page
     assert type(scope["watching"]) is Observers
-    scope["watching"].fire("earec_align_step", run="r", step=7, metrics={"valid_loss": 0.5})
+    scope["watching"].fire("earec_run_step", stage="align", run="r", step=7, metrics={"valid_loss": 0.5})
     assert capsys.readouterr().out == "7 0.5\n"
     group = re.search(r'```toml\n\[project.entry-points."(earec.observers)"\]\n', _page("plugins.md"))
     assert group is not None
