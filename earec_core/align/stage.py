@@ -159,7 +159,7 @@ def align(
         run.mkdir(parents=True, exist_ok=True)
         _write_json(run / "config.json", resolved)
         watch = observers or Observers()
-        watch.fire("earec_align_start", run=str(run), config=resolved)
+        watch.fire("earec_run_start", stage="align", run=str(run), config=resolved)
         trainer = Trainer(
             instructions,
             lora,
@@ -168,12 +168,14 @@ def align(
             valid.samples,
             config.align,
             run,
-            lambda step, metrics: watch.fire("earec_align_step", run=str(run), step=step, metrics=metrics),
+            lambda step, metrics: watch.fire(
+                "earec_run_step", stage="align", run=str(run), step=step, metrics=metrics
+            ),
         )
         note(f"Aligning {modality}: {counts['train']} items, {trainer.steps} steps at most, run {run.name}.")
         progress = trainer.run(show)
         metrics = _metrics(progress.history, progress.best_step)
-        watch.fire("earec_align_end", run=str(run), step=progress.step, metrics=metrics)
+        watch.fire("earec_run_end", stage="align", run=str(run), step=progress.step, metrics=metrics)
         files = _export(run / "model", instructions, modality, lora, config, backbone)
     finally:
         backbone.detach_lora()

@@ -13,8 +13,7 @@ from earec_core.compose.methods import get_method
 from earec_core.compose.report import ComposeReport
 from earec_core.errors import UsageError
 from earec_core.llm.peft_adapter import CONFIG, WEIGHTS
-from earec_core.plugins import entry_points
-from earec_core.plugins.spec import MODALITY_GROUP
+from earec_core.plugins import MODALITY, entry_points
 from earec_registry import Registry
 
 _TEMPLATE = ("chat", "system", "item", "relations", "request")
@@ -178,7 +177,7 @@ def _check_same(models: Mapping[str, StoredModel], allow: frozenset[str]) -> dic
 def _differing_plugins(models: Mapping[str, StoredModel]) -> dict[str, dict[str, str]]:
     """Where majors differ: of a modality's plugin, as recorded and as installed; of the API, between the parts."""
     recorded = {m: _record(model)["plugin"] for m, model in models.items()}
-    installed = {entry.name: entry.version for entry in entry_points(MODALITY_GROUP) if not entry.problem}
+    installed = {entry.name: entry.version for entry in entry_points(MODALITY.group) if not entry.problem}
     differing = {}
     for m, plugin in recorded.items():
         pair = {"recorded": str(plugin["version"]), "installed": installed.get(m, str(plugin["version"]))}

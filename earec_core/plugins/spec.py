@@ -7,11 +7,6 @@ from dataclasses import dataclass
 API_VERSION = (1, 0)
 """Version of the plugin contract. A plugin's major must equal it; its minor must not be above it."""
 
-MODALITY_GROUP = "earec.modalities"
-OBSERVER_GROUP = "earec.observers"
-COMMAND_GROUP = "earec.commands"
-METHOD_GROUP = "earec.methods"
-
 
 @dataclass(frozen=True, slots=True)
 class ModalitySpec:

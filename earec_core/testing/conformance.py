@@ -33,7 +33,6 @@ from earec_core.aligned.features import ModalityInputs
 from earec_core.aligned.instructions import Instructions
 from earec_core.errors import DamagedInputError, EarecError, UsageError
 from earec_core.modality import Encoded, PluginConfig, content_digest
-from earec_core.plugins.spec import MODALITY_GROUP
 from earec_core.testing.damage import damaged
 from earec_core.testing.kit import ContractError, Kit, expecting, require, said, seeded, states
 from earec_core.types import Item
@@ -99,7 +98,7 @@ class ModalityConformance:
 
     def test_importing_the_spec_is_light(self, kit: Kit) -> None:
         """Importing the spec imports no torch, transformers, peft, numpy, polars or pydantic."""
-        values = [e.value for e in plugins.entry_points(MODALITY_GROUP) if e.name == kit.name]
+        values = [e.value for e in plugins.entry_points(plugins.MODALITY.group) if e.name == kit.name]
         require(bool(values), f"The plugin must be installed, but no entry point is named {kit.name!r}.")
         module = values[0].partition(":")[0]
         done = subprocess.run(

@@ -28,7 +28,12 @@ BREAKAGES: dict[str, tuple[str, str, str]] = {
     "nameless": ("modality", "invalid-spec", "METADATA"),
     "twice": ("modality", "duplicate-name", "earec-twice1 (kit_twice1:SPEC) and earec-twice2"),
     "argued": ("observer", "invalid-spec", "mood"),
-    "unhooked": ("observer", "invalid-spec", "earec_align_middle"),
+    "unhooked": ("observer", "invalid-spec", "earec_run_middle"),
+    "former": (
+        "observer",
+        "invalid-spec",
+        "now earec_run_step: called for every stage, with the new argument stage",
+    ),
     "halting": ("observer", "import-error", "no luck either"),
     "breaks": ("command", "import-error", "no luck at all"),
 }
@@ -57,8 +62,9 @@ def install_broken(site: Site) -> None:
         points = f"[earec.modalities]\ntwice = kit_{module}:SPEC\n"
         site.add(f"earec-{module}", points, {f"kit_{module}.py": "raise RuntimeError('never imported')"})
     wrong = "class SPEC:\n    @hookimpl\n    def {}: pass\n"
-    add("argued", HOOK + wrong.format("earec_align_step(self, mood)"), group="observers")
-    add("unhooked", HOOK + wrong.format("earec_align_middle(self, run)"), group="observers")
+    add("argued", HOOK + wrong.format("earec_run_step(self, mood)"), group="observers")
+    add("unhooked", HOOK + wrong.format("earec_run_middle(self, run)"), group="observers")
+    add("former", HOOK + wrong.format("earec_align_step(self, run, step)"), group="observers")
     add("halting", "raise RuntimeError('no luck either')", group="observers")
     add("breaks", "raise RuntimeError('no luck at all')", group="commands")
 
@@ -238,7 +244,7 @@ def test_fifty_plugins_are_not_imported_for_their_names(
     script = tmp_path / "script.py"
     script.write_text(
         "import io, sys\nfrom contextlib import redirect_stdout\nfrom earec_core import plugins\n"
-        "print(*plugins.names())\nfrom earec_core.cli import run\n"
+        "print(*plugins.names(plugins.MODALITY))\nfrom earec_core.cli import run\n"
         "with redirect_stdout(io.StringIO()):\n    assert run(['--help']) == 0\nprint(*sys.modules)\n"
         "plugins.get('m07')\nprint(*sys.modules)\n"
     )
@@ -259,7 +265,7 @@ def test_installing_and_removing_needs_nothing_else(site: Site, monkeypatch: pyt
     from earec_core.errors import PluginError
 
     monkeypatch.syspath_prepend(str(site.folder))
-    assert "smell" not in plugins.names()
+    assert "smell" not in plugins.names(plugins.MODALITY)
     site.modality("smell")
     assert plugins.get("smell").version == "1.0"
     site.modality("smell", version="1.1")
@@ -278,10 +284,10 @@ def test_a_file_of_entry_points_that_does_not_parse_costs_its_own_line_alone(
 
     site.add("earec-cut", "[earec.modalities]\ncut\n[earec.commands]\n = nothing:here\n")
     monkeypatch.syspath_prepend(str(site.folder))
-    assert {"cut", "text"} <= set(plugins.names())
+    assert {"cut", "text"} <= set(plugins.names(plugins.MODALITY))
     assert run(["--help"]) == 0
     assert "behavior" in capsys.readouterr().out
-    assert [p.state for p in plugins.discover.__wrapped__() if p.name == "cut"] == ["invalid-spec"]
+    assert [p.state for p in plugins.installed(plugins.MODALITY) if p.name == "cut"] == ["invalid-spec"]
 
 
 def test_one_distribution_through_two_paths_is_one_plugin(
@@ -294,7 +300,7 @@ def test_one_distribution_through_two_paths_is_one_plugin(
     site.modality("smell", version="1.0")
     monkeypatch.syspath_prepend(str(other.folder))
     monkeypatch.syspath_prepend(str(site.folder))
-    found = [plugin for plugin in plugins.discover.__wrapped__() if plugin.name == "smell"]
+    found = [plugin for plugin in plugins.installed(plugins.MODALITY) if plugin.name == "smell"]
     assert [(plugin.state, plugin.version) for plugin in found] == [("ok", "1.0")]
 
 

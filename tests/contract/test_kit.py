@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from earec_core import plugins
 from earec_core.cli import run
 from earec_core.errors import MissingDependencyError, PluginError
 from earec_core.testing import ModalityConformance, pytest_plugin
@@ -364,10 +363,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
             "import numpy\nimport kit_specs\nSPEC = kit_specs.wrong_heavy\n"
         )
         monkeypatch.syspath_prepend(str(tmp_path))
-        plugins.discover.cache_clear()
 
     yield install
-    plugins.discover.cache_clear()
     for module in ("kit_specs", "kit_parts", "kit_heavy"):
         sys.modules.pop(module, None)
 

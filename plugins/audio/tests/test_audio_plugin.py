@@ -66,7 +66,7 @@ def pitch(samples: np.ndarray, rate: int) -> float:
 
 
 def test_the_plugin_is_usable_and_stands_between_vision_and_behavior() -> None:
-    spec = plugins.usable()["audio"]
+    spec = plugins.get("audio").spec
     assert (spec.order, spec.slot_token) == (25, "<audio>")
 
 

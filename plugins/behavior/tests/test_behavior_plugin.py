@@ -90,7 +90,7 @@ TABLES = {
 
 
 def test_the_plugin_is_usable_and_third_in_the_prompt() -> None:
-    spec = plugins.usable()["behavior"]
+    spec = plugins.get("behavior").spec
     assert (spec.order, spec.slot_token) == (30, "<behavior>")
 
 

@@ -43,7 +43,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_the_plugin_is_usable_and_first_in_the_prompt() -> None:
-    spec = plugins.usable()["text"]
+    spec = plugins.get("text").spec
     assert (spec.order, spec.slot_token) == (10, "<text>")
 
 

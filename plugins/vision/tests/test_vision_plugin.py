@@ -52,7 +52,7 @@ def lite0() -> Any:
 
 
 def test_the_plugin_is_usable_and_second_in_the_prompt() -> None:
-    spec = plugins.usable()["vision"]
+    spec = plugins.get("vision").spec
     assert (spec.order, spec.slot_token) == (20, "<image>")
 
 
