@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from earec_core.errors import UsageError
-from earec_core.plugins import names as modality_names
+from earec_core.plugins import MODALITY, names
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -271,7 +271,7 @@ def _sorted_in(values: Mapping[str, Any], source: str) -> dict[str, Any]:
             raise UsageError(f"{moved[0]} in {source} is now {MOVED[moved[0]]}.", "Use the new name.")
         if name in RunConfig.model_fields:
             _merge(placed, {name: value})
-        elif _is_section(value) and name in modality_names():
+        elif _is_section(value) and name in names(MODALITY):
             _merge(placed, {"modalities": {name: value}})
         else:
             raise _no_section(name, source)
@@ -286,7 +286,7 @@ def _no_section(name: str, source: str) -> UsageError:
         and issubclass(info.annotation, Section)
         and name in info.annotation.model_fields
     ]
-    sections = ", ".join([*RunConfig.model_fields, *modality_names()])
+    sections = ", ".join([*RunConfig.model_fields, *names(MODALITY)])
     return UsageError(
         f"{name} in {source} is no section of the configuration and no installed modality.",
         f"Write {' or '.join(owners)}." if owners else f"The sections are {sections}.",
