@@ -17,7 +17,8 @@ from earec_core.catalog import Catalog, Split
 from earec_core.config import RunConfig
 from earec_core.errors import DataError
 from earec_core.llm.backbone import Backbone
-from earec_core.metrics.rouge import Interval, interval, rouge_l
+from earec_core.metrics.rouge import rouge_l
+from earec_core.metrics.statistics import Interval, interval
 from earec_core.modality import Context
 from earec_core.types import Slot
 from earec_registry import Registry

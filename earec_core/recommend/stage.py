@@ -20,7 +20,8 @@ from earec_core.config import RecommenderConfig, read_section, validate
 from earec_core.encode import ItemVectors
 from earec_core.errors import UsageError
 from earec_core.home import home
-from earec_core.recommend.evaluate import Metrics, evaluate
+from earec_core.metrics.ranking import Metrics
+from earec_core.recommend.evaluate import evaluate
 from earec_core.recommend.index import topk
 from earec_core.recommend.train import EpochStats, TrainedRecommender, train
 from earec_registry import Registry

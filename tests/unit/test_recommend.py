@@ -16,8 +16,8 @@ from earec_core.catalog import LeaveOneOut, Sequences
 from earec_core.catalog.splits import leave_one_out
 from earec_core.config import RecommenderConfig
 from earec_core.errors import DataError, EarecError, UsageError
+from earec_core.metrics.ranking import Metrics, rank_of
 from earec_core.recommend import SequenceModel, evaluate, train
-from earec_core.recommend.evaluate import Metrics, paired, rank_of
 from earec_core.recommend.index import topk
 from earec_core.recommend.model import Dropout, scaled
 from earec_core.recommend.train import FullSoftmax, TrainedRecommender, _batches, batch_loss, make_table
@@ -307,12 +307,3 @@ def test_nothing_to_learn_from_is_said() -> None:
     split = leave_one_out(Sequences(np.array(["a"]), np.array([0, 1]), np.array([0])))
     with pytest.raises(DataError, match="two training interactions"):
         train(split, 3, SMALL)
-
-
-def test_the_paired_test_sees_a_difference_and_none() -> None:
-    rng = np.random.default_rng(0)
-    ranks = rng.integers(1, 30, 500)
-    a = Metrics(ranks, np.arange(500))
-    assert paired(a, a)["p"] == pytest.approx(1.0)
-    better = Metrics(np.maximum(1, ranks - 5), np.arange(500))
-    assert paired(better, a)["p"] < 1e-6

@@ -28,8 +28,9 @@ from earec_core.encode import ItemVectors, encode
 from earec_core.errors import DataError
 from earec_core.llm.backbone import Backbone
 from earec_core.llm.peft_adapter import WEIGHTS
+from earec_core.metrics import statistics
+from earec_core.metrics.ranking import KS, Metrics
 from earec_core.modality import Context
-from earec_core.recommend.evaluate import KS, Metrics
 from earec_core.recommend.stage import train_registered
 from earec_core.studies.reproduce import compare, controls
 from earec_core.studies.reproduce.plan import Row, label
@@ -69,7 +70,7 @@ class Report:
         recommender: its configuration, the seed left out.
         seeds: how many trainings of the recommender a row.
         reference: the row that the others are compared with.
-        resolution: see `compare.resolution`, for HR@10 of the reference.
+        resolution: see `statistics.resolution`, for HR@10 of the reference.
         results: by row.
         effects: of `method` and `weighting`, see `compare.main_effects`; empty where the rows are too few.
     """
@@ -141,7 +142,7 @@ def reproduce(
         hits = [metrics.hr(10) for metrics in measured[row.name]]
         note(f"{row.name}: HR@10 {np.mean(hits):.4f} ({', '.join(f'{hit:.4f}' for hit in hits)})")
     gains = {name: np.mean([m.gains(10) for m in runs], axis=0) for name, runs in measured.items()}
-    versus = compare.versus(gains, reference)
+    versus = statistics.versus(gains, reference)
     results = tuple(
         Result(
             row,
@@ -161,7 +162,7 @@ def reproduce(
         recommender.model_dump(mode="json", exclude={"seed"}),
         seeds,
         reference,
-        compare.resolution(rate, users),
+        statistics.resolution(rate, users),
         results,
         _effects(rows, gains, reference),
     )
