@@ -19,6 +19,7 @@ KINDS: Mapping[str, str] = {
     "earec.observers": "earec_core.plugins.observers:OBSERVER",
     "earec.commands": "earec_core.cli:COMMAND",
     "earec.methods": "earec_core.compose.methods:METHOD",
+    "earec.recommenders": "earec_core.recommend.models:RECOMMENDER",
 }
 """Where the `Kind` of each entry-point group is."""
 
@@ -32,7 +33,7 @@ def every_plugin() -> Iterator[Plugin]:
 
 @click.group(short_help="List the plugins and their states.")
 def command() -> None:
-    """What plugins bring here: modalities, observers, commands and methods of composition."""
+    """What plugins bring here: modalities, observers, commands, methods of composition and recommenders."""
 
 
 @command.command("list")

@@ -16,25 +16,25 @@ from torch import Tensor
 
 from earec_core.catalog import LeaveOneOut
 from earec_core.metrics.ranking import Metrics, rank_of
-from earec_core.recommend.model import SequenceModel, last_states
+from earec_core.recommend.models import Recommender
 
 
 def histories(
     split: LeaveOneOut, which: Literal["valid", "test"], users: Int[np.ndarray, " k"]
 ) -> list[Tensor]:
     """What is known of each user before the target: for the test, the validation item as well."""
-    found = []
+    known = []
     for user in users:
         items = split.train.of(int(user))
         if which == "test":
             items = np.append(items, split.valid[user])
-        found.append(torch.from_numpy(np.ascontiguousarray(items)))
-    return found
+        known.append(torch.from_numpy(np.ascontiguousarray(items)))
+    return known
 
 
 @torch.inference_mode()
 def evaluate(
-    model: SequenceModel,
+    model: Recommender,
     split: LeaveOneOut,
     which: Literal["valid", "test"],
     *,
@@ -50,7 +50,7 @@ def evaluate(
     """
     model.eval()
     users = split.eval_users if users is None else users
-    items = model.table()
+    items = model.items()
     ranks = np.empty(len(users), dtype=np.int64)
     # Users with histories of similar length go together, so that little is padding.
     order = np.argsort(np.diff(split.train.offsets)[users], kind="stable")
@@ -58,7 +58,7 @@ def evaluate(
         places = order[start : start + batch]
         part = users[places]
         known = histories(split, which, part)
-        scores = model.scores(last_states(model, items, known), items)
+        scores = model.scores(model.users(known, items), items)
         targets = torch.from_numpy(getattr(split, which)[part]).to(scores.device)
         if exclude_seen:
             own = scores.gather(1, targets[:, None]).clone()

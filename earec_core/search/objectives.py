@@ -20,8 +20,7 @@ from earec_core.config import RecommenderConfig
 from earec_core.encode import item_vectors
 from earec_core.errors import DataError
 from earec_core.metrics.rouge import rouge_l
-from earec_core.recommend.evaluate import evaluate
-from earec_core.recommend.train import train
+from earec_core.recommend import MODELS, evaluate, train
 
 
 class Validation:
@@ -96,5 +95,5 @@ def validation_ndcg(
     split = catalog.leave_one_out()
     # Test targets are taken out, so that nothing can look at them.
     hidden = replace(split, test=np.full_like(split.test, -1))
-    trained = train(hidden, len(catalog), config, vectors=torch.from_numpy(vectors))
+    trained = train(MODELS["earec"], hidden, len(catalog), config, vectors=torch.from_numpy(vectors))
     return evaluate(trained.model, hidden, "valid").ndcg(10)

@@ -17,8 +17,7 @@ from earec_core.catalog import Catalog
 from earec_core.home import registry_root
 from earec_core.modality import Context
 from earec_core.recommend.evaluate import histories
-from earec_core.recommend.index import topk
-from earec_core.recommend.stage import open_recommender
+from earec_core.recommend.stage import open_retriever
 from earec_core.report import (
     Composition,
     Curve,
@@ -178,10 +177,13 @@ def _suggestions(catalog: Catalog, registry: Registry, models: Sequence[str]) ->
     """What each recommender offers to a few users, some of whom the last one serves well."""
     split = catalog.leave_one_out()
     titles = [item.title or item.id for item in catalog.all_items()]
-    opened = {name: open_recommender(registry, f"recommender/{name}", catalog) for name in models}
+    opened = {name: open_retriever(registry, f"recommender/{name}", catalog) for name in models}
     users = split.eval_users[:200]
     known = histories(split, "test", users)
-    lists = {name: topk(one.model, known, _SHOWN, exclude_seen=False)[0] for name, one in opened.items()}
+    lists = {
+        name: [ranking.rows for ranking in retriever.recommend(known, _SHOWN, exclude_seen=False)]
+        for name, retriever in opened.items()
+    }
     served = [any(split.test[user] in lists[name][i] for name in models) for i, user in enumerate(users)]
     order = np.argsort(~np.array(served), kind="stable")[:_USERS]
     return [
