@@ -123,7 +123,7 @@ def train_registered(
     ranks = evaluate(trained.model, split, "test")
     manifest = {
         "kind": "recommender",
-        "method": chosen.name,
+        "method": "vectors" if items else "ids",
         "data": {"name": catalog.name, "digest": catalog.digest},
         "parents": [items.id] if items else [],
         "training": {"config": config.model_dump(mode="json"), "epoch": trained.best_epoch},
