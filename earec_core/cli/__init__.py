@@ -36,6 +36,10 @@ class LazyGroup(click.Group):
     Plugins add commands by the entry-point group `earec.commands`; they are listed by name alone.
     """
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["earec.arguments"] = list(args)
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *sorted(set(command_entry_points()) - set(COMMANDS))]
 

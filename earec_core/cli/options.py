@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,11 @@ class _OutFile(click.Path):
 
 
 OutFile = _OutFile()
+
+
+def typed() -> str:
+    """The command that runs, as it is typed into a shell."""
+    return shlex.join(["earec", *click.get_current_context().meta["earec.arguments"]])
 
 
 def registry_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -143,4 +149,5 @@ __all__ = [
     "pairs",
     "registry_option",
     "run_config",
+    "typed",
 ]
