@@ -50,6 +50,10 @@ COMMAND = Kind("command", "earec.commands", _check, reserved=lambda: COMMANDS)
 class LazyGroup(click.Group):
     """A group that knows its commands by name, plugins' too, and imports one when it is asked for."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["earec.arguments"] = list(args)
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *(name for name in names(COMMAND) if name not in COMMANDS)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,11 @@ class _OutFile(click.Path):
 
 
 OutFile = _OutFile()
+
+
+def typed() -> str:
+    """The command that runs, as it is typed into a shell."""
+    return shlex.join(["earec", *click.get_current_context().meta["earec.arguments"]])
 
 
 def registry_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -185,4 +191,5 @@ __all__ = [
     "registry_option",
     "run_config",
     "session_options",
+    "typed",
 ]

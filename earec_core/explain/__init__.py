@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from earec_core import plugins
 from earec_core.aligned.features import ModalityInputs
 from earec_core.aligned.instructions import Instructions
 from earec_core.aligned.stored import Show, StoredModel, adapt, inputs_for, instructions_for
@@ -190,21 +191,46 @@ def _shuffled(instructions: Instructions, rows: Sequence[int], seed: int) -> Cal
     return source
 
 
+def text_rows(explanation: Explanation, catalog: Catalog) -> list[dict[str, Any]]:
+    """A row per text, as tables and reports show it."""
+    ids = catalog.items["item_id"].to_list()
+    return [
+        {
+            "item_id": ids[text.row],
+            "anchor": explanation.anchors[text.row],
+            "source": text.source,
+            "variant": text.variant,
+            "text": text.text,
+            "rouge_l": text.rouge_l,
+        }
+        for text in explanation.texts
+    ]
+
+
 def write_texts(explanation: Explanation, catalog: Catalog, target: Path) -> None:
     """Write every text with its anchor and score as one Parquet table, atomically."""
     import polars as pl
 
-    ids = catalog.items["item_id"].to_list()
-    table = pl.DataFrame(
-        {
-            "item_id": [ids[t.row] for t in explanation.texts],
-            "anchor": [explanation.anchors[t.row] for t in explanation.texts],
-            "source": [t.source for t in explanation.texts],
-            "variant": [t.variant for t in explanation.texts],
-            "text": [t.text for t in explanation.texts],
-            "rouge_l": [t.rouge_l for t in explanation.texts],
-        }
-    )
+    schema = dict.fromkeys(("item_id", "anchor", "source", "variant", "text"), pl.String)
+    table = pl.DataFrame(text_rows(explanation, catalog), schema={**schema, "rouge_l": pl.Float64})
     temp = target.with_name(f".{target.name}.partial")
     table.write_parquet(temp)
     temp.replace(target)
+
+
+def inputs_shown(explanation: Explanation, catalog: Catalog) -> Callable[[str, str], str]:
+    """From an item's id and a modality to what went in, as a report shows it: text or a `data:` image.
+
+    Raises:
+        PluginError: by the function, where the plugin cannot show the item.
+    """
+    items = {item.id: item for item in catalog.all_items()}
+
+    def shown(item_id: str, modality: str) -> str:
+        try:
+            return explanation.inputs[modality].modality.describe(items[item_id])
+        except Exception as error:
+            plugin = plugins.failed(plugins.get(modality), f"Describing item {item_id!r}", error)
+            raise plugins.refusal(plugin) from error
+
+    return shown

@@ -286,7 +286,7 @@ def _check(strategy: str, objective: str, evaluations: int | None, minutes: floa
         raise UsageError(f"There is no objective {objective!r}.", f"Choose one of {', '.join(OBJECTIVES)}.")
     if strategy == "learn" and objective != "loss":
         raise UsageError(
-            f"The search learn descends the loss; {objective} has no gradient.",
+            f"The search learn follows gradients of the loss; {objective} has no gradient.",
             "Say --objective loss, or search by grid or bayes.",
         )
     if strategy == "bayes" and evaluations is None and minutes is None:

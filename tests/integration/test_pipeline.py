@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
+import shlex
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +157,9 @@ def test_explain_scores_every_source_and_control(
     in_home: Pipeline, out_json: OutJson, tmp_path: Path
 ) -> None:
     argv = ["explain", "composite", "--data", str(in_home.data), "--split", "all", *in_home.settings()]
-    assert in_home.run(*argv, "--out", str(tmp_path / "texts.parquet"), "--json") == 0
+    page = tmp_path / "page.html"
+    outputs = ["--out", str(tmp_path / "texts.parquet"), "--report", str(page)]
+    assert in_home.run(*argv, *outputs, "--json") == 0
     rows = {row["source"]: row for row in out_json()}
     assert list(rows) == ["text", "behavior", "all"]
     texts = pl.read_parquet(tmp_path / "texts.parquet")
@@ -163,6 +169,32 @@ def test_explain_scores_every_source_and_control(
         assert rows[source]["items"] == count
     assert rows["text"]["items"] == 18
     assert set(texts["variant"]) == {"aligned", "shuffled", "unaligned"}
+    shown = page.read_text()
+    means = dict(
+        texts.filter(variant="aligned").group_by("item_id").agg(pl.col("rouge_l").mean()).iter_rows()
+    )
+    cards = re.findall(r'<p class="kicker">item (\w+)</p>', shown)
+    ranked = sorted(means.values(), reverse=True)
+    assert [means[item] for item in cards] == pytest.approx([*ranked[:3], *ranked[10:13]])
+    things = {item.id: item for item in Catalog.open(in_home.data).all_items()}
+    for item in cards:
+        assert f"<h3>{things[item].title}</h3>" in shown
+        assert f'<p class="in">{things[item].fields.get("description", "item embedding")}' in shown
+    assert f"<code>earec {shlex.join([*argv, *outputs])}" in unescape(shown)
+
+
+def test_a_plugin_that_cannot_show_an_input_is_named_after_the_scores(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plugin = importlib.import_module("earec_text.modality")
+    monkeypatch.setattr(plugin.TextModality, "describe", lambda *_: {}["colour"])
+    argv = ["explain", "text/things", "--data", str(in_home.data), "--items", "1", *in_home.settings()]
+    assert in_home.run(*argv, "--report", str(tmp_path / "page.html")) == 3
+    said = capsys.readouterr()
+    assert "'text' is unusable" in said.err
+    assert "KeyError" in said.err
+    assert said.out.startswith("source\titems\taligned")
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_encode_recommend_and_topk(in_home: Pipeline, out_json: OutJson) -> None:
