@@ -139,7 +139,6 @@ def _names() -> list[str]:
 
 
 WORDS = {
-    ("catalog/dataset.py", "audio"): "a column of an item table whose values are paths",
     ("catalog/formats.py", "text"): "a column of the reviews' own files",
     ("explain/__init__.py", "text"): "a column of the table of texts",
 }

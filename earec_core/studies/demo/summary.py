@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from earec_core.aligned.features import create
 from earec_core.aligned.stored import StoredModel
 from earec_core.catalog import Catalog
-from earec_core.home import registry_root
-from earec_core.modality import Context
+from earec_core.home import home, registry_root
+from earec_core.modality import Context, create
 from earec_core.recommend.evaluate import histories
 from earec_core.recommend.index import topk
 from earec_core.recommend.stage import open_recommender
@@ -142,7 +141,7 @@ def _examples(texts: Path, catalog: Catalog, registry: Registry) -> list[Example
     """The items whose aligned texts are closest to their anchors, and as many from the middle."""
     table = pl.read_parquet(texts)
     model = StoredModel.open(registry, "composite")
-    context = Context(catalog.name, registry.root)
+    context = Context(catalog.name, registry.root, home())
     modalities = {
         name: create(name, model.modalities[name]["config"], context)
         for name in table["source"].unique()
