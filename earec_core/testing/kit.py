@@ -193,8 +193,9 @@ class Kit:
     @cached_property
     def catalog(self) -> Catalog:
         """The examples as a catalog."""
+        _, items = self.examples
         with expecting("The examples' fields must be what a catalog's columns can hold"):
-            return catalog_of(self.examples[1], self.new_folder("examples"))
+            return catalog_of(items, self.new_folder("examples"))
 
     @cached_property
     def registry(self) -> Registry:
