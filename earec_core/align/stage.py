@@ -97,12 +97,14 @@ def align(
     if parent is not None:
         parent.check_base(backbone)
     items = catalog.all_items()
-    context = Context(catalog.name, registry.root)
+    context = Context(catalog.name, registry.root, home())
     note(f"Reading the {modality} inputs of {len(items)} items ...")
     # The projector's start follows from the seed alone, whatever was drawn before.
     _seed(config.align.seed)
     inputs = inputs_for([modality], {modality: settings}, items, backbone, context, show)
     one = inputs[modality]
+    if parent is None:
+        config = config.model_copy(update={"lora": one.modality.adapter_config(config.lora)})
     for damaged in one.damaged[:10]:
         note(f"Item {damaged.item} loses its {modality}: {damaged.why}")
     if len(one.damaged) > 10:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from earec_core import config as configuration
-from earec_core import plugins
-from earec_core.errors import DamagedInputError, EarecError
+from earec_core.errors import DamagedInputError
 from earec_core.modality import (
-    Context,
     Encoded,
     Encoder,
     LanguageModel,
     Modality,
-    PluginConfig,
     Projector,
     content_digest,
     pad,
@@ -43,26 +39,6 @@ class Damaged:
 
     item: str
     why: str
-
-
-def create(name: str, values: Mapping[str, Any], context: Context) -> Modality[Any]:
-    """The modality of an installed plugin with its validated configuration.
-
-    Raises:
-        PluginError: it is not installed or not usable, its classes included.
-        UsageError: its configuration is wrong; the keys are named.
-    """
-    plugin = plugins.get(name)
-    model = plugins.part(plugin, "config", PluginConfig)
-    factory = plugins.part(plugin, "factory", Modality)
-    config = configuration.validate(model, values, f"configuration of {name}")
-    try:
-        modality: Modality[Any] = factory(config, context)
-    except EarecError:
-        raise
-    except Exception as error:
-        raise plugins.refusal(plugins.failed(plugin, f"Making {factory.__name__}", error)) from error
-    return modality
 
 
 class ModalityInputs:

@@ -36,9 +36,7 @@ class Instructions:
         self.items, self.backbone, self.inputs, self.config = items, backbone, inputs, config
         self.builder = PromptBuilder(config, backbone.tokenizer, domain)
         self._short = {
-            name
-            for name, one in inputs.items()
-            if one.modality.prompt_slot().positions <= config.relation_positions
+            name for name, one in inputs.items() if one.modality.positions() <= config.relation_positions
         }
 
     def prompt(self, row: int, modalities: Sequence[str] | None = None, reserve: int = 0) -> Prompt:

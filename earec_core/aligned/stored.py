@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 
 from earec_core import config as configuration
 from earec_core import plugins
-from earec_core.aligned.features import ModalityInputs, create
+from earec_core.aligned.features import ModalityInputs
 from earec_core.aligned.instructions import Instructions
 from earec_core.config import PromptConfig
 from earec_core.errors import IntegrityError, PluginError, UsageError
 from earec_core.home import home
 from earec_core.llm.backbone import Backbone
 from earec_core.llm.lora import MERGED, Mixture, merge
-from earec_core.modality import Context
+from earec_core.modality import Context, create
 from earec_core.types import Item
 from earec_registry import Registry
 
@@ -165,7 +165,7 @@ def instructions_for(
     for name in wanted:
         _check_plugin(name, _accepted_plugin(model, name))
     settings = {n: {**model.modalities[n]["config"], **(overrides or {}).get(n, {})} for n in wanted}
-    context = Context(catalog, registry.root)
+    context = Context(catalog, registry.root, home())
     inputs = inputs_for(wanted, settings, items, backbone, context, show)
     for name, one in inputs.items():
         load_projector(one, model.folder / model.modalities[name]["projector"])

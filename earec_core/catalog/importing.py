@@ -18,7 +18,7 @@ import polars as pl
 
 import earec_core
 from earec_core.catalog import formats
-from earec_core.catalog.dataset import FORMAT, PATH_COLUMNS, VERSION, Catalog, content_digest, file_digest
+from earec_core.catalog.dataset import FORMAT, VERSION, Catalog, content_digest, file_digest
 from earec_core.errors import DataError
 
 Relations = Literal["auto", "given", "cooccurrence", "none"]
@@ -261,7 +261,7 @@ def _items(read: formats.Source, interactions: pl.DataFrame) -> pl.DataFrame:
                 "Say which column it is: --column item_id=SOURCE",
             )
         items = pl.concat([known, unknown], how="diagonal_relaxed")
-    for column in (*_TEXT, *PATH_COLUMNS):
+    for column in _TEXT:
         kind = items.schema.get(column)
         if kind is not None and (kind.inner if isinstance(kind, pl.List) else kind).is_nested():
             raise DataError(
@@ -277,15 +277,17 @@ def _items(read: formats.Source, interactions: pl.DataFrame) -> pl.DataFrame:
 
 
 def _cell(column: str, kind: pl.DataType) -> pl.Expr | None:
-    """A column as text, null where it is empty; None for one that stays as it is, such as numbers."""
+    """A text column as one text a row, another's texts and lists of texts as they are; null where it is empty.
+
+    None for a column that stays as it is, such as numbers.
+    """
     text = pl.col(column)
     if isinstance(kind, pl.List):
-        if column in PATH_COLUMNS:
-            text = text.list.first().cast(pl.String)
-        elif column in _TEXT or kind.inner in (pl.String, pl.Null):
-            text = text.cast(pl.List(pl.String)).list.join(", ")
-        else:
-            return None
+        if column not in _TEXT:
+            texts = text.cast(pl.List(pl.String))
+            empty = texts.list.join("").str.strip_chars() == ""
+            return pl.when(~empty).then(texts) if kind.inner in (pl.String, pl.Null) else None
+        text = text.cast(pl.List(pl.String)).list.join(", ")
     elif kind != pl.String:
         if column not in _TEXT or kind == pl.Null:
             return None
@@ -333,7 +335,6 @@ def _counts(items: pl.DataFrame, interactions: pl.DataFrame, related: pl.DataFra
         "items": items.height,
         "interactions": interactions.height,
         "average_length": round(interactions.height / users, 2) if users else 0.0,
-        "image": present.get("image", 0),
         "without_title": items.height - present.get("title", 0),
         "relations": related.height,
         "columns": present,

@@ -20,6 +20,7 @@ from earec_core.aligned.stored import Show, StoredModel, adapt, inputs_for, inst
 from earec_core.catalog import Catalog
 from earec_core.config import RunConfig
 from earec_core.errors import IntegrityError, UsageError
+from earec_core.home import home
 from earec_core.llm.backbone import Backbone
 from earec_core.modality import Context
 from earec_registry import Registry
@@ -132,7 +133,7 @@ def encode(
     backbone = backbone or Backbone.load(config.backbone, note)
     items = catalog.all_items()
     if stored is None:
-        context = Context(catalog.name, registry.root)
+        context = Context(catalog.name, registry.root, home())
         torch.manual_seed(config.align.seed)
         inputs = inputs_for(names or (), config.modalities, items, backbone, context, show)
         instructions = Instructions(items, backbone, inputs, config.prompt, catalog.name)

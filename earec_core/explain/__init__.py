@@ -17,6 +17,7 @@ from earec_core.aligned.stored import Show, StoredModel, adapt, inputs_for, inst
 from earec_core.catalog import Catalog, Split
 from earec_core.config import RunConfig
 from earec_core.errors import DataError
+from earec_core.home import home
 from earec_core.llm.backbone import Backbone
 from earec_core.metrics.rouge import rouge_l
 from earec_core.metrics.statistics import Interval, interval
@@ -128,7 +129,7 @@ def explain(
         if variant == "unaligned":
             torch.manual_seed(config.align.seed)
             settings = {name: one.modality.config.model_dump() for name, one in aligned.inputs.items()}
-            context = Context(catalog.name, registry.root)
+            context = Context(catalog.name, registry.root, home())
             fresh = inputs_for(list(aligned.inputs), settings, items, backbone, context, show)
             instructions = Instructions(items, backbone, fresh, stored.prompt, catalog.name)
         elif not any(t.variant in ("aligned", "shuffled") for t in texts):

@@ -21,7 +21,8 @@ BREAKAGES: dict[str, tuple[str, str, str]] = {
     "exits": ("modality", "import-error", "SystemExit: 7"),
     "gone": ("modality", "missing-dependency", "a_module_that_is_not_there"),
     "needy": ("modality", "missing-dependency", "another_that_is_not_there"),
-    "newer": ("modality", "incompatible-api", "plugin API 1.9"),
+    "older": ("modality", "incompatible-api", "written for plugin API 1.0; this earec has 2.0"),
+    "newer": ("modality", "incompatible-api", "plugin API 2.9"),
     "untyped": ("modality", "invalid-spec", "dict, not a ModalitySpec"),
     "nowhere": ("modality", "invalid-spec", "no module kit_nowhere.elsewhere"),
     "unlined": ("modality", "invalid-spec", "not of the form package.module:name"),
@@ -51,7 +52,8 @@ def install_broken(site: Site) -> None:
     add("exits", "print('to stdout'); raise SystemExit(7)")
     add("gone", "import a_module_that_is_not_there")
     site.modality("needy", more=", requires=('another_that_is_not_there',)")
-    site.modality("newer", api="(1, 9)")
+    site.modality("newer", api="(2, 9)")
+    site.modality("older", api="(1, 0)")
     add("untyped", "SPEC = {'name': 'untyped'}")
     site.modality("nowhere")
     spec = site.folder / "kit_nowhere" / "spec.py"
@@ -202,7 +204,7 @@ def test_the_error_of_one_asked_for(
         (MODALITY.replace("class Factory(Modality[Config])", "class Factory"), "invalid-spec", "no Modality"),
         (MODALITY.replace("def read(", "def raed("), "import-error", "abstract method"),
         (
-            MODALITY.replace("cache_features = False", "def __init__(self, *_): raise OSError('no ear')"),
+            MODALITY.replace("def read(", "def __init__(self, *_): raise OSError('no ear')\n\n    def read("),
             "import-error",
             "no ear",
         ),
@@ -212,10 +214,9 @@ def test_a_spec_whose_classes_do_not_load_is_found_when_it_is_asked_for(
     site: Site, monkeypatch: pytest.MonkeyPatch, source: str, state: str, said: str
 ) -> None:
     from earec_core import plugins
-    from earec_core.aligned.features import create
     from earec_core.cli import run
     from earec_core.errors import PluginError
-    from earec_core.modality import Context, Modality, PluginConfig
+    from earec_core.modality import Context, Modality, PluginConfig, create
 
     for module in [name for name in sys.modules if name.startswith("kit_lame")]:
         monkeypatch.delitem(sys.modules, module)

@@ -244,9 +244,10 @@ def _names() -> list[str]:
 
 
 WORDS = {
-    ("catalog/dataset.py", "audio"): "a column of an item table whose values are paths",
     ("catalog/formats/columns.py", "text"): "a column of the reviews' own files",
     ("explain/__init__.py", "text"): "a column of the table of texts",
+    ("report/explained.py", "text"): "the same column",
+    ("report/charts.py", "text"): "an element of SVG",
 }
 """Where a string is a plugin's name by being the same word, and what it means there."""
 

@@ -17,13 +17,12 @@ import pytest
 from pydantic import BaseModel
 
 from earec_core import plugins
-from earec_core.aligned.features import create
 from earec_core.cli import cli
 from earec_core.cli.options import pairs, run_config
 from earec_core.config import PRESETS, RecommenderConfig, RunConfig, resolve
 from earec_core.errors import UsageError
 from earec_core.llm.prompts import PromptBuilder
-from earec_core.modality import Context, PluginConfig
+from earec_core.modality import Context, PluginConfig, create
 from earec_core.plugins import State, observers
 from earec_core.plugins.hooks import Hooks, Observers
 from earec_core.plugins.spec import ModalitySpec

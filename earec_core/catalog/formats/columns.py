@@ -24,7 +24,7 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "category": ("genres", "categories", "product_type"),
 }
 """Where a column of EAREC's name is missing, these are taken; `a|b` means the first that is not empty."""
-_AS_TEXT = ("user_id", "item_id", "title", "description", "category", "brand", "image")
+_AS_TEXT = ("user_id", "item_id", "title", "description", "category", "brand")
 
 
 @dataclass(frozen=True)

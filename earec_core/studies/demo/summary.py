@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from earec_core.aligned.features import create
 from earec_core.aligned.stored import StoredModel
 from earec_core.catalog import Catalog
-from earec_core.home import registry_root
-from earec_core.modality import Context, Modality
+from earec_core.home import home, registry_root
+from earec_core.modality import Context, Modality, create
 from earec_core.recommend.evaluate import histories
 from earec_core.recommend.stage import open_retriever
 from earec_core.report import (
@@ -137,7 +136,7 @@ def _inputs(catalog: Catalog, registry: Registry) -> Describe:
 
     @cache
     def modality(name: str) -> Modality[Any]:
-        return create(name, model.modalities[name]["config"], Context(catalog.name, registry.root))
+        return create(name, model.modalities[name]["config"], Context(catalog.name, registry.root, home()))
 
     return lambda item_id, name: modality(name).describe(items[item_id])
 

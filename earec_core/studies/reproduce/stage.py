@@ -18,7 +18,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 from safetensors.numpy import load_file, save_file
 
-from earec_core.aligned.features import create
 from earec_core.aligned.stored import Show, StoredModel, inputs_for
 from earec_core.catalog import Catalog
 from earec_core.compose import LoraAdapter, get_method
@@ -26,11 +25,12 @@ from earec_core.compose.stage import choose_adapters, compose_models
 from earec_core.config import AlignConfig, RecommenderConfig, RunConfig
 from earec_core.encode import ItemVectors, encode
 from earec_core.errors import DataError
+from earec_core.home import home
 from earec_core.llm.backbone import Backbone
 from earec_core.llm.peft_adapter import WEIGHTS
 from earec_core.metrics import statistics
 from earec_core.metrics.ranking import KS, Metrics
-from earec_core.modality import Context
+from earec_core.modality import Context, create
 from earec_core.recommend.stage import train_registered
 from earec_core.studies.reproduce import compare, controls
 from earec_core.studies.reproduce.plan import Row, label
@@ -356,7 +356,7 @@ class _Work:
     @cached_property
     def _inputs(self) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
         """What `encode` will record of each modality: its exact configuration, and what it reads."""
-        context = Context(self.catalog.name, self.registry.root)
+        context = Context(self.catalog.name, self.registry.root, home())
         made = {m: create(m, settings, context) for m, settings in self._settings.items()}
         return (
             {m: one.resolved_config().model_dump(mode="json") for m, one in made.items()},
@@ -366,7 +366,7 @@ class _Work:
     @cached_property
     def _present(self) -> dict[str, Bool[np.ndarray, " n"]]:
         """Which items have each modality."""
-        context = Context(self.catalog.name, self.registry.root)
+        context = Context(self.catalog.name, self.registry.root, home())
         backbone = Backbone.load(self.config.backbone, self.note)
         items = self.catalog.all_items()
         inputs = inputs_for(list(self.models), self._settings, items, backbone, context, self.show)

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from earec_core import plugins
-from earec_core.aligned.features import create
 from earec_core.errors import UsageError
-from earec_core.modality import Context
+from earec_core.modality import Context, create
 from earec_core.testing import tiny_backbone
 from earec_core.types import Item
 from earec_text.cleaning import Template, clean, join_sentences
