@@ -14,7 +14,6 @@ import torch
 from safetensors.numpy import save_file
 
 import earec_core
-from earec_core.aligned.stored import Show
 from earec_core.catalog import Catalog
 from earec_core.config import RecommenderConfig, read_section, validate
 from earec_core.encode import ItemVectors
@@ -23,6 +22,7 @@ from earec_core.home import home
 from earec_core.recommend.evaluate import Metrics, evaluate
 from earec_core.recommend.index import topk
 from earec_core.recommend.train import EpochStats, TrainedRecommender, train
+from earec_core.types import Show
 from earec_registry import Registry
 
 

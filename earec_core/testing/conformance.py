@@ -28,10 +28,11 @@ from safetensors.torch import load_file, save_file
 from earec_core import config as configuration
 from earec_core import plugins
 from earec_core.align import samples
-from earec_core.align.train import response_loss
-from earec_core.aligned.features import ModalityInputs
-from earec_core.aligned.instructions import Instructions
+from earec_core.aligned.features import read_inputs
+from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.prompts import ItemPrompts
 from earec_core.errors import DamagedInputError, EarecError, UsageError
+from earec_core.llm.lora import TrainableLora
 from earec_core.modality import Encoded, PluginConfig, content_digest
 from earec_core.plugins.spec import MODALITY_GROUP
 from earec_core.testing.damage import damaged
@@ -411,18 +412,17 @@ class ModalityConformance:
         """The alignment's loss (Eq. 3) sends a gradient to every projector parameter and to the adapter."""
         backbone, items = ready.backbone, ready.items
         with seeded(0), expecting("The examples must be usable as inputs of an alignment"):
-            inputs = ModalityInputs(ready.name, ready.modality, items, backbone)
+            inputs = read_inputs(ready.name, ready.modality, items, backbone)
             inputs.calibrate(backbone.embedding_rms)
         settings = ready.run_config
-        instructions = Instructions(items, backbone, {ready.name: inputs}, settings.prompt, "examples")
-        built = samples.build(instructions, ready.name, range(len(items))).samples
+        by_name = {ready.name: inputs}
+        prompts = ItemPrompts(items, by_name, settings.prompt, backbone.tokenizer, "examples")
+        built = samples.build(prompts, ready.name, range(len(items))).samples
         require(len(built) == len(items), "Every example must make a training sample, but some do not.")
-        lora = backbone.attach_lora(settings.lora)
-        try:
+        with backbone.adapted(TrainableLora(settings.lora)) as lora:
+            factors = list(lora.parameters.values())
             with expecting("The loss must send a gradient back through projector and encoder"):
-                torch.autograd.backward(response_loss(instructions, built))
-        finally:
-            backbone.detach_lora()
+                torch.autograd.backward(AlignedModel(backbone, by_name, prompts)(built))
         dead = [
             name
             for name, p in inputs.projector.named_parameters()
@@ -435,7 +435,7 @@ class ModalityConformance:
             f"{', '.join(dead) or 'all of them'} gets none.",
         )
         require(
-            any(p.grad is not None and bool(p.grad.any()) for p in lora.values()),
+            any(p.grad is not None and bool(p.grad.any()) for p in factors),
             "The loss must send a gradient to the adapter (LoRA), but it gets none.",
         )
 
