@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+Show = Callable[[int, int, str], None]
+"""Told how far a piece of work is: done, of how many (0: not known), and what is being done."""
 
 
 @dataclass(frozen=True, slots=True)

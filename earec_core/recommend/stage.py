@@ -14,7 +14,6 @@ import torch
 from safetensors.numpy import save_file
 
 import earec_core
-from earec_core.aligned.stored import Show
 from earec_core.catalog import Catalog
 from earec_core.config import RecommenderConfig, read_section, validate
 from earec_core.encode import ItemVectors
@@ -26,6 +25,7 @@ from earec_core.recommend.models import RecommenderModel, choose_recommender
 from earec_core.recommend.retriever import Retriever
 from earec_core.recommend.train import train
 from earec_core.recommend.trained import EpochStats, TrainedRecommender
+from earec_core.types import Show
 from earec_registry import Registry
 
 

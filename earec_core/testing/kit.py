@@ -134,7 +134,8 @@ class Kit:
     @cached_property
     def backbone(self) -> Backbone:
         """A tiny LLM that the checks leave as it was loaded."""
-        return self._backbone()
+        with self._own_home():
+            return Backbone.load(self._tiny)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -226,13 +227,13 @@ class Kit:
     def alignment(self) -> Alignment:
         """A tiny alignment of the modality, its adapter registered."""
         with self._own_home(), seeded(0), expecting("The modality must align on its own examples"):
-            return align(self.catalog, self.name, self.run_config, self.registry, backbone=self._backbone())
+            return align(self.catalog, self.name, self.run_config, self.registry, backbone=self.backbone)
 
     def vectors(self, reference: str) -> Float[np.ndarray, "n d"]:
         """Item vectors of the examples by a model of the registry (Eq. 5)."""
         with self._own_home(), expecting("The stored model must encode the examples"):
             return encode(
-                self.catalog, reference, self.run_config, self.registry, backbone=self._backbone()
+                self.catalog, reference, self.run_config, self.registry, backbone=self.backbone
             ).vectors
 
     @property
@@ -246,10 +247,6 @@ class Kit:
     @cached_property
     def _tiny(self) -> BackboneConfig:
         return BackboneConfig(model=str(tiny_backbone(self.folder / "llm")), dtype="float32", device="cpu")
-
-    def _backbone(self) -> Backbone:
-        with self._own_home():
-            return Backbone.load(self._tiny)
 
     def new_folder(self, name: str) -> Path:
         """A folder of the kit's own."""

@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from safetensors.numpy import load_file, save_file
 
-from earec_core.aligned.stored import Show, StoredModel, inputs_for
+from earec_core.aligned.build import inputs_for
+from earec_core.aligned.stored import StoredModel
 from earec_core.catalog import Catalog
 from earec_core.compose import LoraAdapter, get_method
 from earec_core.compose.stage import choose_adapters, compose_models
@@ -34,6 +35,7 @@ from earec_core.modality import Context, create
 from earec_core.recommend.stage import train_registered
 from earec_core.studies.reproduce import compare, controls
 from earec_core.studies.reproduce.plan import Row, label
+from earec_core.types import Show
 from earec_registry import Manifest, NotFoundError, Registry
 
 METRICS = tuple(f"{name}@{k}" for name in ("hr", "ndcg") for k in KS)
@@ -300,8 +302,7 @@ class _Work:
             # Untrained projectors are drawn from the default seed, whatever the adapters were aligned with.
             update = {"prompt": first.prompt, "modalities": self._settings, "align": AlignConfig()}
             config = config.model_copy(update=update)
-        backbone = Backbone.load(config.backbone, self.note)
-        first.check_base(backbone)
+        first.check_base(self._backbone)
         made = encode(
             self.catalog,
             model,
@@ -309,7 +310,7 @@ class _Work:
             self.registry,
             names=row.modalities,
             name=name,
-            backbone=backbone,
+            backbone=self._backbone,
             note=self.note,
             show=lambda done, total, text: self.show(done, total, f"{row.name}: {text}"),
         )
@@ -346,6 +347,10 @@ class _Work:
             return self.registry.add(manifest, files, name=name, why="reproduce")
 
     @cached_property
+    def _backbone(self) -> Backbone:
+        return Backbone.load(self.config.backbone, self.note)
+
+    @cached_property
     def _settings(self) -> dict[str, dict[str, Any]]:
         """Each plugin's configuration: the adapter's own, with what differs here."""
         return {
@@ -367,9 +372,8 @@ class _Work:
     def _present(self) -> dict[str, Bool[np.ndarray, " n"]]:
         """Which items have each modality."""
         context = Context(self.catalog.name, self.registry.root, home())
-        backbone = Backbone.load(self.config.backbone, self.note)
         items = self.catalog.all_items()
-        inputs = inputs_for(list(self.models), self._settings, items, backbone, context, self.show)
+        inputs = inputs_for(list(self.models), self._settings, items, self._backbone, context, self.show)
         return {m: np.array([row in inputs[m] for row in range(len(items))]) for m in self.models}
 
     @cached_property

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from earec_core.align import samples
-from earec_core.align.train import response_loss
-from earec_core.aligned.features import ModalityInputs
-from earec_core.aligned.instructions import Instructions
+from earec_core.aligned.features import read_inputs
+from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.prompts import ItemPrompts
+from earec_core.llm.lora import TrainableLora
 from earec_core.testing import compare
 from earec_core.testing.clauses import expecting, require, seeded
 from earec_core.testing.kit import Kit
@@ -20,18 +21,17 @@ class Aligning:
         """The alignment's loss (Eq. 3) sends a gradient to every projector parameter and to the adapter."""
         backbone, items = ready.backbone, ready.items
         with seeded(0), expecting("The examples must be usable as inputs of an alignment"):
-            inputs = ModalityInputs(ready.name, ready.modality, items, backbone)
+            inputs = read_inputs(ready.name, ready.modality, items, backbone)
             inputs.calibrate(backbone.embedding_rms)
         settings = ready.run_config
-        instructions = Instructions(items, backbone, {ready.name: inputs}, settings.prompt, "examples")
-        built = samples.build(instructions, ready.name, range(len(items))).samples
+        by_name = {ready.name: inputs}
+        prompts = ItemPrompts(items, by_name, settings.prompt, backbone.tokenizer, "examples")
+        built = samples.build(prompts, ready.name, range(len(items))).samples
         require(len(built) == len(items), "Every example must make a training sample, but some do not.")
-        lora = backbone.attach_lora(ready.modality.adapter_config(settings.lora))
-        try:
+        with backbone.adapted(TrainableLora(ready.modality.adapter_config(settings.lora))) as lora:
+            factors = list(lora.parameters.values())
             with expecting("The loss must send a gradient back through projector and encoder"):
-                torch.autograd.backward(response_loss(instructions, built))
-        finally:
-            backbone.detach_lora()
+                torch.autograd.backward(AlignedModel(backbone, by_name, prompts)(built))
         dead = [
             name
             for name, p in inputs.projector.named_parameters()
@@ -44,7 +44,7 @@ class Aligning:
             f"{', '.join(dead) or 'all of them'} gets none.",
         )
         require(
-            any(p.grad is not None and bool(p.grad.any()) for p in lora.values()),
+            any(p.grad is not None and bool(p.grad.any()) for p in factors),
             "The loss must send a gradient to the adapter (LoRA), but it gets none.",
         )
 

@@ -22,7 +22,7 @@ from earec_audio import encoders
 from earec_audio.modality import AudioConfig, AudioModality
 from earec_audio.sound import Cut, windows
 from earec_core import plugins
-from earec_core.aligned.features import ModalityInputs
+from earec_core.aligned.features import read_inputs
 from earec_core.errors import DamagedInputError, EarecError, IntegrityError, UsageError
 from earec_core.modality import Context, create
 from earec_core.testing import ModalityConformance
@@ -484,7 +484,7 @@ def test_a_catalog_of_sounds_fills_slots_and_names_the_damaged(tmp_path: Path) -
     sounds = [coded(noise(5)), coded(tone(300, 1.2)), b"not a sound", None, coded(noise(5))]
     items = [item(sound, index) for index, sound in enumerate(sounds)]
     inputs = [
-        ModalityInputs("audio", make(encoder=str(folder)), items, LLM, cache=tmp_path / "cache") for _ in "ab"
+        read_inputs("audio", make(encoder=str(folder)), items, LLM, cache=tmp_path / "cache") for _ in "ab"
     ]
     for found in inputs:
         assert [found.positions(row) for row in (0, 1, 4)] == [4, 1, 4]
