@@ -98,7 +98,6 @@ class AlignConfig(Section):
     patience: int = Field(5, ge=1, description="Validations without a lower loss before stopping.")
     checkpoint_every: int = Field(50, ge=1, description="Optimizer steps between checkpoints.")
     max_items: int | None = Field(None, ge=1, description="Train on a random part of the items.")
-    seed: int = 0
 
 
 class ExplainConfig(Section):
@@ -114,6 +113,9 @@ class EncodeConfig(Section):
     """Item vectors (Eq. 5)."""
 
     batch_tokens: int = Field(4096, ge=64, description="Positions per forward pass, padding included.")
+    readout: str = Field(
+        "last", description="How an item's vector is read off the hidden states: last, mean."
+    )
 
 
 Scaling = Literal["whiten", "standardise", "none"]
@@ -222,7 +224,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 """The choices where the paper and its authors' release differ; docs/method.md says why ours."""
 
 
-MOVED: Mapping[str, str] = {}
+MOVED: Mapping[str, str] = {"align.seed": "run.seed"}
 """Settings that have another name now."""
 
 
@@ -295,14 +297,6 @@ def _no_section(name: str, source: str) -> UsageError:
 
 def _is_section(value: Any) -> bool:
     return isinstance(value, Mapping)
-
-
-def read_section(file: Path | None, section: str, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """One section of a TOML file that may hold others; the environment over it, flags over both."""
-    values: dict[str, Any] = dict(_read_toml(file).get(section, {})) if file is not None else {}
-    values.update({path[1]: value for path, value in _environment() if path[0] == section})
-    values.update({key: _literal(v) if isinstance(v, str) else v for key, v in flags.items()})
-    return values
 
 
 def validate(model: type[Model], values: Mapping[str, Any], what: str) -> Model:

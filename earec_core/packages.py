@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from earec_core.errors import EarecError, IntegrityError, MissingDependencyError
+from earec_core.files import sha256
 
 
 @dataclass(frozen=True)
@@ -69,19 +68,3 @@ def fetch(wheel: Wheel, folder: Path, note: Callable[[str], None]) -> Path:
             )
         found[0].replace(kept)
     return kept
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def publish(temp: Path, final: Path) -> None:
-    """Move a finished folder into place; if another process was faster, keep what it made."""
-    try:
-        temp.replace(final)
-    except OSError:
-        if not final.exists():
-            raise
-        shutil.rmtree(temp)

@@ -34,7 +34,7 @@ modalities=
 for one in "${steps[@]}"; do
   modality=${one%=*}
   step "align-$modality" earec align --modality "$modality" --data "$catalog" --config "$settings" --set "align.max_steps=${one#*=}" \
-    --set "align.seed=${ALIGNMENT:-0}" --set "lora.seed=${ALIGNMENT:-0}"
+    --set "run.seed=${ALIGNMENT:-0}" --set "lora.seed=${ALIGNMENT:-0}"
   modalities=${modalities:+$modalities,}$modality
 done
 exec earec reproduce --table 4 --data "$catalog" --config "$settings" --modalities "$modalities" --seeds "${SEEDS:-3}" \

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,21 +12,29 @@ from safetensors.torch import save_file
 
 import earec_core
 from earec_core.align import samples
-from earec_core.align.train import Point, Trainer
+from earec_core.align.samples import Samples
+from earec_core.align.train import Point, Progress, Trainer
 from earec_core.aligned.build import new_model
-from earec_core.aligned.features import Damaged
+from earec_core.aligned.features import Damaged, ModalityInputs
 from earec_core.aligned.model import AlignedModel
-from earec_core.aligned.stored import StoredModel, load_projector, plugin_record
+from earec_core.aligned.prompts import Sample
+from earec_core.aligned.stored import check_base, load_projector, open_adapter, plugin_record
+from earec_core.artifacts import (
+    AdapterManifest,
+    DataRecord,
+    ModalityRecord,
+    Shapes,
+    Stored,
+    TrainingRecord,
+    save,
+)
 from earec_core.catalog import Catalog
-from earec_core.config import LoraSettings, RunConfig
+from earec_core.config import RunConfig
 from earec_core.errors import DataError, UsageError
-from earec_core.home import home
 from earec_core.llm.backbone import Backbone
 from earec_core.llm.lora import TrainableLora
-from earec_core.modality import Context
-from earec_core.plugins.hooks import Observers
-from earec_core.types import Show
-from earec_registry import Registry
+from earec_core.llm.peft_adapter import CONFIG, WEIGHTS
+from earec_core.workspace import Run, Workspace
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Alignment:
         metrics: validation loss and ROUGE-L before training and at the step kept.
         counts: items trained and validated on, and those left out, by reason.
         damaged: items whose input could not be read.
+        minutes: of training.
     """
 
     id: str
@@ -57,17 +62,14 @@ class Alignment:
 
 
 def align(
+    workspace: Workspace,
     catalog: Catalog,
     modality: str,
     config: RunConfig,
-    registry: Registry,
     *,
     name: str | None = None,
     continue_from: str | None = None,
     backbone: Backbone | None = None,
-    observers: Observers | None = None,
-    note: Callable[[str], None] = lambda _: None,
-    show: Show = lambda *_: None,
 ) -> Alignment:
     """Align one modality of a catalog to the anchor and register the adapter.
 
@@ -78,204 +80,232 @@ def align(
         name: what to register it as; default `<modality>/<catalog>`.
         continue_from: an adapter to go on from, on this catalog (the paper does so for behavior).
         backbone: one already loaded, without adapter; default: loaded from the configuration.
-        observers: told of start, steps and end; the registry tells of the adapter (`Registry.open`).
 
     Raises:
         DataError: no item has both anchor and modality.
         UsageError, PluginError, IntegrityError: see the parts.
     """
     name = name or f"{modality}/{catalog.name}"
-    registry.check_name(name)
-    record = plugin_record(modality)
-    parent = StoredModel.open(registry, continue_from) if continue_from else None
-    if parent is not None and (parent.data["kind"] != "adapter" or modality not in parent.modalities):
+    workspace.registry.check_name(name)
+    job = _job(workspace, catalog, modality, config, continue_from, backbone)
+    run = job.run()
+    finished = _finished(run, name)
+    if finished is not None:
+        workspace.note(f"Already aligned: {finished.id[:12]} (run {run.name}).")
+        return finished
+    train, valid, counts = job.samples()
+    progress, files = job.train(run, train, valid)
+    metrics = _metrics(progress.history, progress.best_step)
+    why = f"align {modality} on {catalog.name}"
+    manifest = job.manifest(run, progress, counts, metrics)
+    result = {
+        "id": save(workspace.registry, manifest, files, name=name, why=why),
+        "history": progress.history,
+        "metrics": metrics,
+        "counts": counts,
+        "damaged": [[damaged.item, damaged.why] for damaged in job.inputs.damaged],
+        "minutes": progress.elapsed / 60,
+    }
+    run.finish(result, step=progress.step, metrics=metrics)
+    # The registry holds the result; the checkpoint and the export have served.
+    for file in (run.checkpoint, *files.values()):
+        file.unlink(missing_ok=True)
+    return _alignment(result, name, run)
+
+
+def _job(
+    workspace: Workspace,
+    catalog: Catalog,
+    modality: str,
+    config: RunConfig,
+    continue_from: str | None,
+    backbone: Backbone | None,
+) -> _Job:
+    """Open and check everything that the alignment needs."""
+    # Before the backbone is loaded, which may take minutes.
+    plugin_record(modality)
+    parent = open_adapter(workspace.registry, continue_from) if continue_from else None
+    if parent is not None and parent.manifest.modality != modality:
         raise UsageError(
             f"{continue_from!r} is no {modality} adapter.", "Give one to --from, or leave it out."
         )
     settings = dict(config.modalities.get(modality, {}))
     if parent is not None:
-        settings = {**parent.modalities[modality]["config"], **settings}
-        config = config.model_copy(update={"lora": LoraSettings(**parent.data["lora"])})
-    backbone = backbone or Backbone.load(config.backbone, note)
+        settings = {**parent.manifest.record.config, **settings}
+        config = config.model_copy(update={"lora": parent.manifest.lora})
+    backbone = backbone or Backbone.load(config.backbone, workspace)
     if parent is not None:
-        parent.check_base(backbone)
-    items = catalog.all_items()
-    context = Context(catalog.name, registry.root, home())
-    note(f"Reading the {modality} inputs of {len(items)} items ...")
+        check_base(parent, backbone.info)
+    workspace.note(f"Reading the {modality} inputs of {len(catalog)} items ...")
     model = new_model(
-        [modality],
-        {modality: settings},
-        items,
-        backbone,
-        context,
-        config.prompt,
-        seed=config.align.seed,
-        show=show,
+        workspace, catalog, backbone, [modality], {modality: settings}, config.prompt, seed=config.run.seed
     )
-    one = model.inputs[modality]
     if parent is None:
-        config = config.model_copy(update={"lora": one.modality.adapter_config(config.lora)})
-    for damaged in one.damaged[:10]:
-        note(f"Item {damaged.item} loses its {modality}: {damaged.why}")
-    if len(one.damaged) > 10:
-        note(f"... and {len(one.damaged) - 10} more items lose their {modality}.")
+        lora = model.inputs[modality].modality.adapter_config(config.lora)
+        config = config.model_copy(update={"lora": lora})
+    return _Job(workspace, catalog, modality, config, model, parent)
 
-    resolved = {
-        "modality": modality,
-        "modality_config": one.modality.resolved_config().model_dump(mode="json"),
-        **config.model_dump(mode="json", include={"prompt", "lora", "align"}),
-        "base": backbone.info.as_manifest(),
-        "dtype": str(backbone.dtype).removeprefix("torch."),
-        "data": {"name": catalog.name, "digest": catalog.digest},
-        "continue_from": parent.id if parent else None,
-        "plugin": record,
-        "earec": earec_core.__version__,
-    }
-    digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
-    run = home() / "runs" / f"align-{modality}-{digest[:12]}"
-    finished = _finished(run, registry, name)
-    if finished is not None:
-        note(f"Already aligned: {finished.id[:12]} (run {run.name}).")
-        return finished
 
-    train, valid = (
-        samples.build(model.prompts, modality, catalog.item_split(part).tolist())
-        for part in ("train", "valid")
-    )
-    chosen = train.samples
-    if config.align.max_items is not None and len(chosen) > config.align.max_items:
-        rng = np.random.default_rng(config.align.seed)
-        picked = np.sort(rng.choice(len(chosen), config.align.max_items, replace=False))
-        chosen = tuple(chosen[i] for i in picked)
-    if not chosen:
-        raise DataError(
-            f"No item of {catalog.name} has both an anchor ({', '.join(config.prompt.anchor)}) "
-            f"and {modality}.",
-            "Import the missing columns (`earec data import --column`) or choose another modality.",
+@dataclass(frozen=True)
+class _Job:
+    """An alignment that is ready to run."""
+
+    workspace: Workspace
+    catalog: Catalog
+    modality: str
+    config: RunConfig
+    model: AlignedModel
+    parent: Stored[AdapterManifest] | None
+
+    @property
+    def inputs(self) -> ModalityInputs:
+        return self.model.inputs[self.modality]
+
+    def run(self) -> Run:
+        """The run that these inputs and this configuration are."""
+        resolved: dict[str, Any] = {
+            "modality": self.modality,
+            "modality_config": self.inputs.modality.resolved_config().model_dump(mode="json"),
+            **self.config.model_dump(mode="json", include={"run", "prompt", "lora", "align"}),
+            "base": self.model.backbone.info.model_dump(),
+            "dtype": str(self.model.backbone.dtype).removeprefix("torch."),
+            "data": {"name": self.catalog.name, "digest": self.catalog.digest},
+            "continue_from": self.parent.id if self.parent else None,
+            "plugin": plugin_record(self.modality).model_dump(),
+            "earec": earec_core.__version__,
+        }
+        return self.workspace.run("align", resolved, label=self.modality)
+
+    def samples(self) -> tuple[Sequence[Sample], Sequence[Sample], dict[str, int]]:
+        """Samples to train on and to validate on, and how many items were left out.
+
+        Raises:
+            DataError: there is nothing to train on.
+        """
+        train, valid = (
+            samples.build(self.model.prompts, self.modality, self.catalog.item_split(part).tolist())
+            for part in ("train", "valid")
         )
-    if train.dropped_relations:
-        note(f"{train.dropped_relations} relation slots dropped so that anchors fit prompt.max_tokens.")
-    counts = {
-        "train": len(chosen),
-        "valid": len(valid.samples),
-        "without_anchor": train.without_anchor + valid.without_anchor,
-        "without_input": train.without_input + valid.without_input,
-        "damaged": len(one.damaged),
-    }
-    with backbone.adapted(TrainableLora(config.lora)) as lora:
-        if parent is not None:
-            lora.load(parent.folder / "adapter_model.safetensors")
-            load_projector(one, parent.folder / parent.modalities[modality]["projector"])
-        run.mkdir(parents=True, exist_ok=True)
-        _write_json(run / "config.json", resolved)
-        watch = observers or Observers()
-        watch.fire("earec_run_start", stage="align", run=str(run), config=resolved)
-        trainer = Trainer(
-            model,
-            lora.parameters,
-            chosen,
-            valid.samples,
-            config.align,
-            run,
-            lambda step, metrics: watch.fire(
-                "earec_run_step", stage="align", run=str(run), step=step, metrics=metrics
-            ),
+        chosen = _chosen(train, self.config.align.max_items, self.config.run.seed)
+        if not chosen:
+            raise DataError(
+                f"No item of {self.catalog.name} has both an anchor ({', '.join(self.config.prompt.anchor)}) "
+                f"and {self.modality}.",
+                "Import the missing columns (`earec data import --column`) or choose another modality.",
+            )
+        if train.dropped_relations:
+            self.workspace.note(
+                f"{train.dropped_relations} relation slots dropped so that anchors fit prompt.max_tokens."
+            )
+        counts = {
+            "train": len(chosen),
+            "valid": len(valid.samples),
+            "without_anchor": train.without_anchor + valid.without_anchor,
+            "without_input": train.without_input + valid.without_input,
+            "damaged": len(self.inputs.damaged),
+        }
+        return chosen, valid.samples, counts
+
+    def train(
+        self, run: Run, train: Sequence[Sample], valid: Sequence[Sample]
+    ) -> tuple[Progress, dict[str, Path]]:
+        """Train to the end; where it stands then, and the adapter's files."""
+        model, config = self.model, self.config
+        with model.backbone.adapted(TrainableLora(config.lora)) as adapter:
+            if self.parent is not None:
+                adapter.load(self.parent.folder / WEIGHTS)
+                load_projector(self.inputs, self.parent.folder / self.parent.manifest.record.projector)
+            run.start()
+            trainer = Trainer(
+                model,
+                adapter.parameters,
+                train,
+                valid,
+                config.align,
+                run.folder,
+                run.step,
+                seed=config.run.seed,
+            )
+            self.workspace.note(
+                f"Aligning {self.modality}: {len(train)} items, {trainer.steps} steps at most, run {run.name}."
+            )
+            progress = trainer.run(self.workspace.reporter.progress)
+            return progress, _export(run.folder / "model", model, self.modality, adapter)
+
+    def manifest(
+        self, run: Run, progress: Progress, counts: Mapping[str, int], metrics: Mapping[str, float]
+    ) -> AdapterManifest:
+        """What the adapter says."""
+        record = ModalityRecord(
+            plugin=plugin_record(self.modality),
+            config=self.inputs.modality.resolved_config().model_dump(mode="json"),
+            shapes=Shapes(d_enc=self.inputs.encoder.d_enc, d_llm=self.model.backbone.d_llm),
+            projector=f"projectors/{self.modality}.safetensors",
         )
-        note(f"Aligning {modality}: {counts['train']} items, {trainer.steps} steps at most, run {run.name}.")
-        progress = trainer.run(show)
-        metrics = _metrics(progress.history, progress.best_step)
-        watch.fire("earec_run_end", stage="align", run=str(run), step=progress.step, metrics=metrics)
-        files = _export(run / "model", model, modality, lora)
-    manifest = {
-        "kind": "adapter",
-        "modality": modality,
-        "modalities": {
-            modality: {
-                "plugin": record,
-                "config": resolved["modality_config"],
-                "shapes": {"d_enc": one.encoder.d_enc, "d_llm": backbone.d_llm},
-                "projector": f"projectors/{modality}.safetensors",
-            }
-        },
-        "base": resolved["base"],
-        "prompt": resolved["prompt"],
-        "lora": resolved["lora"],
-        "parents": [*([parent.id] if parent else []), *one.modality.sources()],
-        "method": "lora",
-        "training": {
-            "config": digest,
-            "data": resolved["data"],
-            "seed": config.align.seed,
-            "steps": progress.step,
-            "kept_step": progress.best_step,
-            "items": counts,
-        },
-        "metrics": metrics,
-    }
-    identity = registry.add(manifest, files, name=name, why=f"align {modality} on {catalog.name}")
-    result = {
-        "id": identity,
-        "history": progress.history,
-        "metrics": metrics,
-        "counts": counts,
-        "damaged": [[d.item, d.why] for d in one.damaged],
-        "minutes": progress.elapsed / 60,
-    }
-    _write_json(run / "result.json", result)
-    # The registry holds the result; the checkpoint and the export have served.
-    trainer.file.unlink(missing_ok=True)
-    for file in files.values():
-        file.unlink(missing_ok=True)
-    return _alignment(result, name, run)
+        training = TrainingRecord(
+            config=run.digest,
+            data=DataRecord(name=self.catalog.name, digest=self.catalog.digest),
+            seed=self.config.run.seed,
+            steps=progress.step,
+            kept_step=progress.best_step,
+            items=counts,
+        )
+        return AdapterManifest(
+            modality=self.modality,
+            modalities={self.modality: record},
+            base=self.model.backbone.info,
+            prompt=self.config.prompt,
+            lora=self.config.lora,
+            parents=(*([self.parent.id] if self.parent else []), *self.inputs.modality.sources()),
+            training=training,
+            metrics=metrics,
+        )
 
 
-def _export(folder: Path, model: AlignedModel, modality: str, lora: TrainableLora) -> dict[str, Path]:
-    lora.save(folder)
+def _chosen(train: Samples, most: int | None, seed: int) -> Sequence[Sample]:
+    """A random part of the samples, in their order, where they are too many."""
+    if most is None or len(train.samples) <= most:
+        return train.samples
+    picked = np.sort(np.random.default_rng(seed).choice(len(train.samples), most, replace=False))
+    return [train.samples[i] for i in picked]
+
+
+def _export(folder: Path, model: AlignedModel, modality: str, adapter: TrainableLora) -> dict[str, Path]:
+    """The adapter's files by their paths in the registry: a PEFT directory and the projector."""
+    adapter.save(folder)
     projector = folder / f"{modality}.safetensors"
     state = model.projectors[modality].state_dict()
-    save_file({k: v.detach().cpu().contiguous() for k, v in sorted(state.items())}, projector)
+    save_file({key: value.detach().cpu().contiguous() for key, value in sorted(state.items())}, projector)
     return {
-        "adapter_config.json": folder / "adapter_config.json",
-        "adapter_model.safetensors": folder / "adapter_model.safetensors",
+        CONFIG: folder / CONFIG,
+        WEIGHTS: folder / WEIGHTS,
         f"projectors/{modality}.safetensors": projector,
     }
 
 
 def _metrics(history: Sequence[Point], kept: int) -> dict[str, float]:
     """The validation figures at step 0 and at the step kept."""
-    found = {}
+    metrics = {}
     for point in history:
         for key in ("valid_loss", "valid_rouge_l"):
             if key in point and point["step"] in (0, kept):
-                found[f"{key}_before" if point["step"] == 0 else key] = round(point[key], 6)
-    return found
+                metrics[f"{key}_before" if point["step"] == 0 else key] = round(point[key], 6)
+    return metrics
 
 
-def _finished(run: Path, registry: Registry, name: str) -> Alignment | None:
+def _finished(run: Run, name: str) -> Alignment | None:
+    """What the run came to, if it ended and its adapter is still stored; `name` then points to it."""
+    registry, result = run.workspace.registry, run.result()
     try:
-        result = json.loads((run / "result.json").read_text())
-        registry.manifest(result["id"])
+        registry.manifest(result["id"])  # type: ignore[index]
+        alignment = _alignment(result, name, run)  # type: ignore[arg-type]
     except Exception:  # noqa: BLE001 - whatever is wrong with it, the run is done again
         return None
-    registry.tag(result["id"], name, "latest", "aligned before")
-    return _alignment(result, name, run)
+    registry.tag(alignment.id, name, "latest", "aligned before")
+    return alignment
 
 
-def _alignment(result: Mapping[str, Any], name: str, run: Path) -> Alignment:
+def _alignment(result: Mapping[str, Any], name: str, run: Run) -> Alignment:
     damaged = tuple(Damaged(*pair) for pair in result["damaged"])
-    return Alignment(
-        result["id"],
-        name,
-        run,
-        result["history"],
-        result["metrics"],
-        result["counts"],
-        damaged,
-        result["minutes"],
-    )
-
-
-def _write_json(file: Path, value: Any) -> None:
-    temp = file.with_name(f".{file.name}.{os.getpid()}.{time.monotonic_ns()}")
-    temp.write_text(json.dumps(value, indent=1, ensure_ascii=False))
-    temp.replace(file)
+    kept = {key: result[key] for key in ("history", "metrics", "counts", "minutes")}
+    return Alignment(id=result["id"], name=name, run=run.folder, damaged=damaged, **kept)

@@ -59,6 +59,7 @@ class Trainer:
         config: optimisation.
         folder: where checkpoints go.
         observe: called with (step, metrics) after each step and validation.
+        seed: of the order of samples and of dropout.
         engine: makes what runs the steps, from the optimizer and the largest gradient norm.
     """
 
@@ -71,10 +72,12 @@ class Trainer:
         config: AlignConfig,
         folder: Path,
         observe: Callable[[int, Mapping[str, float]], None],
+        *,
+        seed: int = 0,
         engine: Callable[[torch.optim.Optimizer, float], Engine] = TorchEngine,
     ) -> None:
         self.model = model
-        self.train_samples, self.config, self.observe = train, config, observe
+        self.train_samples, self.config, self.observe, self.seed = train, config, observe, seed
         self.valid_loss_samples = list(valid[: config.eval_items])
         self.rouge_samples = list(valid[: config.rouge_items])
         self.file = folder / "checkpoint.safetensors"
@@ -137,7 +140,7 @@ class Trainer:
         state = self.progress
         while True:
             for i, batch in enumerate(
-                batches(self.train_samples, self.config.batch_size, self.config.seed, state.epoch)
+                batches(self.train_samples, self.config.batch_size, self.seed, state.epoch)
             ):
                 if i >= state.batch:
                     state.batch = i + 1
@@ -161,7 +164,7 @@ class Trainer:
             group["lr"] = rate
         self.model.train()
         # Dropout's masks follow from the step, so that a resumed run draws the same.
-        torch.manual_seed(config.seed * 1_000_003 + state.step)
+        torch.manual_seed(self.seed * 1_000_003 + state.step)
         total = sum(len(sample.response) for sample in batch)
         size = config.micro_batch or len(batch)
         loss = 0.0

@@ -1,4 +1,4 @@
-"""A new model over a catalog: its modalities' inputs, projectors untrained."""
+"""A model over a catalog: its modalities' inputs, and projectors as they start."""
 
 from __future__ import annotations
 
@@ -11,58 +11,62 @@ from earec_core import plugins
 from earec_core.aligned.features import ModalityInputs, read_inputs
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import ItemPrompts
+from earec_core.catalog import Catalog
 from earec_core.config import PromptConfig
-from earec_core.home import home
 from earec_core.llm.backbone import Backbone
 from earec_core.modality import Context, create
-from earec_core.types import Item, Show
+from earec_core.workspace import Workspace
+
+_NAMED = 10
+"""Damaged items that are named one by one."""
 
 
-def inputs_for(
-    names: Sequence[str],
-    settings: Mapping[str, Mapping[str, Any]],
-    items: Sequence[Item],
-    backbone: Backbone,
-    context: Context,
-    show: Show,
-) -> dict[str, ModalityInputs]:
-    """The modalities' inputs over a catalog, in slot order, projectors new and calibrated.
-
-    Raises:
-        PluginError, UsageError: see `create`.
-    """
-    specs = [spec for name in names if (spec := plugins.get(name).spec)]
-    inputs = {}
-    for name in [spec.name for spec in sorted(specs, key=lambda s: (s.order, s.name))]:
-        modality = create(name, settings.get(name, {}), context)
-        one = read_inputs(name, modality, items, backbone, cache=home() / "cache" / "features", progress=show)
-        one.calibrate(backbone.embedding_rms)
-        inputs[name] = one
-    return inputs
+def context(workspace: Workspace, catalog: Catalog) -> Context:
+    """Where a modality finds what it needs beyond an item's fields."""
+    return Context(catalog.name, workspace.registry.root, workspace.home)
 
 
 def new_model(
+    workspace: Workspace,
+    catalog: Catalog,
+    backbone: Backbone,
     names: Sequence[str],
     settings: Mapping[str, Mapping[str, Any]],
-    items: Sequence[Item],
-    backbone: Backbone,
-    context: Context,
     prompt: PromptConfig,
     *,
-    seed: int,
-    show: Show = lambda *_: None,
+    seed: int = 0,
 ) -> AlignedModel:
-    """A model over a catalog whose projectors follow from the seed alone.
+    """A model over a catalog whose projectors follow from the seed alone, calibrated and untrained.
 
     Args:
-        names, settings: the modalities, and each plugin's configuration.
-        context: its catalog is what `{domain}` becomes in prompts.
+        names: the modalities, in any order.
+        settings: each plugin's configuration, by modality.
 
     Raises:
         PluginError, UsageError: see `create` and `PromptBuilder`.
     """
     torch.manual_seed(seed)
-    inputs = inputs_for(names, settings, items, backbone, context, show)
-    return AlignedModel(
-        backbone, inputs, ItemPrompts(items, inputs, prompt, backbone.tokenizer, context.catalog)
-    )
+    specs = [spec for name in names if (spec := plugins.get(name).spec)]
+    items = catalog.all_items()
+    inputs: dict[str, ModalityInputs] = {}
+    for name in [spec.name for spec in sorted(specs, key=lambda spec: (spec.order, spec.name))]:
+        modality = create(name, settings.get(name, {}), context(workspace, catalog))
+        inputs[name] = read_inputs(
+            name,
+            modality,
+            items,
+            backbone,
+            cache=workspace.features,
+            progress=workspace.reporter.progress,
+        )
+        inputs[name].calibrate(backbone.embedding_rms)
+        _note_damaged(workspace, inputs[name])
+    prompts = ItemPrompts(items, inputs, prompt, backbone.tokenizer, catalog.name)
+    return AlignedModel(backbone, inputs, prompts)
+
+
+def _note_damaged(workspace: Workspace, inputs: ModalityInputs) -> None:
+    for damaged in inputs.damaged[:_NAMED]:
+        workspace.note(f"Item {damaged.item} loses its {inputs.name}: {damaged.why}")
+    if len(inputs.damaged) > _NAMED:
+        workspace.note(f"... and {len(inputs.damaged) - _NAMED} more items lose their {inputs.name}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,10 +69,10 @@ class AlignedModel(nn.Module):
         logits = self.backbone.logits(hidden[rows, columns])
         return F.cross_entropy(logits, torch.tensor(targets, device=logits.device), reduction="sum")
 
-    def vectors(self, prompts: Sequence[Prompt]) -> Float[Tensor, "b d_llm"]:
-        """Eq. 5: the last hidden state at each prompt's last position."""
+    def hidden(self, prompts: Sequence[Prompt]) -> tuple[Float[Tensor, "b s d_llm"], Int[Tensor, " b"]]:
+        """The last layer's hidden states behind the prefix that all prompts share, and each prompt's length."""
         batch = self.splice(prompts)
-        return self.backbone.hidden(batch)[torch.arange(len(prompts)), batch.lengths - 1]
+        return self.backbone.hidden(batch), batch.lengths
 
     def splice(self, prompts: Sequence[Prompt], source: Callable[[Slot], int] = itself) -> Spliced:
         """The prompts as embeddings (Eq. 1 and 2).

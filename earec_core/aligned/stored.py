@@ -3,126 +3,100 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from earec_core import config as configuration
 from earec_core import plugins
-from earec_core.aligned.build import inputs_for
+from earec_core.aligned.build import new_model
 from earec_core.aligned.features import ModalityInputs
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import ItemPrompts
-from earec_core.config import PromptConfig
+from earec_core.artifacts import AdapterManifest, BaseRecord, CompositeManifest, PluginRecord, Stored, open_as
+from earec_core.catalog import Catalog
 from earec_core.errors import IntegrityError, PluginError, UsageError
-from earec_core.home import home
 from earec_core.llm.backbone import Adapter, Backbone
 from earec_core.llm.lora import MergedLora, Mixture
-from earec_core.modality import Context
-from earec_core.types import Item, Show
+from earec_core.workspace import Workspace
 from earec_registry import Registry
+
+StoredModel = Stored[AdapterManifest] | Stored[CompositeManifest]
+"""An adapter (one modality) or a composite (several) of the registry."""
 
 _MERGED = "(merged)"
 
 
-@dataclass(frozen=True)
-class StoredModel:
-    """An adapter (one modality) or a composite (several) of the registry.
+def open_model(registry: Registry, reference: str) -> StoredModel:
+    """The model that a name, `name:tag` or id refers to, its files verified.
 
-    Attributes:
-        id: its digest.
-        data: its manifest.
-        folder: its files as a plain directory.
+    Raises:
+        UsageError: it is of another kind.
+        RegistryError: it is not there, or damaged.
     """
+    return cast("StoredModel", open_as(registry, reference, AdapterManifest, CompositeManifest))
 
-    id: str
-    data: Mapping[str, Any]
-    folder: Path
 
-    @classmethod
-    def open(cls, registry: Registry, reference: str) -> StoredModel:
-        """The model that a name, `name:tag` or id refers to, its files verified.
+def open_adapter(registry: Registry, reference: str) -> Stored[AdapterManifest]:
+    """The same for an adapter alone."""
+    return open_as(registry, reference, AdapterManifest)
 
-        Raises:
-            UsageError: it is of another kind.
-            RegistryError: it is not there, or damaged.
-        """
-        manifest = registry.manifest(reference)
-        if manifest.kind not in ("adapter", "composite"):
-            raise UsageError(
-                f"{reference!r} is a {manifest.kind}, not an adapter or composite.",
-                "See `earec registry list` for those there are.",
+
+def adapter_of(stored: StoredModel) -> Adapter:
+    """What puts the model's adapters on its backbone (`Backbone.adapted`).
+
+    A routed composite runs its adapters side by side, every other model is merged into the weights.
+
+    Raises:
+        IntegrityError: an adapter is damaged; on the backbone: it was made for a model of other shapes.
+    """
+    folders = {m: stored.folder / "adapters" / m for m in stored.manifest.modalities}
+    if not any(folder.is_dir() for folder in folders.values()):
+        return MergedLora(stored.folder)
+    mixture = Mixture({**folders, _MERGED: stored.folder})
+    mixture.set({_MERGED: 1.0}, own={m: m for m in folders})
+    return mixture
+
+
+def check_base(stored: StoredModel, have: BaseRecord) -> None:
+    """Refuse a base model that is not the one the model was aligned on.
+
+    Raises:
+        IntegrityError: weights or tokenizer differ; both are named.
+    """
+    want = stored.manifest.base
+    for part in ("weights", "tokenizer"):
+        wanted, given = getattr(want, part), getattr(have, part)
+        if wanted != given:
+            raise IntegrityError(
+                f"Model {stored.id[:12]} was aligned on {want.id} ({part} {wanted[:12]}…), "
+                f"this backbone is {have.id} ({given[:12]}…).",
+                f"Use --backbone {want.id}.",
             )
-        return cls(manifest.id, manifest.data, registry.materialize(reference))
-
-    @property
-    def modalities(self) -> Mapping[str, Mapping[str, Any]]:
-        """By name: plugin, configuration, shapes and projector file of each modality."""
-        found: Mapping[str, Mapping[str, Any]] = self.data["modalities"]
-        return found
-
-    @property
-    def prompt(self) -> PromptConfig:
-        """The template it was aligned with."""
-        return configuration.validate(PromptConfig, self.data["prompt"], "stored template")
-
-    def adapter(self) -> Adapter:
-        """What puts the model's adapters on its backbone (`Backbone.adapted`).
-
-        A routed composite runs its adapters side by side, every other model is merged into the weights.
-
-        Raises:
-            IntegrityError: an adapter is damaged; on the backbone: it was made for a model of other shapes.
-        """
-        folders = {m: self.folder / "adapters" / m for m in self.modalities}
-        if not any(folder.is_dir() for folder in folders.values()):
-            return MergedLora(self.folder)
-        mixture = Mixture({**folders, _MERGED: self.folder})
-        mixture.set({_MERGED: 1.0}, own={m: m for m in folders})
-        return mixture
-
-    def check_base(self, backbone: Backbone) -> None:
-        """Refuse a backbone that is not the one the model was aligned on.
-
-        Raises:
-            IntegrityError: weights or tokenizer differ; both are named.
-        """
-        have, want = backbone.info.as_manifest(), self.data["base"]
-        for part in ("weights", "tokenizer"):
-            if have[part] != want[part]:
-                raise IntegrityError(
-                    f"Model {self.id[:12]} was aligned on {want['id']} ({part} {want[part][:12]}…), "
-                    f"this backbone is {have['id']} ({have[part][:12]}…).",
-                    f"Use --backbone {want['id']}.",
-                )
 
 
-def plugin_record(name: str) -> dict[str, Any]:
+def plugin_record(name: str) -> PluginRecord:
     """What a manifest says of the plugin that made a model."""
     plugin = plugins.get(name)
     assert plugin.spec is not None  # noqa: S101 - `get` returns usable plugins only
-    return {
-        "distribution": plugin.distribution,
-        "version": plugin.version,
-        "api": ".".join(map(str, plugin.spec.api_version)),
-    }
+    return PluginRecord(
+        distribution=plugin.distribution,
+        version=plugin.version,
+        api=".".join(map(str, plugin.spec.api_version)),
+    )
 
 
 def stored_model(
-    stored: StoredModel,
-    items: Sequence[Item],
-    catalog: str,
+    workspace: Workspace,
+    catalog: Catalog,
     backbone: Backbone,
-    registry: Registry,
+    stored: StoredModel,
     *,
     names: Sequence[str] | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
-    show: Show = lambda *_: None,
 ) -> AlignedModel:
-    """A stored model over a catalog, its projectors loaded; `stored.adapter()` is what its backbone needs.
+    """A stored model over a catalog, its projectors loaded; `adapter_of(stored)` is what its backbone needs.
 
     Args:
         names: modalities to feed; default: all of the model's.
@@ -133,22 +107,41 @@ def stored_model(
         PluginError: a plugin is missing, or of another major version than the one that made the model.
         IntegrityError: the backbone is not the model's, or a projector does not fit.
     """
-    stored.check_base(backbone)
-    unknown = sorted(set(names or ()) - set(stored.modalities))
+    check_base(stored, backbone.info)
+    modalities = stored.manifest.modalities
+    unknown = sorted(set(names or ()) - set(modalities))
     if unknown:
         raise UsageError(
-            f"Model {stored.id[:12]} was not aligned for {', '.join(unknown)}; "
-            f"it has {', '.join(stored.modalities)}.",
+            f"Model {stored.id[:12]} was not aligned for {', '.join(unknown)}; it has {', '.join(modalities)}.",
             "Choose among those, or compose a model with that modality.",
         )
-    wanted = [name for name in stored.modalities if names is None or name in names]
+    wanted = [name for name in modalities if names is None or name in names]
     for name in wanted:
         _check_plugin(name, _accepted_plugin(stored, name))
-    settings = {n: {**stored.modalities[n]["config"], **(overrides or {}).get(n, {})} for n in wanted}
-    inputs = inputs_for(wanted, settings, items, backbone, Context(catalog, registry.root, home()), show)
-    for name, one in inputs.items():
-        load_projector(one, stored.folder / stored.modalities[name]["projector"])
-    prompts = ItemPrompts(items, inputs, stored.prompt, backbone.tokenizer, catalog)
+    settings = {name: {**modalities[name].config, **(overrides or {}).get(name, {})} for name in wanted}
+    model = new_model(workspace, catalog, backbone, wanted, settings, stored.manifest.prompt)
+    for name, inputs in model.inputs.items():
+        load_projector(inputs, stored.folder / modalities[name].projector)
+    return model
+
+
+def joined_model(
+    workspace: Workspace,
+    catalog: Catalog,
+    backbone: Backbone,
+    models: Sequence[StoredModel],
+    *,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> AlignedModel:
+    """The inputs of several stored models in one, each with its own projector, on the first one's template.
+
+    Raises:
+        PluginError, IntegrityError: see `stored_model`.
+    """
+    parts = [stored_model(workspace, catalog, backbone, stored, overrides=overrides) for stored in models]
+    inputs = {name: one for part in parts for name, one in part.inputs.items()}
+    first = parts[0].prompts
+    prompts = ItemPrompts(first.items, inputs, first.config, backbone.tokenizer, catalog.name)
     return AlignedModel(backbone, inputs, prompts)
 
 
@@ -167,19 +160,22 @@ def load_projector(inputs: ModalityInputs, file: Path) -> None:
         ) from error
 
 
-def _accepted_plugin(model: StoredModel, name: str) -> Mapping[str, Any]:
+def _accepted_plugin(stored: StoredModel, name: str) -> PluginRecord:
     """The plugin that made the modality; the version that composition was told to accept, if it was."""
-    record: Mapping[str, Any] = model.modalities[name]["plugin"]
-    known = model.data.get("overridden", {}).get("plugin", {}).get(f"{name}.version")
-    return {**record, "version": known["installed"]} if known else record
+    record = stored.manifest.modalities[name].plugin
+    if isinstance(stored.manifest, CompositeManifest):
+        accepted = stored.manifest.overridden.get("plugin", {}).get(f"{name}.version")
+        if accepted:
+            return record.model_copy(update={"version": accepted["installed"]})
+    return record
 
 
-def _check_plugin(name: str, recorded: Mapping[str, Any]) -> None:
+def _check_plugin(name: str, recorded: PluginRecord) -> None:
     have = plugin_record(name)
-    old, new = (str(r["version"]).partition(".")[0] for r in (recorded, have))
+    old, new = (record.version.partition(".")[0] for record in (recorded, have))
     if old != new:
         raise PluginError(
-            f"The model's modality {name!r} was made by {recorded['distribution']} {recorded['version']}; "
-            f"installed is {have['version']}.",
-            f"Install the version it was made with: pip install '{recorded['distribution']}=={old}.*'",
+            f"The model's modality {name!r} was made by {recorded.distribution} {recorded.version}; "
+            f"installed is {have.version}.",
+            f"Install the version it was made with: pip install '{recorded.distribution}=={old}.*'",
         )

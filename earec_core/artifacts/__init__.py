@@ -16,7 +16,7 @@ from earec_core.artifacts.base import (
 )
 from earec_core.artifacts.composite import CompositeManifest, MethodRecord
 from earec_core.artifacts.embeddings import EmbeddingsManifest, save_embeddings
-from earec_core.artifacts.recommender import RecommenderManifest
+from earec_core.artifacts.recommender import FitRecord, RecommenderManifest
 from earec_core.artifacts.vectors import ItemVectors, VectorsManifest
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "CompositeManifest",
     "DataRecord",
     "EmbeddingsManifest",
+    "FitRecord",
     "ItemVectors",
     "Manifest",
     "MethodRecord",

@@ -126,7 +126,7 @@ def read(stored: StoredManifest, kind: type[M]) -> M:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise IntegrityError(
-            f"The manifest {stored.id[:12]} is no {kind.title.split(' ', 1)[1]}'s: {place}: {first['msg']}.",
+            f"The manifest {stored.id[:12]} is not that of {kind.title}: {place}: {first['msg']}.",
             f"Was it made by a later earec? {kind.remedy}",
         ) from None
     for modality in getattr(manifest, "modalities", {}).values():

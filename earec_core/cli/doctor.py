@@ -12,10 +12,11 @@ import click
 
 import earec_core
 from earec_core import plugins
-from earec_core.cli.options import home, json_option, registry_option
+from earec_core.cli.options import json_option, registry_option
 from earec_core.cli.output import out
 from earec_core.cli.plugins import every_plugin
 from earec_core.plugins import Plugin, State
+from earec_core.workspace import default_home
 from earec_registry import Registry
 
 _LIBRARIES = ("torch", "transformers", "peft", "polars", "faiss-cpu")
@@ -114,7 +115,7 @@ def _state(plugin: Plugin) -> str:
 
 
 def _disk() -> Iterator[Row]:
-    folder = home()
+    folder = default_home()
     present = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(present).free / 2**30
     yield _row("home", str(folder))

@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from earec_core.cli.options import (
+    Session,
     config_options,
     data_option,
     json_option,
     modality_names,
-    open_registry,
-    registry_option,
+    session_options,
 )
 from earec_core.cli.output import out
 from earec_core.config import RunConfig
@@ -28,7 +28,7 @@ from earec_core.errors import UsageError
 )
 @click.option("--name", help="What to register the vectors as.  [default: vectors/DATASET]")
 @config_options
-@registry_option
+@session_options
 @json_option
 def command(
     model: str | None,
@@ -37,7 +37,7 @@ def command(
     unaligned: bool,
     name: str | None,
     config: RunConfig,
-    registry: Path,
+    session: Session,
     as_json: bool,
 ) -> None:
     """Encode every item of a dataset with MODEL, from whichever modalities it has. Prints the vectors' id."""
@@ -49,18 +49,10 @@ def command(
             "Exactly one of MODEL and --unaligned is needed.", "Name a model or say --unaligned."
         )
     catalog = Catalog.open(data)
-    with out.progress("encode") as bar:
-        made = encode(
-            catalog,
-            model,
-            config,
-            open_registry(registry),
-            names=modality_names(modalities),
-            name=name,
-            note=out.note,
-            show=bar.update,
-        )
+    with session("encode") as workspace:
+        made = encode(workspace, catalog, model, config, names=modality_names(modalities), name=name)
+    manifest = made.manifest
     if as_json:
-        out.json({"id": made.id, "shapes": made.data["shapes"], "coverage": made.data["coverage"]})
+        out.json({"id": made.id, "shapes": manifest.shapes.model_dump(), "coverage": manifest.coverage})
     else:
         out.data(made.id)

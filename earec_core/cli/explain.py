@@ -8,12 +8,12 @@ import click
 
 from earec_core.cli.options import (
     OutFile,
+    Session,
     config_options,
     data_option,
     json_option,
     modality_names,
-    open_registry,
-    registry_option,
+    session_options,
     typed,
 )
 from earec_core.cli.output import out
@@ -33,7 +33,7 @@ from earec_core.config import RunConfig
 @click.option("--out", "target", type=OutFile, help="Also write every text to this Parquet file.")
 @click.option("--report", "page", type=OutFile, help="Also write a page: scores, and cards of some items.")
 @config_options
-@registry_option
+@session_options
 @json_option
 def command(
     model: str,
@@ -44,7 +44,7 @@ def command(
     target: Path | None,
     page: Path | None,
     config: RunConfig,
-    registry: Path,
+    session: Session,
     as_json: bool,
 ) -> None:
     """Generate the anchors of a split's items from each modality of MODEL alone and from all together.
@@ -57,17 +57,15 @@ def command(
     from earec_core.report import explained, write
 
     catalog = Catalog.open(data)
-    with out.progress("explain") as bar:
+    with session("explain") as workspace:
         explanation = explain(
+            workspace,
             catalog,
             model,
             config,
-            open_registry(registry),
             split=split,  # type: ignore[arg-type]
             max_items=max_items,
             names=modality_names(modalities),
-            note=out.note,
-            show=bar.update,
         )
     if target is not None:
         write_texts(explanation, catalog, target)

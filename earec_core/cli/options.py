@@ -17,9 +17,8 @@ import click
 from earec_core.cli.output import out
 from earec_core.config import RunConfig, resolve
 from earec_core.errors import UsageError
-from earec_core.home import home, registry_root
 from earec_core.plugins.hooks import Observers
-from earec_core.workspace import Reporter, Workspace
+from earec_core.workspace import Reporter, Workspace, default_registry
 from earec_registry import Registry
 
 PathType = click.Path(path_type=Path)
@@ -58,7 +57,7 @@ def registry_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--registry",
         type=PathType,
-        default=registry_root,
+        default=default_registry,
         help="The model registry's folder.  [env: EAREC_REGISTRY; default: EAREC_HOME/registry]",
     )(function)
 
@@ -183,7 +182,6 @@ __all__ = [
     "Session",
     "config_options",
     "data_option",
-    "home",
     "json_option",
     "modality_names",
     "open_registry",

@@ -6,8 +6,17 @@ from pathlib import Path
 
 import click
 
-from earec_core.cli.options import PathType, data_option, json_option, open_registry, pairs, registry_option
+from earec_core.cli.options import (
+    Session,
+    config_options,
+    data_option,
+    json_option,
+    open_registry,
+    registry_option,
+    session_options,
+)
 from earec_core.cli.output import out
+from earec_core.config import RunConfig
 from earec_core.errors import UsageError
 
 
@@ -26,11 +35,8 @@ def command() -> None:
     help="sasrec, earec, or one that a plugin brings.  [default: earec with --vectors, sasrec with --ids]",
 )
 @click.option("--name", help="What to register it as.  [default: recommender/DATASET]")
-@click.option("--config", "file", type=PathType, help="A TOML file with a section [recommender].")
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="E.g. lr=0.001, dim=128. Repeatable."
-)
-@registry_option
+@config_options
+@session_options
 @json_option
 def train(
     data: Path,
@@ -38,35 +44,27 @@ def train(
     ids: bool,
     model: str | None,
     name: str | None,
-    file: Path | None,
-    settings: tuple[str, ...],
-    registry: Path,
+    config: RunConfig,
+    session: Session,
     as_json: bool,
 ) -> None:
     """Train with early stopping on validation NDCG@10 and report the test figures. Prints the id."""
     from earec_core.catalog import Catalog
-    from earec_core.recommend.stage import recommender_config, train_registered
+    from earec_core.recommend.stage import train_registered
 
     if (ids and vectors) or not (ids or vectors or model):
         raise UsageError("Exactly one of --vectors and --ids is needed.", "Give --vectors REF or --ids.")
     catalog = Catalog.open(data)
-    config = recommender_config(file, pairs(settings, "--set"))
-    with out.progress("recommend train") as bar:
+    with session("recommend train") as workspace:
         done = train_registered(
-            catalog,
-            vectors,
-            config,
-            open_registry(registry),
-            name=name or f"recommender/{catalog.name}",
-            model=model,
-            show=bar.update,
+            workspace, catalog, config.recommender, name=name, vectors=vectors, model=model
         )
     if as_json:
-        out.json(done)
+        out.json(done.as_json())
         return
-    for key, value in done["test"].items():
+    for key, value in done.training.metrics.get("test", {}).items():
         out.note(f"test {key}: {value:.4f}")
-    out.data(done["id"])
+    out.data(done.id)
 
 
 @command.command()

@@ -9,17 +9,18 @@ import click
 from earec_core.cli.options import (
     OutFile,
     PathType,
+    Session,
     data_option,
     json_option,
     modality_names,
-    open_registry,
     pairs,
-    registry_option,
     run_config,
+    session_options,
     typed,
 )
 from earec_core.cli.output import out
 from earec_core.errors import EarecError
+from earec_core.files import write_atomic
 
 
 @click.command(short_help="Measure a table of the paper on a dataset, with controls.")
@@ -48,7 +49,7 @@ from earec_core.errors import EarecError
     metavar="KEY=VALUE",
     help="One setting, e.g. recommender.lr=3e-4 or encode.batch_tokens=8192. Repeatable.",
 )
-@registry_option
+@session_options
 @json_option
 def command(
     table: int,
@@ -64,7 +65,7 @@ def command(
     file: Path | None,
     backbone: str | None,
     settings: tuple[str, ...],
-    registry: Path,
+    session: Session,
     as_json: bool,
 ) -> None:
     """Compose stored adapters at the paper's weights by every method, and measure recommendation with each.
@@ -107,27 +108,13 @@ def command(
         return
 
     from earec_core.catalog import Catalog
-    from earec_core.recommend.stage import recommender_config
 
-    own = tuple(s for s in settings if s.startswith("recommender."))
-    recommender = recommender_config(file, pairs(own, "--set"))
-    config = run_config(file, "recommended", backbone, tuple(s for s in settings if s not in own))
-    with out.progress("reproduce") as bar:
-        report = reproduce(
-            Catalog.open(data),
-            rows,
-            against,
-            open_registry(registry),
-            config,
-            recommender,
-            adapters=given,
-            seeds=seeds,
-            note=out.note,
-            show=bar.update,
-        )
+    config = run_config(file, "recommended", backbone, settings)
+    with session("reproduce") as workspace:
+        report = reproduce(workspace, Catalog.open(data), rows, against, config, adapters=given, seeds=seeds)
     if target is not None:
         try:
-            target.write_text(markdown(report, typed()))
+            write_atomic(target, markdown(report, typed()))
         except OSError as error:
             raise EarecError(f"{target} cannot be written: {error.strerror}.", "Name another file.") from None
     if as_json:

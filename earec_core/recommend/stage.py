@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,67 +13,87 @@ import torch
 from safetensors.numpy import save_file
 
 import earec_core
+from earec_core.artifacts import DataRecord, FitRecord, ItemVectors, RecommenderManifest, open_as, save
+from earec_core.artifacts.recommender import RANKS
 from earec_core.catalog import Catalog
-from earec_core.config import RecommenderConfig, read_section, validate
-from earec_core.encode import ItemVectors
+from earec_core.config import RecommenderConfig
 from earec_core.errors import UsageError
-from earec_core.home import home
 from earec_core.metrics.ranking import Metrics
 from earec_core.recommend.evaluate import evaluate
 from earec_core.recommend.models import RecommenderModel, choose_recommender
 from earec_core.recommend.retriever import Retriever
 from earec_core.recommend.train import train
 from earec_core.recommend.trained import EpochStats, TrainedRecommender
-from earec_core.types import Show
+from earec_core.workspace import Run, Workspace
 from earec_registry import Registry
 
 
-def recommender_config(file: Path | None, flags: Mapping[str, Any]) -> RecommenderConfig:
-    """The hyper-parameters: flags over the file's section `[recommender]` over the defaults.
+@dataclass(frozen=True)
+class Training:
+    """A finished training.
 
-    Raises:
-        UsageError: an unknown key, or a value out of range.
+    Attributes:
+        recommender: at its best validation epoch.
+        metrics: by `valid` and `test`, see `Metrics.summary`; none where no user has targets.
+        run: its checkpoint stays, so that the same training is never done twice.
     """
-    values = read_section(
-        file, "recommender", {key.removeprefix("recommender."): v for key, v in flags.items()}
-    )
-    return validate(RecommenderConfig, values, "recommender's configuration")
+
+    recommender: TrainedRecommender
+    metrics: Mapping[str, Mapping[str, float]]
+    run: Run
 
 
-def train_resumable(
+@dataclass(frozen=True)
+class RegisteredRecommender:
+    """A training whose recommender is in the registry as `id`; `name` points to it."""
+
+    id: str
+    name: str
+    training: Training
+
+    def as_json(self) -> dict[str, Any]:
+        """`id`, `name`, `run`, epochs, and the metrics by part."""
+        recommender = self.training.recommender
+        return {
+            "id": self.id,
+            "name": self.name,
+            "run": str(self.training.run.folder),
+            "epochs": len(recommender.history),
+            "best_epoch": recommender.best_epoch,
+            **self.training.metrics,
+        }
+
+
+def train_on(
+    workspace: Workspace,
     catalog: Catalog,
     config: RecommenderConfig,
     *,
     model: RecommenderModel | None = None,
     vectors: ItemVectors | None = None,
-    show: Show = lambda *_: None,
-) -> tuple[TrainedRecommender, dict[str, dict[str, float]], Path]:
+) -> Training:
     """Train on a catalog; a killed run goes on from its last epoch.
 
     Args:
         model: which; default: see `choose_recommender`.
         vectors: frozen item vectors, for a model that needs them.
-
-    Returns:
-        The recommender, its metrics on `valid` and `test` (none where no user has targets), and the run's
-        folder. Its checkpoint stays, so that the same training is never done twice.
     """
     split = catalog.leave_one_out()
     model = model or choose_recommender(None, vectors=vectors is not None)
-    key = [
-        model.name,
-        config.model_dump(mode="json"),
-        catalog.digest,
-        vectors.id if vectors else None,
-        earec_core.__version__,
-    ]
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    run = home() / "runs" / f"recommend-{digest[:12]}"
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "config.json").write_text(json.dumps(key, indent=1))
+    key = {
+        "model": model.name,
+        "recommender": config.model_dump(mode="json"),
+        "data": catalog.digest,
+        "vectors": vectors.id if vectors else None,
+        "earec": earec_core.__version__,
+    }
+    run = workspace.run("recommend", key).start()
 
     def progress(stats: EpochStats) -> None:
-        show(stats.epoch, config.epochs, f"loss {stats.loss:.3f}, valid NDCG@10 {stats.ndcg10:.4f}")
+        figures = {"loss": stats.loss, "valid_ndcg@10": stats.ndcg10, "valid_hr@10": stats.hr10}
+        run.step(stats.epoch, figures)
+        said = f"loss {stats.loss:.3f}, valid NDCG@10 {stats.ndcg10:.4f}"
+        workspace.progress(stats.epoch, config.epochs, said)
 
     trained = train(
         model,
@@ -83,71 +102,66 @@ def train_resumable(
         config,
         vectors=torch.from_numpy(vectors.vectors) if vectors else None,
         progress=progress,
-        checkpoint=run / "checkpoint.safetensors",
+        checkpoint=run.checkpoint,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
     parts: tuple[Literal["valid", "test"], ...] = ("valid", "test")
-    metrics: dict[str, dict[str, float]] = {
+    metrics = {
         part: evaluate(trained.model, split, part).summary() for part in parts if len(split.eval_users)
     }
-    return trained, metrics, run
+    epochs = len(trained.history)
+    run.finish({"epochs": epochs, "best_epoch": trained.best_epoch, **metrics}, step=epochs)
+    return Training(trained, metrics, run)
 
 
 def train_registered(
+    workspace: Workspace,
     catalog: Catalog,
-    vectors: str | None,
     config: RecommenderConfig,
-    registry: Registry,
     *,
-    name: str,
+    name: str | None = None,
+    vectors: str | None = None,
     model: str | None = None,
-    show: Show = lambda *_: None,
-) -> dict[str, Any]:
+) -> RegisteredRecommender:
     """Train a recommender, evaluate it and register it with the ranks of every user's targets.
 
     Args:
+        name: what to register it as; default `recommender/<catalog>`.
         vectors: a reference to item vectors, for a model that needs them.
         model: its name in the table of models; default: see `choose_recommender`.
-
-    Returns:
-        `id`, `name`, and `valid` and `test` metrics (see `Metrics.summary`).
 
     Raises:
         UsageError: see `choose_recommender`.
     """
-    registry.check_name(name)
+    name = name or f"recommender/{catalog.name}"
+    workspace.registry.check_name(name)
     chosen = choose_recommender(model, vectors=bool(vectors))
-    items = ItemVectors.open(registry, vectors, catalog) if vectors else None
-    trained, metrics, run = train_resumable(catalog, config, model=chosen, vectors=items, show=show)
-    split = catalog.leave_one_out()
-    ranks = evaluate(trained.model, split, "test")
-    manifest = {
-        "kind": "recommender",
-        "method": "vectors" if items else "ids",
-        "data": {"name": catalog.name, "digest": catalog.digest},
-        "parents": [items.id] if items else [],
-        "training": {"config": config.model_dump(mode="json"), "epoch": trained.best_epoch},
-        "metrics": metrics,
-    }
+    items = ItemVectors.open(workspace.registry, vectors, catalog) if vectors else None
+    training = train_on(workspace, catalog, config, model=chosen, vectors=items)
+    ranks = evaluate(training.recommender.model, catalog.leave_one_out(), "test")
+    manifest = RecommenderManifest(
+        model=chosen.name,
+        data=DataRecord(name=catalog.name, digest=catalog.digest),
+        parents=(items.id,) if items else (),
+        training=FitRecord(config=config, epoch=training.recommender.best_epoch),
+        metrics=training.metrics,
+    )
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        trained.save(out)
-        save_file({"users": ranks.users, "ranks": ranks.ranks}, out / "test_ranks.safetensors")
+        training.recommender.save(out)
+        save_file({"users": ranks.users, "ranks": ranks.ranks}, out / RANKS)
         files = {file.name: file for file in out.iterdir()}
-        identity = registry.add(manifest, files, name=name, why=f"recommend train on {catalog.name}")
-    epochs = len(trained.history)
-    return {
-        "id": identity,
-        "name": name,
-        "run": str(run),
-        "epochs": epochs,
-        "best_epoch": trained.best_epoch,
-        **metrics,
-    }
+        why = f"recommend train on {catalog.name}"
+        identity = save(workspace.registry, manifest, files, name=name, why=why)
+    return RegisteredRecommender(identity, name, training)
 
 
 def open_recommender(registry: Registry, reference: str, catalog: Catalog) -> TrainedRecommender:
-    """A registered recommender, checked against the catalog; see `_folder` for errors."""
+    """A registered recommender, checked against the catalog.
+
+    Raises:
+        UsageError: it is of another kind or another catalog.
+    """
     return TrainedRecommender.load(_folder(registry, reference, catalog))
 
 
@@ -157,23 +171,15 @@ def open_retriever(registry: Registry, reference: str, catalog: Catalog) -> Retr
 
 
 def _folder(registry: Registry, reference: str, catalog: Catalog) -> Path:
-    """Where a registered recommender of this catalog lies.
-
-    Raises:
-        UsageError: it is of another kind or another catalog.
-    """
-    manifest = registry.manifest(reference)
-    if manifest.kind != "recommender":
+    stored = open_as(registry, reference, RecommenderManifest)
+    data = stored.manifest.data
+    if data.digest != catalog.digest:
         raise UsageError(
-            f"{reference!r} is a {manifest.kind}, not a recommender.", "Train one: earec recommend train"
-        )
-    if manifest.data["data"]["digest"] != catalog.digest:
-        raise UsageError(
-            f"The recommender {reference!r} was trained on {manifest.data['data']['name']!r}, not on this "
-            f"version of {catalog.name!r}.",
+            f"The recommender {reference!r} was trained on {data.name!r}, not on this version of "
+            f"{catalog.name!r}.",
             "Give the dataset it was trained on, or train again.",
         )
-    return registry.materialize(reference)
+    return stored.folder
 
 
 def evaluate_registered(

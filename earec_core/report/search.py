@@ -13,13 +13,13 @@ import earec_core
 from earec_core.report import charts, page
 
 if TYPE_CHECKING:
-    from earec_core.search import Evaluation, Found
+    from earec_core.search import Evaluation, SearchResult
 
 _SIDE, _MARGIN = 420.0, 40.0
 _HEIGHT = _SIDE * math.sqrt(3) / 2
 
 
-def write_search(search: Found, target: Path, *, title: str) -> Path:
+def write_search(search: SearchResult, target: Path, *, title: str) -> Path:
     """Write the page, complete or not at all.
 
     Raises:
@@ -28,10 +28,10 @@ def write_search(search: Found, target: Path, *, title: str) -> Path:
     return page.save(target, render_search(search, title))
 
 
-def render_search(search: Found, title: str) -> str:
+def render_search(search: SearchResult, title: str) -> str:
     """The page as HTML; whatever comes from data is escaped."""
     names = list(search.best.weights)
-    losses = [(float(step["step"]), float(step["loss"])) for step in search.steps]
+    losses = [(float(number), step.value) for number, step in enumerate(search.steps, 1)]
     return page.fill(
         "search",
         title=title,
@@ -46,9 +46,9 @@ def render_search(search: Found, title: str) -> str:
     )
 
 
-def _by_weight(search: Found, name: str) -> Markup:
+def _by_weight(search: SearchResult, name: str) -> Markup:
     """Of two modalities: the value over the weight of the first, which says the other."""
-    steps = [(step["weights"][name], step["loss"]) for step in search.steps]
+    steps = [(step.weights[name], step.value) for step in search.steps]
     dots = [(evaluation.weights[name], evaluation.value) for evaluation in search.path]
     return charts.lines(
         f"{search.objective} by the weight of {name}",
@@ -68,7 +68,7 @@ def place(weights: Sequence[float]) -> charts.Point:
     return _MARGIN + _SIDE * (right + top / 2), _MARGIN + _HEIGHT * (1 - top)
 
 
-def _triangle(search: Found, names: Sequence[str]) -> dict[str, Any]:
+def _triangle(search: SearchResult, names: Sequence[str]) -> dict[str, Any]:
     """Of three modalities: what the triangle is drawn from, in page coordinates, the best dot last."""
     ranked = _ordered(search)[::-1]
     worst, best = (ranked[0].value, ranked[-1].value) if ranked else (math.nan, math.nan)
@@ -92,7 +92,7 @@ def _triangle(search: Found, names: Sequence[str]) -> dict[str, Any]:
         "height": _HEIGHT + 2 * _MARGIN,
         "grid": [[place(e[turn:] + e[:turn]) for e in ends] for ends in tenths for turn in range(3)],
         "outline": [place(corner) for corner in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 0))],
-        "path": places(*(step["weights"] for step in search.steps)),
+        "path": places(*(step.weights for step in search.steps)),
         "dots": dots,
         "rings": places(search.best.weights),
         "worst": worst,
@@ -100,7 +100,7 @@ def _triangle(search: Found, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _ordered(search: Found) -> list[Evaluation]:
+def _ordered(search: SearchResult) -> list[Evaluation]:
     """The evaluations with a finite value, best first."""
     finite = [evaluation for evaluation in search.path if math.isfinite(evaluation.value)]
     return sorted(finite, key=lambda evaluation: evaluation.value, reverse=search.objective != "loss")

@@ -1,5 +1,6 @@
-"""Weights found by evidence: adapters side by side on one backbone, lambda searched on validation data."""
+"""Weights found by evidence: adapters side by side on one LLM, lambda searched on validation data."""
 
-from earec_core.search.stage import OBJECTIVES, STRATEGIES, Evaluation, Found, search
+from earec_core.search.stage import OBJECTIVES, Evaluation, SearchResult, search
+from earec_core.search.strategies import STRATEGIES
 
-__all__ = ["OBJECTIVES", "STRATEGIES", "Evaluation", "Found", "search"]
+__all__ = ["OBJECTIVES", "STRATEGIES", "Evaluation", "SearchResult", "search"]

@@ -13,75 +13,83 @@ import numpy as np
 import torch
 
 from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.prompts import Sample
 from earec_core.catalog import Catalog
-from earec_core.config import RecommenderConfig
+from earec_core.config import RunConfig
 from earec_core.encode import item_vectors
 from earec_core.errors import DataError
 from earec_core.metrics.rouge import rouge_l
-from earec_core.recommend import MODELS, evaluate, train
+from earec_core.recommend.evaluate import evaluate
+from earec_core.recommend.train import train
 
 
-class Validation:
-    """The validation items of a catalog that have an anchor and one of the modalities.
+def validation_samples(
+    model: AlignedModel, catalog: Catalog, seed: int, max_items: int | None
+) -> list[Sample]:
+    """The validation items of a catalog that have an anchor and one of the model's modalities.
+
+    Args:
+        max_items: a random part of them.
 
     Raises:
         DataError: there is none.
     """
-
-    def __init__(self, model: AlignedModel, catalog: Catalog, seed: int, max_items: int | None) -> None:
-        self.model = model
-        rows = catalog.item_split("valid").tolist()
-        samples = [sample for row in rows if (sample := model.prompts.sample(row)) is not None]
-        if not samples:
-            raise DataError(
-                f"No validation item of {catalog.name} has both an anchor and one of "
-                f"{', '.join(model.inputs)}.",
-                "Choose other modalities, or import the missing columns.",
-            )
-        if max_items is not None and len(samples) > max_items:
-            picked = np.random.default_rng(seed).choice(len(samples), max_items, replace=False)
-            samples = [samples[i] for i in np.sort(picked)]
-        self.samples = samples
-
-    def loss(self, batch_size: int) -> float:
-        """Eq. 3 per response token."""
-        ordered = sorted(self.samples, key=lambda s: s.length)
-        with torch.inference_mode():
-            total = sum(
-                float(self.model(ordered[i : i + batch_size])) for i in range(0, len(ordered), batch_size)
-            )
-        return total / sum(len(s.response) for s in ordered)
-
-    def loss_with_gradient(self, batch_size: int, prepare: Callable[[], object]) -> float:
-        """The same, its gradient added up over the batches.
-
-        Args:
-            prepare: called before each batch; sets what the gradient is to reach.
-        """
-        total, tokens = 0.0, sum(len(s.response) for s in self.samples)
-        ordered = sorted(self.samples, key=lambda s: s.length)
-        for start in range(0, len(ordered), batch_size):
-            prepare()
-            loss = self.model(ordered[start : start + batch_size]) / tokens
-            loss.backward()
-            total += loss.item()
-        return total
-
-    def rouge(self, batch_size: int, max_new_tokens: int) -> float:
-        """Mean ROUGE-L of what is generated."""
-        prompts = [s.prompt for s in self.samples]
-        texts = self.model.generate(prompts, max_new_tokens, batch_size=batch_size)
-        anchors = [self.model.prompts.anchor(p.item) or "" for p in prompts]
-        return float(rouge_l(texts, anchors).mean())
+    rows = catalog.item_split("valid").tolist()
+    samples = [sample for row in rows if (sample := model.prompts.sample(row)) is not None]
+    if not samples:
+        raise DataError(
+            f"No validation item of {catalog.name} has both an anchor and one of {', '.join(model.inputs)}.",
+            "Choose other modalities, or import the missing columns.",
+        )
+    if max_items is not None and len(samples) > max_items:
+        picked = np.random.default_rng(seed).choice(len(samples), max_items, replace=False)
+        samples = [samples[i] for i in np.sort(picked)]
+    return samples
 
 
-def validation_ndcg(
-    model: AlignedModel, catalog: Catalog, config: RecommenderConfig, batch_tokens: int
+def validation_loss(
+    model: AlignedModel,
+    samples: list[Sample],
+    batch_size: int,
+    prepare: Callable[[], object] | None = None,
 ) -> float:
+    """Eq. 3 per response token.
+
+    Args:
+        prepare: sets what a gradient is to reach, before each batch; gradients add up over the batches. None: no
+            gradient is computed.
+    """
+    ordered = sorted(samples, key=lambda sample: sample.length)
+    tokens = sum(len(sample.response) for sample in ordered)
+    total = 0.0
+    for start in range(0, len(ordered), batch_size):
+        batch = ordered[start : start + batch_size]
+        if prepare is None:
+            with torch.inference_mode():
+                total += float(model(batch))
+        else:
+            prepare()
+            loss = model(batch) / tokens
+            loss.backward()
+            total += loss.item() * tokens
+    return total / tokens
+
+
+def validation_rouge(
+    model: AlignedModel, samples: list[Sample], batch_size: int, max_new_tokens: int
+) -> float:
+    """Mean ROUGE-L of what is generated."""
+    prompts = [sample.prompt for sample in samples]
+    texts = model.generate(prompts, max_new_tokens, batch_size=batch_size)
+    anchors = [model.prompts.anchor(prompt.item) or "" for prompt in prompts]
+    return float(rouge_l(texts, anchors).mean())
+
+
+def validation_ndcg(model: AlignedModel, catalog: Catalog, config: RunConfig) -> float:
     """NDCG@10 on the users' validation items of a recommender over the vectors of this weighting."""
-    vectors = item_vectors(model, range(len(catalog)), batch_tokens=batch_tokens)
+    vectors = item_vectors(model, range(len(catalog)), config.encode)
     split = catalog.leave_one_out()
     # Test targets are taken out, so that nothing can look at them.
     hidden = replace(split, test=np.full_like(split.test, -1))
-    trained = train(MODELS["earec"], hidden, len(catalog), config, vectors=torch.from_numpy(vectors))
+    trained = train(hidden, len(catalog), config.recommender, vectors=torch.from_numpy(vectors))
     return evaluate(trained.model, hidden, "valid").ndcg(10)

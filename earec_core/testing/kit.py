@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from earec_core.testing import tiny_backbone
 from earec_core.testing.clauses import expecting, require, seeded
 from earec_core.testing.compare import shaped
 from earec_core.testing.examples import catalog_of
-from earec_registry import Registry
+from earec_core.workspace import Workspace
 
 FEWEST = 3
 """Examples that a check needs: fewer cannot show that rows mix."""
@@ -134,8 +132,7 @@ class Kit:
     @cached_property
     def backbone(self) -> Backbone:
         """A tiny LLM that the checks leave as it was loaded."""
-        with self._own_home():
-            return Backbone.load(self._tiny)
+        return Backbone.load(self._tiny)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -199,9 +196,9 @@ class Kit:
             return catalog_of(items, self.new_folder("examples"))
 
     @cached_property
-    def registry(self) -> Registry:
-        """A registry of the kit's own."""
-        return Registry.open(self.folder / "registry")
+    def workspace(self) -> Workspace:
+        """A workspace of the kit's own: runs and caches of the checks stay out of the user's home."""
+        return Workspace.open(self.folder / "home")
 
     @property
     def run_config(self) -> RunConfig:
@@ -226,23 +223,18 @@ class Kit:
     @cached_property
     def alignment(self) -> Alignment:
         """A tiny alignment of the modality, its adapter registered."""
-        with self._own_home(), seeded(0), expecting("The modality must align on its own examples"):
-            return align(self.catalog, self.name, self.run_config, self.registry, backbone=self.backbone)
+        with seeded(0), expecting("The modality must align on its own examples"):
+            return align(self.workspace, self.catalog, self.name, self.run_config, backbone=self.backbone)
 
     def vectors(self, reference: str) -> Float[np.ndarray, "n d"]:
         """Item vectors of the examples by a model of the registry (Eq. 5)."""
-        with self._own_home(), expecting("The stored model must encode the examples"):
-            return encode(
-                self.catalog, reference, self.run_config, self.registry, backbone=self.backbone
-            ).vectors
+        with expecting("The stored model must encode the examples"):
+            encoded = encode(self.workspace, self.catalog, reference, self.run_config, backbone=self.backbone)
+            return encoded.vectors
 
     @property
     def _context(self) -> Context:
-        return Context("examples", self.registry.root, self._home)
-
-    @property
-    def _home(self) -> Path:
-        return self.folder / "home"
+        return Context("examples", self.workspace.registry.root, self.workspace.home)
 
     @cached_property
     def _tiny(self) -> BackboneConfig:
@@ -253,16 +245,3 @@ class Kit:
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-
-    @contextmanager
-    def _own_home(self) -> Iterator[None]:
-        """Runs and caches of the checks stay out of the user's home."""
-        before = os.environ.get("EAREC_HOME")
-        os.environ["EAREC_HOME"] = str(self._home)
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["EAREC_HOME"]
-            else:
-                os.environ["EAREC_HOME"] = before

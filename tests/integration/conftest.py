@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from earec_core.catalog import Catalog
 from earec_core.cli import run
+from earec_core.workspace import Workspace
 
 COLOURS = ["red", "blue", "green", "black"]
 THINGS = ["pen", "book", "lamp", "chair", "desk"]
@@ -65,6 +67,14 @@ class Pipeline:
         values = {**FAST, **{k.replace("__", "."): v for k, v in more.items()}}
         pairs = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
         return ["--backbone", str(self.llm), *pairs]
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace.open(self.folder / "home", self.registry)
+
+    @property
+    def catalog(self) -> Catalog:
+        return Catalog.open(self.data)
 
     def run(self, *argv: str) -> int:
         return run([*argv, "--registry", str(self.registry)])

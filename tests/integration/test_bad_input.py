@@ -71,7 +71,10 @@ def test_wrong_compositions(
         (["encode", "nothing"], 2, "nothing"),
         (["recommend", "train"], 2, "--vectors"),
         (["recommend", "train", "--vectors", "text/things"], 2, "no item vectors"),
-        (["recommend", "train", "--ids", "--set", "dim=-1"], 2, "dim"),
+        (["recommend", "train", "--ids", "--set", "recommender.dim=-1"], 2, "dim"),
+        (["recommend", "train", "--ids", "--set", "dim=8"], 2, "Write recommender.dim."),
+        (["align", "--modality", "text", "--set", "align.seed=3"], 2, "run.seed"),
+        (["align", "--modality", "text", "--set", "algin.lr=3"], 2, "algin"),
         (["recommend", "evaluate", "text/things"], 2, "not a recommender"),
     ],
 )
@@ -229,7 +232,7 @@ def test_a_full_disk_is_one_sentence(
         raise OSError(errno.ENOSPC, "No space left on device", "/somewhere")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    settings = in_home.settings(align__seed=77)
+    settings = in_home.settings(run__seed=77)
     assert in_home.run("align", "--modality", "text", "--data", str(in_home.data), *settings) == 1
     assert "The disk is full" in _said(capsys)
 

@@ -19,10 +19,11 @@ import torch
 
 from earec_core.align import train as training
 from earec_core.aligned.model import AlignedModel
-from earec_core.aligned.stored import StoredModel, stored_model
+from earec_core.aligned.stored import adapter_of, open_model, stored_model
+from earec_core.artifacts import ItemVectors
 from earec_core.catalog import Catalog
-from earec_core.config import BackboneConfig, RunConfig, resolve
-from earec_core.encode import ItemVectors, encode, item_vectors
+from earec_core.config import BackboneConfig, EncodeConfig, RunConfig, resolve
+from earec_core.encode import encode, item_vectors
 from earec_core.explain import Text, explain
 from earec_core.llm.backbone import Backbone
 from earec_registry import Registry
@@ -36,10 +37,9 @@ OutJson = Callable[[], Any]
 @contextmanager
 def _model(pipeline: Pipeline, reference: str, **kwargs: Any) -> Iterator[AlignedModel]:
     backbone = Backbone.load(BackboneConfig(model=str(pipeline.llm), dtype="float32"))
-    registry, catalog = Registry.open(pipeline.registry), Catalog.open(pipeline.data)
-    stored = StoredModel.open(registry, reference)
-    model = stored_model(stored, catalog.all_items(), catalog.name, backbone, registry, **kwargs)
-    with backbone.adapted(stored.adapter()):
+    stored = open_model(pipeline.workspace.registry, reference)
+    model = stored_model(pipeline.workspace, pipeline.catalog, backbone, stored, **kwargs)
+    with backbone.adapted(adapter_of(stored)):
         yield model
 
 
@@ -79,7 +79,7 @@ def test_no_seed_trains_on_what_is_held_out(
     monkeypatch.setattr(training.Trainer, "_step", watched)
     data = ["--data", str(in_home.data)]
     for seed in (1, 2):
-        settings = in_home.settings(align__seed=seed, align__epochs=1)
+        settings = in_home.settings(run__seed=seed, align__epochs=1)
         name = f"text/seed-{seed}"
         assert in_home.run("align", "--modality", "text", *data, *settings, "--name", name) == 0
     texts = tmp_path / "texts.parquet"
@@ -94,7 +94,7 @@ def test_no_seed_trains_on_what_is_held_out(
 def test_a_killed_alignment_resumes_to_the_same_adapter(
     in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, out_json: OutJson
 ) -> None:
-    settings = in_home.settings(align__seed=5, lora__dropout=0.2, align__batch_size=4)
+    settings = in_home.settings(run__seed=5, lora__dropout=0.2, align__batch_size=4)
     argv = ["align", "--modality", "text", "--data", str(in_home.data), *settings, "--json"]
     assert in_home.run(*argv, "--name", "whole") == 0
     whole = out_json()
@@ -141,9 +141,11 @@ def test_composing_one_adapter_at_weight_1_gives_its_vectors_back(in_home: Pipel
 
 def test_vectors_do_not_depend_on_the_batch_size(in_home: Pipeline) -> None:
     with _model(in_home, "composite") as model:
-        alone = item_vectors(model, range(20), batch_tokens=1)
-        np.testing.assert_allclose(item_vectors(model, range(20), batch_tokens=100000), alone, atol=1e-4)
-        np.testing.assert_allclose(item_vectors(model, [7, 3], batch_tokens=512), alone[[7, 3]], atol=1e-4)
+        alone = item_vectors(model, range(20), EncodeConfig(batch_tokens=64))
+        together = item_vectors(model, range(20), EncodeConfig(batch_tokens=100000))
+        some = item_vectors(model, [7, 3], EncodeConfig(batch_tokens=512))
+        np.testing.assert_allclose(together, alone, atol=1e-4)
+        np.testing.assert_allclose(some, alone[[7, 3]], atol=1e-4)
 
 
 def test_a_vector_is_the_last_hidden_state_of_plain_transformers(in_home: Pipeline) -> None:
@@ -210,19 +212,19 @@ def test_a_plugin_that_cannot_show_an_input_is_named_after_the_scores(
 
 def test_one_loaded_llm_serves_stage_after_stage(in_home: Pipeline) -> None:
     """Control, model and another model on one backbone, in any order, as each on a backbone of its own."""
-    registry, catalog = Registry.open(in_home.registry), Catalog.open(in_home.data)
+    workspace, catalog = in_home.workspace, in_home.catalog
     flags = {"backbone.model": str(in_home.llm), "backbone.dtype": "float32", "explain.max_new_tokens": 4}
     config = resolve(flags=flags)
     kept = Backbone.load(config.backbone)
 
     def texts(backbone: Backbone | None, *variants: str) -> list[Text]:
         explained = explain(
-            catalog, "composite", config, registry, split="all", variants=variants, backbone=backbone
+            workspace, catalog, "composite", config, split="all", variants=variants, backbone=backbone
         )
         return list(explained.texts)
 
     def vectors(backbone: Backbone | None) -> np.ndarray:
-        return encode(catalog, "text/things", config, registry, name="kept", backbone=backbone).vectors
+        return encode(workspace, catalog, "text/things", config, name="kept", backbone=backbone).vectors
 
     first = [texts(kept, "aligned"), vectors(kept), texts(kept, "unaligned"), vectors(kept)]
     fresh = [texts(None, "aligned"), vectors(None), texts(None, "unaligned"), vectors(None)]
@@ -236,7 +238,7 @@ def test_encode_recommend_and_topk(in_home: Pipeline, out_json: OutJson) -> None
     assert in_home.run("encode", "composite", *data, "--json", "--backbone", str(in_home.llm)) == 0
     coverage = out_json()["coverage"]
     assert coverage == {"text": 18, "behavior": 20, "none": 0}
-    fast = ["--set", "epochs=15", "--set", "dim=16", "--set", "dropout=0.1", "--set", "lr=0.01"]
+    fast = [f"--set=recommender.{pair}" for pair in ("epochs=15", "dim=16", "dropout=0.1", "lr=0.01")]
     assert in_home.run("recommend", "train", "--vectors", "vectors/things", *data, *fast, "--json") == 0
     trained = out_json()
     assert trained["test"]["users"] == 40
@@ -261,7 +263,7 @@ def test_un_aligned_vectors_need_named_modalities(in_home: Pipeline, out_json: O
         in_home.run("encode", "--unaligned", "--modalities", "text", *data, "--name", "plain", "--json") == 0
     )
     opened = ItemVectors.open(Registry.open(in_home.registry), "plain", Catalog.open(in_home.data))
-    assert opened.data["parents"] == []
+    assert opened.manifest.parents == ()
 
 
 def test_continuing_starts_from_the_parent(in_home: Pipeline, out_json: OutJson) -> None:
@@ -276,7 +278,7 @@ def test_continuing_starts_from_the_parent(in_home: Pipeline, out_json: OutJson)
         "--name",
         "more",
     ]
-    assert in_home.run(*argv, *in_home.settings(align__seed=0, align__epochs=1), "--json") == 0
+    assert in_home.run(*argv, *in_home.settings(run__seed=0, align__epochs=1), "--json") == 0
     metrics = out_json()["metrics"]
     in_home.run("registry", "show", "text/things", "--json")
     assert metrics["valid_loss_before"] == pytest.approx(out_json()["metrics"]["valid_loss"], rel=1e-4)
@@ -286,7 +288,7 @@ def test_a_materialised_adapter_loads_with_plain_peft(in_home: Pipeline) -> None
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    folder = StoredModel.open(Registry.open(in_home.registry), "composite").folder
+    folder = open_model(in_home.workspace.registry, "composite").folder
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(in_home.llm), str(folder))
     ids = torch.tensor([[0, 30, 60, 90]])
     with _model(in_home, "composite") as model:

@@ -13,6 +13,7 @@ from earec_core.llm.lora import TrainableLora
 from earec_core.llm.prompts import Prompt, PromptBuilder
 from earec_core.llm.store import pull
 from earec_core.types import Item, Slot
+from earec_core.workspace import Reporter, Workspace
 
 pytestmark = pytest.mark.real
 
@@ -23,9 +24,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def smollm(home: Path, monkeypatch: pytest.MonkeyPatch) -> Backbone:
-    monkeypatch.setenv("EAREC_HOME", str(home))
-    return Backbone.load(BackboneConfig(model="smollm2-135m", dtype="float32"))
+def smollm(home: Path) -> Backbone:
+    return Backbone.load(BackboneConfig(model="smollm2-135m", dtype="float32"), Workspace.open(home))
 
 
 def _prompts(backbone: Backbone) -> tuple[list[Prompt], dict[Slot, torch.Tensor]]:
@@ -66,5 +66,6 @@ def test_pulling_again_does_nothing(smollm: Backbone, home: Path) -> None:
     def refuse(said: str) -> None:
         pytest.fail(said)
 
-    assert pull("smollm2-135m", refuse) == home / "backbones" / "smollm2-135m"
+    workspace = Workspace.open(home, reporter=Reporter(refuse))
+    assert pull("smollm2-135m", workspace) == home / "backbones" / "smollm2-135m"
     assert not list((home / "downloads").glob("*.whl"))

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from earec_core import plugins
 from earec_core.cli import cli
-from earec_core.cli.options import pairs, run_config
+from earec_core.cli.options import run_config
 from earec_core.config import PRESETS, RecommenderConfig, RunConfig, resolve
 from earec_core.errors import UsageError
 from earec_core.llm.prompts import PromptBuilder
@@ -26,7 +26,6 @@ from earec_core.modality import Context, PluginConfig, create
 from earec_core.plugins import State, observers
 from earec_core.plugins.hooks import Hooks, Observers
 from earec_core.plugins.spec import ModalitySpec
-from earec_core.recommend.stage import recommender_config
 from earec_core.types import Item, Slot
 
 ROOT = Path(__file__).parents[2]
@@ -179,10 +178,7 @@ def _lines() -> Iterator[tuple[str, str, bool]]:
                 yield f"{page.relative_to(ROOT)}: {one}", one, code is not None
 
 
-def _check_settings(settings: tuple[str, ...], *, recommender: bool) -> None:
-    if recommender:
-        recommender_config(None, pairs(settings, "--set"))
-        return
+def _check_settings(settings: tuple[str, ...]) -> None:
     for name, values in run_config(None, "recommended", None, settings).modalities.items():
         create(name, values, Context("c"))
 
@@ -200,7 +196,7 @@ def _parse(line: str, whole: bool) -> None:
         command, words = found, words[1:]
     if whole:
         settings = command.make_context(command.name, list(words)).params.get("settings", ())
-        _check_settings(settings, recommender=line.startswith("earec recommend"))
+        _check_settings(settings)
     known = {name for parameter in command.params for name in parameter.opts + parameter.secondary_opts}
     for word in words:
         if re.match(r"--?[a-z]", word):

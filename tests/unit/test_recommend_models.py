@@ -88,7 +88,7 @@ def test_a_plugins_model_is_listed_by_name_and_imported_for_its_own(installed: N
 def test_an_installed_model_does_all_that_the_cores_do(
     installed: None, data: Path, similarity: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sets = [part for s in (*SETTINGS, f"similarity={similarity}") for part in ("--set", s)]
+    sets = [part for s in (*SETTINGS, f"similarity={similarity}") for part in ("--set", f"recommender.{s}")]
     common = ["--data", str(data), "--json"]
     capsys.readouterr()
     assert run(["recommend", "train", "--model", "bilinear", *common, "--name", "r", *sets]) == 0

@@ -14,7 +14,7 @@ import pytest
 from earec_core.errors import UsageError
 from earec_core.report import write_search
 from earec_core.report.search import place, render_search
-from earec_core.search import Evaluation, Found
+from earec_core.search import Evaluation, SearchResult
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\""
 
@@ -42,7 +42,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def found(names: list[str], values: list[float], **more: Any) -> Found:
+def found(names: list[str], values: list[float], **more: Any) -> SearchResult:
     rng = np.random.default_rng(0)
     path = tuple(
         Evaluation(dict(zip(names, rng.dirichlet(np.ones(len(names))).tolist(), strict=True)), value, 0.5)
@@ -52,13 +52,12 @@ def found(names: list[str], values: list[float], **more: Any) -> Found:
         "strategy": "grid", "objective": "loss", "best": path[0], "path": path, "steps": (),
         "folder": Path(), "complete": True, "catalog": "things", "data": "d", **more,
     }  # fmt: skip
-    return Found(**settings)
+    return SearchResult(**settings)
 
 
-def steps(names: str, *shares: list[float]) -> tuple[dict[str, Any], ...]:
+def steps(names: str, *shares: list[float]) -> tuple[Evaluation, ...]:
     return tuple(
-        {"step": i, "loss": 2.0 - i / 10, "weights": dict(zip(names, row, strict=True))}
-        for i, row in enumerate(shares)
+        Evaluation(dict(zip(names, row, strict=True)), 2.0 - i / 10, 0.5) for i, row in enumerate(shares)
     )
 
 
@@ -156,8 +155,8 @@ def test_a_search_that_the_budget_ended_says_so(strategy: str) -> None:
 def test_page_is_whole_and_asks_nothing_of_the_outside(names: list[str], values: list[float]) -> None:
     hostile = [f"{HOSTILE}{name}" for name in names]
     steps = (
-        {"step": 0, "loss": math.nan, "weights": dict.fromkeys(hostile, math.nan)},
-        {"step": 1, "loss": 1.0, "weights": dict.fromkeys(hostile, 1 / len(names))},
+        Evaluation(dict.fromkeys(hostile, math.nan), math.nan, 0.5),
+        Evaluation(dict.fromkeys(hostile, 1 / len(names)), 1.0, 0.5),
     )
     one = found(hostile, values, steps=steps)
     layers = {0: dict.fromkeys(hostile, 0.125), 1: dict.fromkeys(hostile, math.nan)}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
 import tomllib
 from collections.abc import Callable, Sequence
@@ -14,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import earec_core
+from earec_core.files import digest, write_atomic, write_json
 from earec_core.studies.demo import sources
+from earec_core.workspace import Workspace
 
 Runner = Callable[[Sequence[str]], Any]
 """Runs one `earec` command and returns what it printed, parsed where it is JSON."""
@@ -58,56 +58,50 @@ def stages(folder: Path) -> list[Stage]:
         "pictures": folder / "data" / "openmoji",
         "texts": folder / "texts",
         "settings": folder / "settings.toml",
+        "registry": folder / "registry",
     }
     recipe = tomllib.loads(resources.files(__package__).joinpath("recipe.toml").read_text())
     return [
-        Stage(one["name"], one["title"], tuple(part.format(**places) for part in one["command"]))
-        for one in recipe["stage"]
+        Stage(row["name"], row["title"], tuple(part.format(**places) for part in row["command"]))
+        for row in recipe["stage"]
     ]
 
 
-def run(folder: Path, runner: Runner, note: Callable[[str], None]) -> list[Done]:
+def run(folder: Path, workspace: Workspace, runner: Runner) -> list[Done]:
     """Run every stage that is not finished yet.
 
     Args:
         folder: the demo's folder: data, settings, registry, stage results.
+        workspace: where downloads are kept, and who is told what happens.
         runner: runs one command.
-        note: told what happens.
     """
-    (folder / "stages").mkdir(parents=True, exist_ok=True)
-    (folder / "texts").mkdir(exist_ok=True)
+    (folder / "texts").mkdir(parents=True, exist_ok=True)
     settings = resources.files(__package__).joinpath("settings.toml").read_text()
-    (folder / "settings.toml").write_text(settings)
-    sources.movielens_100k(folder / "sources" / "movielens-100k", note)
-    sources.openmoji(folder / "sources" / "openmoji", note)
-    key = hashlib.sha256(f"{earec_core.__version__}{settings}".encode()).hexdigest()
+    write_atomic(folder / "settings.toml", settings)
+    sources.movielens_100k(folder / "sources" / "movielens-100k", workspace)
+    sources.openmoji(folder / "sources" / "openmoji", workspace)
+    key = digest([earec_core.__version__, settings])
     done: list[Done] = []
-    all_stages = stages(folder)
-    for number, stage in enumerate(all_stages, 1):
-        key = hashlib.sha256(f"{key}{stage.command}".encode()).hexdigest()
+    every = stages(folder)
+    for number, stage in enumerate(every, 1):
+        key = digest([key, stage.command])
         file = folder / "stages" / f"{stage.name}.json"
         kept = _kept(file, key)
         if kept is not None:
             done.append(Done(stage, kept["seconds"], False, kept["result"]))
             continue
-        note(f"\n[{number}/{len(all_stages)}] {stage.title}\n$ {stage.line}")
+        workspace.note(f"\n[{number}/{len(every)}] {stage.title}\n$ {stage.line}")
         started = time.monotonic()
         result = runner(stage.command)
         seconds = time.monotonic() - started
-        _keep(file, {"key": key, "seconds": seconds, "result": result, "stage": asdict(stage)})
+        write_json(file, {"key": key, "seconds": seconds, "result": result, "stage": asdict(stage)})
         done.append(Done(stage, seconds, True, result))
     return done
 
 
 def _kept(file: Path, key: str) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(file.read_text())
+        kept: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError):
         return None
-    return found if found.get("key") == key else None
-
-
-def _keep(file: Path, value: dict[str, Any]) -> None:
-    temp = file.with_name(f".{file.name}.{os.getpid()}")
-    temp.write_text(json.dumps(value))
-    temp.replace(file)
+    return kept if kept.get("key") == key else None

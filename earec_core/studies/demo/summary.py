@@ -14,7 +14,6 @@ import polars as pl
 
 from earec_core.aligned.stored import StoredModel
 from earec_core.catalog import Catalog
-from earec_core.home import home, registry_root
 from earec_core.modality import Context, Modality, create
 from earec_core.recommend.evaluate import histories
 from earec_core.recommend.stage import open_retriever
@@ -30,6 +29,7 @@ from earec_core.report import (
 )
 from earec_core.report.explained import Describe
 from earec_core.studies.demo.run import Done
+from earec_core.workspace import Workspace
 from earec_registry import Registry
 
 _USERS, _SHOWN = 3, 8
@@ -54,15 +54,15 @@ _NOTES = (
 )
 
 
-def report(folder: Path, done: Sequence[Done]) -> Report:
+def report(folder: Path, workspace: Workspace, done: Sequence[Done]) -> Report:
     """The report of a finished demo.
 
     Args:
         folder: the demo's folder.
+        workspace: over the demo's registry.
         done: every stage with its result.
     """
     by_name = {one.stage.name: one for one in done}
-    registry = Registry.open(registry_root())
     catalogs = {
         name: Catalog.open(folder / "data" / place)
         for name, place in (("catalog", "movielens-100k"), ("pictures", "openmoji"))
@@ -85,7 +85,7 @@ def report(folder: Path, done: Sequence[Done]) -> Report:
             example
             for name, catalog in catalogs.items()
             for example in examples(
-                pl.read_parquet(folder / "texts" / f"{name}.parquet").to_dicts(), _inputs(catalog, registry)
+                pl.read_parquet(folder / "texts" / f"{name}.parquet").to_dicts(), _inputs(catalog, workspace)
             )
         ],
         rouge=rouge_rows([row for one in explained.values() for row in one.result]),
@@ -96,7 +96,7 @@ def report(folder: Path, done: Sequence[Done]) -> Report:
             Recommendation(name, _WHAT[name], one.result["test"], one.stage.line)
             for name, one in recommended.items()
         ],
-        suggestions=_suggestions(catalogs["catalog"], registry, list(recommended)),
+        suggestions=_suggestions(catalogs["catalog"], workspace.registry, list(recommended)),
         stages=[StageRow(one.stage.title, one.stage.line, one.seconds, not one.repeated) for one in done],
         notes=_NOTES,
     )
@@ -129,14 +129,18 @@ def _composition(one: Done) -> Composition:
     )
 
 
-def _inputs(catalog: Catalog, registry: Registry) -> Describe:
+def _inputs(catalog: Catalog, workspace: Workspace) -> Describe:
     """What the composite reads of an item, by modality."""
-    model = StoredModel.open(registry, "composite")
+    model = StoredModel.open(workspace.registry, "composite")
     items = {item.id: item for item in catalog.all_items()}
 
     @cache
     def modality(name: str) -> Modality[Any]:
-        return create(name, model.modalities[name]["config"], Context(catalog.name, registry.root, home()))
+        return create(
+            name,
+            model.modalities[name]["config"],
+            Context(catalog.name, workspace.registry.root, workspace.home),
+        )
 
     return lambda item_id, name: modality(name).describe(items[item_id])
 

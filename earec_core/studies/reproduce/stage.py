@@ -1,42 +1,25 @@
-"""From adapters to a table: composites, item vectors, recommenders over seeds, comparisons.
-
-Everything made is registered under `reproduce/<catalog>/<row>/` and taken from there while its inputs are the
-same.
-"""
+"""From adapters to a table: what each row needs, recommenders over seeds, comparisons."""
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
-from safetensors.numpy import load_file, save_file
+from jaxtyping import Float
 
-from earec_core.aligned.build import inputs_for
-from earec_core.aligned.stored import StoredModel
+import earec_core
 from earec_core.catalog import Catalog
-from earec_core.compose import LoraAdapter, get_method
-from earec_core.compose.stage import choose_adapters, compose_models
-from earec_core.config import AlignConfig, RecommenderConfig, RunConfig
-from earec_core.encode import ItemVectors, encode
+from earec_core.compose.stage import choose_adapters
+from earec_core.config import RecommenderConfig, RunConfig
 from earec_core.errors import DataError
-from earec_core.home import home
-from earec_core.llm.backbone import Backbone
-from earec_core.llm.peft_adapter import WEIGHTS
 from earec_core.metrics import statistics
 from earec_core.metrics.ranking import KS, Metrics
-from earec_core.modality import Context, create
-from earec_core.recommend.stage import train_registered
-from earec_core.studies.reproduce import compare, controls
+from earec_core.studies.reproduce import compare
 from earec_core.studies.reproduce.plan import Row, label
-from earec_core.types import Show
-from earec_registry import Manifest, NotFoundError, Registry
+from earec_core.studies.reproduce.rows import RowMaker
+from earec_core.workspace import Workspace
 
 METRICS = tuple(f"{name}@{k}" for name in ("hr", "ndcg") for k in KS)
 
@@ -94,24 +77,21 @@ class Report:
 
 
 def reproduce(
+    workspace: Workspace,
     catalog: Catalog,
     rows: Sequence[Row],
     reference: str,
-    registry: Registry,
     config: RunConfig,
-    recommender: RecommenderConfig,
     *,
     adapters: Mapping[str, str] | None = None,
     seeds: int = 3,
-    note: Callable[[str], None] = lambda _: None,
-    show: Show = lambda *_: None,
 ) -> Report:
     """Measure the rows of `plan`; what is already in the registry is not made again.
 
     Args:
         rows, reference: of `plan`.
-        config: backbone, and plugin settings that differ from the adapters' own.
-        recommender: its hyper-parameters; seeds are 0 to `seeds` - 1.
+        config: backbone, the recommender's hyper-parameters (its seeds are 0 to `seeds` - 1), and plugin settings
+            that differ from the adapters' own.
         adapters: references by modality; default: the only one registered.
 
     Raises:
@@ -125,24 +105,9 @@ def reproduce(
             f"No user of {catalog.name!r} has three interactions.", "Import a dataset with interactions."
         )
     needed = list(dict.fromkeys(m for row in rows for m in row.modalities))
-    chosen = choose_adapters(registry, needed, {m: r for m, r in (adapters or {}).items() if m in needed})
-    work = _Work(catalog, registry, config, chosen, note, show)
-    # All of them first: adapters that do not fit are then found before hours of training.
-    composites = {row.name: work.composite(row) for row in rows if row.kind == "composite"}
-    ids, measured = {}, {}
-    for row in rows:
-        vectors = None if row.kind == "ids" else work.vectors(row, composites.get(row.name))
-        trained = [
-            work.trained(row, vectors, recommender.model_copy(update={"seed": seed})) for seed in range(seeds)
-        ]
-        ids[row.name] = {
-            "composite": composites.get(row.name),
-            "vectors": vectors,
-            "recommenders": [identity for identity, _ in trained],
-        }
-        measured[row.name] = [metrics for _, metrics in trained]
-        hits = [metrics.hr(10) for metrics in measured[row.name]]
-        note(f"{row.name}: HR@10 {np.mean(hits):.4f} ({', '.join(f'{hit:.4f}' for hit in hits)})")
+    given = {m: reference for m, reference in (adapters or {}).items() if m in needed}
+    maker = RowMaker(workspace, catalog, config, choose_adapters(workspace.registry, needed, given))
+    ids, measured = _measure(workspace, maker, rows, config.recommender, seeds)
     gains = {name: np.mean([m.gains(10) for m in runs], axis=0) for name, runs in measured.items()}
     versus = statistics.versus(gains, reference)
     results = tuple(
@@ -150,7 +115,7 @@ def reproduce(
             row,
             ids[row.name],
             _over_seeds(measured[row.name]),
-            work.size(row, composites[row.name]) if row.kind == "composite" else None,
+            maker.size(ids[row.name]["composite"]) if row.kind == "composite" else None,
             versus.get(row.name),
         )
         for row in rows
@@ -160,14 +125,49 @@ def reproduce(
         catalog.name,
         users,
         len(catalog),
-        {m: model.id for m, model in work.models.items()},
-        recommender.model_dump(mode="json", exclude={"seed"}),
+        {m: model.id for m, model in maker.models.items()},
+        config.recommender.model_dump(mode="json", exclude={"seed"}),
         seeds,
         reference,
         statistics.resolution(rate, users),
         results,
         _effects(rows, gains, reference),
     )
+
+
+def _measure(
+    workspace: Workspace, maker: RowMaker, rows: Sequence[Row], config: RecommenderConfig, seeds: int
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[Metrics]]]:
+    """Every row's ids, and its recommenders' test ranks, a seed each."""
+    key = {
+        "data": maker.catalog.digest,
+        "adapters": {m: model.id for m, model in maker.models.items()},
+        "rows": [row.name for row in rows],
+        "recommender": config.model_dump(mode="json"),
+        "seeds": seeds,
+        "earec": earec_core.__version__,
+    }
+    run = workspace.run("reproduce", key).start()
+    # All of them first: adapters that do not fit are then found before hours of training.
+    composites = {row.name: maker.composite(row) for row in rows if row.kind == "composite"}
+    ids: dict[str, dict[str, Any]] = {}
+    measured: dict[str, list[Metrics]] = {}
+    for number, row in enumerate(rows, 1):
+        vectors = None if row.kind == "ids" else maker.vectors(row, composites.get(row.name))
+        trained = [
+            maker.recommender(row, vectors, config.model_copy(update={"seed": seed})) for seed in range(seeds)
+        ]
+        ids[row.name] = {
+            "composite": composites.get(row.name),
+            "vectors": vectors,
+            "recommenders": [identity for identity, _ in trained],
+        }
+        measured[row.name] = [metrics for _, metrics in trained]
+        hits = [metrics.hr(10) for metrics in measured[row.name]]
+        workspace.note(f"{row.name}: HR@10 {np.mean(hits):.4f} ({', '.join(f'{hit:.4f}' for hit in hits)})")
+        run.step(number, {"hr@10": float(np.mean(hits))})
+    run.finish({"rows": ids}, step=len(rows))
+    return ids, measured
 
 
 def _over_seeds(measured: Sequence[Metrics]) -> dict[str, dict[str, Any]]:
@@ -194,197 +194,3 @@ def _effects(
         for axis, factor in enumerate(("method", "weighting"))
     }
     return {factor: effects for factor, effects in found.items() if effects}
-
-
-@dataclass
-class _Work:
-    """The steps of a row; each takes what the registry has where its inputs are the same."""
-
-    catalog: Catalog
-    registry: Registry
-    config: RunConfig
-    adapters: Mapping[str, str]
-    note: Callable[[str], None]
-    show: Show
-    models: dict[str, StoredModel] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.models = {m: StoredModel.open(self.registry, ref) for m, ref in self.adapters.items()}
-        for modality, model in self.models.items():
-            if model.data["training"]["data"]["digest"] != self.catalog.digest:
-                self.note(
-                    f"The adapter of {modality} was aligned on {model.data['data']['name']!r}, not on this "
-                    f"version of {self.catalog.name!r}."
-                )
-
-    def composite(self, row: Row) -> str:
-        """Id of the row's composite."""
-        assert row.method is not None  # noqa: S101 - composites have one
-        name = self._name(row, "composite")
-        stored = self._stored(name)
-        if (
-            stored is not None
-            and stored.data["method"] == {"name": row.method, "rank": None, **get_method(row.method).options}
-            and stored.data["weights"] == dict(row.weights)
-            and {self.models[m].id for m in row.modalities} <= {parent.id for parent in stored.parents}
-        ):
-            return stored.id
-        chosen = {m: self.models[m].id for m in row.modalities}
-        return compose_models(self.registry, chosen, row.weights, name=name, method=row.method)[0]
-
-    def vectors(self, row: Row, composite: str | None = None) -> str:
-        """Id of the row's item vectors."""
-        if row.kind in ("mean", "concatenation"):
-            return self._combined(row)
-        if row.kind == "unaligned":
-            return self._encoded(row, None)
-        return self._encoded(row, composite or self.models[row.modalities[0]].id)
-
-    def trained(self, row: Row, vectors: str | None, config: RecommenderConfig) -> tuple[str, Metrics]:
-        """Id of a recommender over the vectors (over ids without), and its test ranks."""
-        name = self._name(row, f"recommender-{config.seed}")
-        parents = [vectors] if vectors else []
-        stored = self._stored(name)
-        if (
-            stored is not None
-            and stored.data["parents"] == parents
-            and stored.data["training"]["config"] == config.model_dump(mode="json")
-            and stored.data["data"]["digest"] == self.catalog.digest
-        ):
-            identity = stored.id
-        else:
-            identity = train_registered(
-                self.catalog,
-                vectors,
-                config,
-                self.registry,
-                name=name,
-                show=lambda done, total, text: self.show(
-                    done, total, f"{row.name}, seed {config.seed}: {text}"
-                ),
-            )["id"]
-        ranks = load_file(self.registry.materialize(identity) / "test_ranks.safetensors")
-        return identity, Metrics(ranks["ranks"], ranks["users"])
-
-    def size(self, row: Row, composite: str) -> dict[str, float | None]:
-        """How large the composite's change of the weights is, beside that of the exact sum."""
-        stored = self.registry.manifest(composite)
-        exact = compare.exact_norm(self._products, [row.weights.get(m, 0.0) for m in self.models])
-        composed = None
-        if WEIGHTS in stored.files:
-            composed = compare.stored_norm(self.registry.materialize(composite))
-        return {
-            "exact": exact,
-            "composed": composed,
-            "ratio": composed / exact if composed is not None and exact else None,
-            "relative_error": stored.data["report"].get("relative_error"),
-        }
-
-    def _encoded(self, row: Row, model: str | None) -> str:
-        """Vectors by the LLM: the stored model's, or the un-aligned backbone's on the adapters' template."""
-        name = self._name(row, "vectors")
-        stored = self._stored(name)
-        configs, sources = self._inputs
-        parents = [*([model] if model else []), *(s for m in row.modalities for s in sources[m])]
-        first = next(iter(self.models.values()))
-        prompt = first.prompt.model_dump(mode="json")
-        if (
-            stored is not None
-            and sorted(stored.data["parents"]) == sorted(parents)
-            and stored.data["modalities"] == {m: configs[m] for m in row.modalities}
-            and stored.data["prompt"] == prompt
-            and stored.data["base"]["weights"] == first.data["base"]["weights"]
-            and stored.data["data"]["digest"] == self.catalog.digest
-        ):
-            return stored.id
-        config = self.config
-        if model is None:
-            # Untrained projectors are drawn from the default seed, whatever the adapters were aligned with.
-            update = {"prompt": first.prompt, "modalities": self._settings, "align": AlignConfig()}
-            config = config.model_copy(update=update)
-        first.check_base(self._backbone)
-        made = encode(
-            self.catalog,
-            model,
-            config,
-            self.registry,
-            names=row.modalities,
-            name=name,
-            backbone=self._backbone,
-            note=self.note,
-            show=lambda done, total, text: self.show(done, total, f"{row.name}: {text}"),
-        )
-        return made.id
-
-    def _combined(self, row: Row) -> str:
-        """Vectors made of those of each modality's own adapter."""
-        parts = {m: self.vectors(Row(m, "single", (m,))) for m in row.modalities}
-        name, method = self._name(row, "vectors"), f"{row.kind} of single modalities"
-        stored = self._stored(name)
-        if (
-            stored is not None
-            and stored.data["parents"] == list(parts.values())
-            and stored.data["method"] == method
-        ):
-            return stored.id
-        opened = {m: ItemVectors.open(self.registry, ref, self.catalog) for m, ref in parts.items()}
-        vectors = {m: one.vectors for m, one in opened.items()}
-        if row.kind == "mean":
-            made = controls.mean(vectors, self._present)
-        else:
-            made = controls.concatenation(vectors, self._present, next(iter(vectors.values())).shape[1])
-        manifest = {
-            "kind": "features",
-            "method": method,
-            "parents": list(parts.values()),
-            "data": {"name": self.catalog.name, "digest": self.catalog.digest},
-            "shapes": {"items": len(made), "d": int(made.shape[1])},
-        }
-        with tempfile.TemporaryDirectory() as folder:
-            files = {"vectors.safetensors": Path(folder) / "v", "item_ids.json": Path(folder) / "i"}
-            save_file({"vectors": np.ascontiguousarray(made)}, files["vectors.safetensors"])
-            files["item_ids.json"].write_text(json.dumps(self.catalog.items["item_id"].to_list()))
-            return self.registry.add(manifest, files, name=name, why="reproduce")
-
-    @cached_property
-    def _backbone(self) -> Backbone:
-        return Backbone.load(self.config.backbone, self.note)
-
-    @cached_property
-    def _settings(self) -> dict[str, dict[str, Any]]:
-        """Each plugin's configuration: the adapter's own, with what differs here."""
-        return {
-            m: {**model.modalities[m]["config"], **self.config.modalities.get(m, {})}
-            for m, model in self.models.items()
-        }
-
-    @cached_property
-    def _inputs(self) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
-        """What `encode` will record of each modality: its exact configuration, and what it reads."""
-        context = Context(self.catalog.name, self.registry.root, home())
-        made = {m: create(m, settings, context) for m, settings in self._settings.items()}
-        return (
-            {m: one.resolved_config().model_dump(mode="json") for m, one in made.items()},
-            {m: one.sources() for m, one in made.items()},
-        )
-
-    @cached_property
-    def _present(self) -> dict[str, Bool[np.ndarray, " n"]]:
-        """Which items have each modality."""
-        context = Context(self.catalog.name, self.registry.root, home())
-        items = self.catalog.all_items()
-        inputs = inputs_for(list(self.models), self._settings, items, self._backbone, context, self.show)
-        return {m: np.array([row in inputs[m] for row in range(len(items))]) for m in self.models}
-
-    @cached_property
-    def _products(self) -> Float[np.ndarray, "m m"]:
-        return compare.products({m: LoraAdapter.open(model.folder) for m, model in self.models.items()})
-
-    def _name(self, row: Row, part: str) -> str:
-        return f"reproduce/{self.catalog.name}/{row.name}/{part}"
-
-    def _stored(self, name: str) -> Manifest | None:
-        try:
-            return self.registry.manifest(name)
-        except NotFoundError:
-            return None

@@ -66,7 +66,7 @@ class Aligning:
         adapter = ready.alignment.id
         with expecting("The adapter must compose at weight 1"):
             composite, _ = compose_models(
-                ready.registry, {ready.name: adapter}, {ready.name: 1.0}, name="kit/one"
+                ready.workspace.registry, {ready.name: adapter}, {ready.name: 1.0}, name="kit/one"
             )
         one, other = (torch.from_numpy(ready.vectors(reference)) for reference in (adapter, composite))
         require(

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from earec_core.cli.options import data_option, json_option, open_registry, registry_option
+from earec_core.cli.options import Session, data_option, json_option, session_options
 from earec_core.cli.output import out
+from earec_core.errors import UsageError
 
 _RATE = click.FloatRange(0, 1, max_open=True)
 _COUNT = click.IntRange(1)
@@ -36,30 +37,38 @@ def command() -> None:
     "--max-len", type=click.IntRange(2), default=50, show_default=True, help="Items seen of a user."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@registry_option
+@session_options
 @json_option
-def fit(data: Path, name: str | None, registry: Path, as_json: bool, **options: Any) -> None:
+def fit(data: Path, name: str | None, session: Session, as_json: bool, **options: Any) -> None:
     """Train SASRec on the training part of a dataset and register its item embeddings.
 
     A killed run resumes from its last epoch; a finished one is not repeated. Prints the artifact's id.
     """
     from earec_behavior.fit import fit as run
     from earec_core.catalog import Catalog
+    from earec_core.config import RecommenderConfig, validate
 
+    if options["dim"] % options["heads"]:
+        raise UsageError(
+            f"--heads {options['heads']} does not divide --dim {options['dim']}.",
+            "Choose heads that divide it.",
+        )
+    config = validate(RecommenderConfig, options, "recommender's options")
     catalog = Catalog.open(data)
-    with out.progress("behavior fit") as bar:
-        done = run(catalog, options, open_registry(registry), name=name, note=out.note, show=bar.update)
+    with session("behavior fit") as workspace:
+        fitted = run(workspace, catalog, config, name=name)
+    metrics = fitted.training.metrics
     if as_json:
         out.json(
             {
-                "id": done.id,
-                "name": done.name,
-                "run": str(done.run),
-                "metrics": done.metrics,
-                "items": done.items,
+                "id": fitted.id,
+                "name": fitted.name,
+                "run": str(fitted.training.run.folder),
+                "metrics": metrics,
+                "items": fitted.items,
             }
         )
-    else:
-        for part, metrics in done.metrics.items():
-            out.note(f"{part}: HR@10 {metrics['hr@10']:.4f}, NDCG@10 {metrics['ndcg@10']:.4f}")
-        out.data(done.id)
+        return
+    for part, figures in metrics.items():
+        out.note(f"{part}: HR@10 {figures['hr@10']:.4f}, NDCG@10 {figures['ndcg@10']:.4f}")
+    out.data(fitted.id)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from earec_behavior.spec import SPEC
+from earec_core.artifacts import EmbeddingsManifest, open_as
+from earec_core.artifacts.embeddings import TENSORS
+from earec_core.artifacts.vectors import IDS
 from earec_core.errors import UsageError
 from earec_core.modality import Context
 from earec_core.modality.tables import PIN, SUFFIXES, Table, read_table
@@ -52,29 +56,27 @@ def _from_registry(reference: str, is_default: bool, context: Context) -> tuple[
         )
     registry = Registry.open(context.registry)
     try:
-        manifest = registry.manifest(reference)
+        stored = open_as(registry, reference, EmbeddingsManifest)
     except NotFoundError as error:
         # A misspelled file name ends here too.
-        what = (
+        problem = (
             f"There are no item embeddings of the catalog {context.catalog!r} in the registry."
             if is_default
             else f"behavior.embeddings={reference!r} is no file of {', '.join(SUFFIXES)}: {error.what}"
         )
-        raise UsageError(what, f"Make them: {_FIT}; or give others: {_SET}") from None
-    data = manifest.data
-    if data.get("kind") != "features" or data.get("modality") != "behavior":
+        raise UsageError(problem, f"Make them: {_FIT}; or give others: {_SET}") from None
+    manifest = stored.manifest
+    if manifest.modality != SPEC.name:
         raise UsageError(
-            f"{reference} is no table of item embeddings (kind {data.get('kind')}, {data.get('modality')}).",
+            f"{reference} is a table of item embeddings for {manifest.modality}, not for {SPEC.name}.",
             f"Make one: {_FIT}; or give another: {_SET}",
         )
-    made_on = str(dict(data.get("catalog") or {}).get("name", ""))
-    if context.catalog and made_on != context.catalog:
+    if context.catalog and manifest.data.name != context.catalog:
         raise UsageError(
-            f"The item embeddings {reference} were made on the catalog {made_on!r}, this is the catalog "
-            f"{context.catalog!r}: the same ids mean other items.",
+            f"The item embeddings {reference} were made on the catalog {manifest.data.name!r}, this is the "
+            f"catalog {context.catalog!r}: the same ids mean other items.",
             f"Give this catalog's: --set behavior.embeddings={default_name(context.catalog)} "
             f"(made by `earec behavior fit`).",
         )
-    folder = registry.materialize(manifest.id)
-    table = read_table(str(folder / "embeddings.safetensors"), str(folder / "item_ids.json"), _SETTING)
-    return replace(table, origin=reference, pinned=manifest.id), manifest.id
+    table = read_table(str(stored.folder / TENSORS), str(stored.folder / IDS), _SETTING)
+    return replace(table, origin=reference, pinned=stored.id), stored.id

@@ -41,7 +41,17 @@ def registry(tmp_path: Path) -> Path:
     files = {name: tmp_path / name for name in ("embeddings.safetensors", "item_ids.json")}
     save_file({"embeddings": VALUES}, files["embeddings.safetensors"])
     files["item_ids.json"].write_text(json.dumps(IDS))
-    manifest = {"kind": "features", "modality": "behavior", "catalog": {"name": "books", "digest": "0"}}
+    # As earec stored them before manifests had a schema.
+    manifest = {
+        "kind": "features",
+        "modality": "behavior",
+        "plugin": {"distribution": "earec-behavior", "version": "0.1.0"},
+        "catalog": {"name": "books", "digest": "0"},
+        "shapes": {"items": 3, "d": 2},
+        "method": "sasrec",
+        "training": {},
+        "metrics": {},
+    }
     Registry.open(tmp_path / "registry").add(manifest, files, name="embeddings/books")
     return tmp_path / "registry"
 
@@ -309,8 +319,8 @@ def test_fit_registers_what_the_modality_reads(
     assert result["metrics"]["test"]["users"] == 60
     catalog = Catalog.open(data)
     stored = registry.manifest(result["id"]).data
-    assert (stored["kind"], stored["modality"]) == ("features", "behavior")
-    assert stored["catalog"] == {"name": "rings", "digest": catalog.digest}
+    assert (stored["kind"], stored["modality"]) == ("embeddings", "behavior")
+    assert stored["data"] == {"name": "rings", "digest": catalog.digest}
     folder = registry.materialize(result["id"])
     values = load_file(folder / "embeddings.safetensors")["embeddings"]
     assert (values.shape, values.dtype) == ((20, 8), np.float32)

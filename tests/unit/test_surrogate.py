@@ -1,4 +1,4 @@
-"""Descent on the simplex against brute force."""
+"""The surrogate and its lowest point against brute force."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from earec_core.search.learn import Process, Surrogate, covariance, project
+from earec_core.search.surrogate import Process, Surrogate, covariance, project
 
 
 def simplex(steps: int) -> np.ndarray:

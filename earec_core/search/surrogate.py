@@ -1,4 +1,4 @@
-"""Lambda by descent: a surrogate of the loss on the simplex, fitted to gradients through the un-merged adapters.
+"""A surrogate of the loss on the simplex of weights, fitted to values and gradients through un-merged adapters.
 
 Every value and gradient is that of all validation items, so nothing is noise, and a few of them suffice: a Gaussian
 process that has the values and gradients so far is a model of the loss, and its lowest point on the simplex comes
@@ -10,25 +10,10 @@ Symbols: l layers with weights of their own, n adapters, p points so far, m = l 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from jaxtyping import Float
 
 Rows = Float[np.ndarray, "l n"]
-
-
-@dataclass(frozen=True)
-class Descent:
-    """How lambda is learned.
-
-    Attributes:
-        steps: gradients; one evaluation without follows.
-        per_layer: a weighting for every layer of the LLM.
-    """
-
-    steps: int = 4
-    per_layer: bool = False
 
 
 class Surrogate:

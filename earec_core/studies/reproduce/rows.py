@@ -1,0 +1,214 @@
+"""What a row of a table needs: its composite, its item vectors, its recommenders.
+
+Everything made is registered under `reproduce/<catalog>/<row>/` and taken from there while its inputs are the same.
+The LLM is loaded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Bool
+from safetensors.numpy import load_file
+
+from earec_core.aligned.build import context, new_model
+from earec_core.aligned.stored import check_base, open_adapter
+from earec_core.artifacts import (
+    AdapterManifest,
+    CompositeManifest,
+    ItemVectors,
+    Manifest,
+    MethodRecord,
+    RecommenderManifest,
+    Stored,
+    VectorsManifest,
+    open_as,
+)
+from earec_core.artifacts.recommender import RANKS
+from earec_core.catalog import Catalog
+from earec_core.compose import Recipe
+from earec_core.compose.stage import compose_models
+from earec_core.config import RecommenderConfig, RunConfig, RunSettings
+from earec_core.encode import encode
+from earec_core.llm.backbone import Backbone
+from earec_core.metrics.ranking import Metrics
+from earec_core.modality import create
+from earec_core.recommend.stage import train_registered
+from earec_core.studies.reproduce import controls
+from earec_core.studies.reproduce.plan import Row
+from earec_core.workspace import Workspace
+from earec_registry import NotFoundError
+
+M = TypeVar("M", bound=Manifest)
+
+
+@dataclass
+class RowMaker:
+    """Makes what rows need.
+
+    Attributes:
+        adapters: reference of each modality's adapter.
+        models: the same, opened.
+    """
+
+    workspace: Workspace
+    catalog: Catalog
+    config: RunConfig
+    adapters: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        self.models: dict[str, Stored[AdapterManifest]] = {
+            modality: open_adapter(self.workspace.registry, reference)
+            for modality, reference in self.adapters.items()
+        }
+        for modality, model in self.models.items():
+            data = model.manifest.training.data
+            if data.digest != self.catalog.digest:
+                self.workspace.note(
+                    f"The adapter of {modality} was aligned on {data.name!r}, not on this version of "
+                    f"{self.catalog.name!r}."
+                )
+
+    def composite(self, row: Row) -> str:
+        """Id of the row's composite."""
+        assert row.method is not None  # noqa: S101 - composites have one
+        name, recipe = self._name(row, "composite"), Recipe(row.weights, method=row.method)
+        stored = self._stored(name, CompositeManifest)
+        if (
+            stored is not None
+            and stored.manifest.method == MethodRecord(name=row.method, options=recipe.options)
+            and stored.manifest.weights == recipe.used
+            and stored.manifest.report.get("composed_norm") is not None
+            and {self.models[m].id for m in row.modalities} <= {*stored.manifest.parents}
+        ):
+            return stored.id
+        chosen = {m: self.models[m].id for m in row.modalities}
+        return compose_models(self.workspace, chosen, recipe, name=name).id
+
+    def vectors(self, row: Row, composite: str | None = None) -> str:
+        """Id of the row's item vectors."""
+        if row.kind in ("mean", "concatenation"):
+            return self._combined(row)
+        if row.kind == "unaligned":
+            return self._encoded(row, None)
+        return self._encoded(row, composite or self.models[row.modalities[0]].id)
+
+    def recommender(self, row: Row, vectors: str | None, config: RecommenderConfig) -> tuple[str, Metrics]:
+        """Id of a recommender over the vectors (over ids without), and its test ranks."""
+        name = self._name(row, f"recommender-{config.seed}")
+        stored = self._stored(name, RecommenderManifest)
+        if (
+            stored is not None
+            and stored.manifest.parents == ((vectors,) if vectors else ())
+            and stored.manifest.training.config == config
+            and stored.manifest.data.digest == self.catalog.digest
+        ):
+            identity = stored.id
+        else:
+            workspace = self.workspace.about(f"{row.name}, seed {config.seed}")
+            identity = train_registered(workspace, self.catalog, config, name=name, vectors=vectors).id
+        ranks = load_file(self.workspace.registry.materialize(identity) / RANKS)
+        return identity, Metrics(ranks["ranks"], ranks["users"])
+
+    def size(self, composite: str) -> dict[str, float | None]:
+        """How large the composite's change of the weights is, beside that of the exact sum."""
+        report = open_as(self.workspace.registry, composite, CompositeManifest).manifest.report
+        exact, composed = report["norm"], report["composed_norm"]
+        return {
+            "exact": exact,
+            "composed": composed,
+            "ratio": composed / exact if exact else None,
+            "relative_error": report["relative_error"],
+        }
+
+    def _encoded(self, row: Row, model: str | None) -> str:
+        """Vectors by the LLM: the stored model's, or the un-aligned backbone's on the adapters' template."""
+        name = self._name(row, "vectors")
+        stored = self._stored(name, VectorsManifest)
+        configs, sources = self._recorded
+        parents = [*([model] if model else []), *(s for m in row.modalities for s in sources[m])]
+        first = next(iter(self.models.values()))
+        if (
+            stored is not None
+            and sorted(stored.manifest.parents) == sorted(parents)
+            and stored.manifest.modalities == {m: configs[m] for m in row.modalities}
+            and stored.manifest.prompt == first.manifest.prompt
+            and stored.manifest.base is not None
+            and stored.manifest.base.weights == first.manifest.base.weights
+            and stored.manifest.data.digest == self.catalog.digest
+        ):
+            return stored.id
+        config = self.config
+        if model is None:
+            # Untrained projectors are drawn from the default seed, whatever the adapters were aligned with.
+            settings = {"prompt": first.manifest.prompt, "modalities": self._settings, "run": RunSettings()}
+            config = config.model_copy(update=settings)
+        check_base(first, self._backbone.info)
+        workspace, names = self.workspace.about(row.name), row.modalities
+        made = encode(workspace, self.catalog, model, config, names=names, name=name, backbone=self._backbone)
+        return made.id
+
+    def _combined(self, row: Row) -> str:
+        """Vectors made of those of each modality's own adapter."""
+        parts = {m: self.vectors(Row(m, "single", (m,))) for m in row.modalities}
+        parents = tuple(parts.values())
+        name, method = self._name(row, "vectors"), f"{row.kind} of single modalities"
+        stored = self._stored(name, VectorsManifest)
+        if stored is not None and (stored.manifest.parents, stored.manifest.method) == (parents, method):
+            return stored.id
+        registry = self.workspace.registry
+        vectors = {m: ItemVectors.open(registry, ref, self.catalog).vectors for m, ref in parts.items()}
+        if row.kind == "mean":
+            combined = controls.mean(vectors, self._present)
+        else:
+            width = next(iter(vectors.values())).shape[1]
+            combined = controls.concatenation(vectors, self._present, width)
+        made = ItemVectors.save(
+            registry, combined, self.catalog, name=name, why="reproduce", method=method, parents=parents
+        )
+        return made.id
+
+    @cached_property
+    def _backbone(self) -> Backbone:
+        return Backbone.load(self.config.backbone, self.workspace)
+
+    @cached_property
+    def _settings(self) -> dict[str, dict[str, Any]]:
+        """Each plugin's configuration: the adapter's own, with what differs here."""
+        return {
+            m: {**model.manifest.record.config, **self.config.modalities.get(m, {})}
+            for m, model in self.models.items()
+        }
+
+    @cached_property
+    def _recorded(self) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
+        """What `encode` will record of each modality: its exact configuration, and what it reads."""
+        here = context(self.workspace, self.catalog)
+        made = {m: create(m, settings, here) for m, settings in self._settings.items()}
+        return (
+            {m: modality.resolved_config().model_dump(mode="json") for m, modality in made.items()},
+            {m: modality.sources() for m, modality in made.items()},
+        )
+
+    @cached_property
+    def _present(self) -> dict[str, Bool[np.ndarray, " n"]]:
+        """Which items have each modality."""
+        prompt = next(iter(self.models.values())).manifest.prompt
+        model = new_model(
+            self.workspace, self.catalog, self._backbone, list(self.models), self._settings, prompt
+        )
+        every = range(len(self.catalog))
+        return {m: np.array([row in model.inputs[m] for row in every]) for m in self.models}
+
+    def _name(self, row: Row, part: str) -> str:
+        return f"reproduce/{self.catalog.name}/{row.name}/{part}"
+
+    def _stored(self, name: str, kind: type[M]) -> Stored[M] | None:
+        try:
+            return open_as(self.workspace.registry, name, kind)
+        except NotFoundError:
+            return None
