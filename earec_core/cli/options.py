@@ -66,6 +66,30 @@ def data_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def adapter_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--adapter` and `--allow-mismatch`, passed as `adapters: dict[str, str]` and `allow: frozenset[str]`."""
+
+    @click.option(
+        "--adapter",
+        "adapters",
+        multiple=True,
+        metavar="M=REF",
+        help="The adapter of a modality.  [default: the only one registered]",
+    )
+    @click.option(
+        "--allow-mismatch",
+        "allow",
+        multiple=True,
+        metavar="WHAT",
+        help="base, tokenizer, anchor, template, seed or plugin: go on although the adapters differ in it.",
+    )
+    @functools.wraps(function)
+    def with_adapters(*args: Any, adapters: tuple[str, ...], allow: tuple[str, ...], **kwargs: Any) -> Any:
+        return function(*args, adapters=pairs(adapters, "--adapter"), allow=frozenset(allow), **kwargs)
+
+    return with_adapters
+
+
 def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--config`, `--preset`, `--backbone` and `--set`, passed together as `config: RunConfig`."""
 
@@ -134,6 +158,7 @@ def pairs(values: tuple[str, ...], option: str) -> dict[str, str]:
 __all__ = [
     "OutFile",
     "PathType",
+    "adapter_options",
     "config_options",
     "data_option",
     "home",

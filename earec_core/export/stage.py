@@ -1,114 +1,88 @@
-"""What `earec compose` writes beside the registered composite: merged base, PEFT directory, mergekit recipe."""
+"""`export`: a registered model in the form that other tools read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from earec_core.aligned.stored import StoredModel
-from earec_core.compose.methods import get_method
-from earec_core.compose.report import ComposeReport
 from earec_core.errors import IntegrityError, UsageError
-from earec_core.export.emit import check_mergekit, emit_mergekit, emit_peft
 from earec_core.export.into_base import merge_into_base
-from earec_core.files import check_new
+from earec_core.export.mergekit import check_mergekit, write_mergekit
+from earec_core.files import check_new, copy_file, new_directory
+from earec_core.llm.peft_adapter import CONFIG, WEIGHTS, LoraAdapter
 from earec_core.llm.store import NAMED, folder, info
 from earec_registry import Registry
 
+Form = Literal["peft", "mergekit", "merged"]
 
-@dataclass(frozen=True)
-class Exports:
-    """What was asked for.
 
-    Attributes:
-        into_base: where to write the base model with the composite merged into it.
-        emit: `peft` or `mergekit`.
-        out: where to write that.
-        backbone: the base model; None looks for the one that the adapters record.
+def export(
+    registry: Registry,
+    reference: str,
+    form: Form,
+    out: Path,
+    *,
+    backbone: str | None = None,
+    note: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write a model to a directory of its own; what cannot be written is refused before the work.
+
+    Args:
+        reference: a composite; for `peft` and `merged` an adapter, too.
+        form: `peft`: a plain PEFT directory. `mergekit`: the parts' adapters and a recipe that merges them into
+            the base. `merged`: the base model with the composite merged into it.
+        out: the directory to write; it must not exist, or be empty. It appears complete or not at all.
+        backbone: the base model: name, directory or hub id; None looks for the one that the model records.
+        progress: of `merged`; called with (tensors done, tensors in all).
+
+    Raises:
+        UsageError: the model has no such form, the base is not found, or something is at `out`.
+        IntegrityError: the base is not the one that the model was aligned on, or a file is damaged.
+        EarecError: the directory cannot be written.
     """
+    check_new(out)
+    model = StoredModel.open(registry, reference)
+    if (model.folder / "adapters").is_dir():
+        raise UsageError(
+            "A routed composite is several adapters, so it is neither one weight nor one adapter.",
+            "Compose with --method delta, its merged part.",
+        )
+    if form == "peft":
+        with new_directory(out, "adapter") as target:
+            for name in (CONFIG, WEIGHTS):
+                copy_file(model.folder / name, target / name)
+    elif form == "merged":
+        merge_into_base(model.folder, find_base(model, backbone, note), out, progress=progress)
+    else:
+        _to_mergekit(registry, model, out, backbone, note)
 
-    into_base: Path | None = None
-    emit: str | None = None
-    out: Path | None = None
-    backbone: str | None = None
 
-    def check(
-        self,
-        registry: Registry,
-        adapters: Mapping[str, str],
-        weights: Mapping[str, float],
-        *,
-        method: str,
-        rank: int | None,
-        per_layer: bool,
-        note: Callable[[str], None],
-    ) -> Path | None:
-        """Refuse at once what could not be written after the composition.
-
-        Args:
-            adapters, weights, method, rank: as in `compose_models`; weights that are yet to be found are left out.
-            per_layer: whether layers have weights of their own.
-
-        Returns:
-            The base model's directory where it is needed, its digests checked.
-
-        Raises:
-            UsageError: options or directories do not fit, or the method has no such form.
-            IntegrityError: the base is not the one that the adapters were aligned on.
-        """
-        if (self.emit is None) != (self.out is None):
-            raise UsageError(
-                "--emit and --out belong together.", "Write e.g. --emit peft --out DIR, or leave both out."
-            )
-        for wanted in filter(None, (self.into_base, self.out)):
-            check_new(wanted)
-        if self.emit == "mergekit":
-            check_mergekit(method, weights, rank=rank, per_layer=per_layer)
-        if (self.into_base or self.emit) and get_method(method).routed:
-            raise UsageError(
-                f"A {method} composite is several adapters, so it is neither one weight nor one adapter.",
-                "Compose with --method delta, its merged part.",
-            )
-        if self.into_base is None and self.emit != "mergekit":
-            return None
-        return find_base(StoredModel.open(registry, next(iter(adapters.values()))), self.backbone, note)
-
-    def write(
-        self,
-        registry: Registry,
-        composite: str,
-        adapters: Mapping[str, str],
-        report: ComposeReport,
-        base: Path | None,
-        *,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> None:
-        """Write what was asked for.
-
-        Args:
-            composite: id of the registered composite.
-            adapters: as in `compose_models`.
-            report: of the composition.
-            base: what `check` returned.
-            progress: of the merge into the base.
-        """
-        merged = registry.materialize(composite)
-        if self.emit == "peft" and self.out is not None:
-            emit_peft(merged, self.out)
-        if self.emit == "mergekit" and self.out is not None and base is not None:
-            parts = {m: registry.materialize(ref) for m, ref in adapters.items()}
-            emit_mergekit(parts, report.weights, base, self.out, method=report.method, options=report.options)
-        if self.into_base is not None and base is not None:
-            merge_into_base(merged, base, self.into_base, progress=progress)
+def _to_mergekit(
+    registry: Registry, model: StoredModel, out: Path, backbone: str | None, note: Callable[[str], None]
+) -> None:
+    if model.data["kind"] != "composite":
+        raise UsageError(
+            "An adapter has no parts for mergekit to merge.", "Export it --as peft or --as merged."
+        )
+    weights, method = model.data["weights"], model.data["method"]
+    # A composite's parents begin with its modalities' adapters, both in alphabetical order.
+    parts = dict(zip(sorted(model.modalities), model.data["parents"], strict=False))
+    adapters = {m: LoraAdapter.open(registry.materialize(parent)) for m, parent in parts.items()}
+    per_layer = "layer_weights" in model.data
+    check_mergekit(adapters, weights, method["name"], rank=method["rank"], per_layer=per_layer)
+    base = find_base(model, backbone, note)
+    density = method.get("density")
+    write_mergekit(adapters, weights, base, out, method=method["name"], density=density)
 
 
 def find_base(model: StoredModel, backbone: str | None, note: Callable[[str], None]) -> Path:
-    """The directory of the base that an adapter was aligned on.
+    """The directory of the base that a model was aligned on.
 
     Args:
-        model: the adapter.
-        backbone: name, directory or hub id; None takes the one that the adapter records.
+        backbone: name, directory or hub id; None takes the one that the model records.
 
     Raises:
         UsageError: there is none.
@@ -118,7 +92,7 @@ def find_base(model: StoredModel, backbone: str | None, note: Callable[[str], No
     name = backbone or want["id"]
     if backbone is None and name not in NAMED and name.count("/") != 1:
         raise UsageError(
-            f"The adapters were aligned on the local directory {name!r}, whose place is not recorded.",
+            f"The model was aligned on the local directory {name!r}, whose place is not recorded.",
             "Name it: --backbone DIR",
         )
     path = folder(name, note)
@@ -126,7 +100,7 @@ def find_base(model: StoredModel, backbone: str | None, note: Callable[[str], No
     for part in ("weights", "tokenizer"):
         if have[part] != want[part]:
             raise IntegrityError(
-                f"The adapters were aligned on {want['id']} ({part} {want[part][:12]}…), "
+                f"The model was aligned on {want['id']} ({part} {want[part][:12]}…), "
                 f"{path} is another ({have[part][:12]}…).",
                 "Name the right one: --backbone DIR",
             )

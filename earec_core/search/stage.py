@@ -1,4 +1,4 @@
-"""`compose --search`: one backbone, the adapters beside each other on it, and a strategy over their weights."""
+"""`search`: one backbone, the adapters beside each other on it, and a strategy over their weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import earec_core
 from earec_core.aligned.instructions import Instructions
 from earec_core.aligned.stored import Show, StoredModel, instructions_for
 from earec_core.catalog import Catalog
-from earec_core.compose.stage import open_adapters
+from earec_core.compose.guards import open_adapters
 from earec_core.config import RecommenderConfig, RunConfig
 from earec_core.errors import EarecError, UsageError
 from earec_core.home import home

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from earec_core.compose import compose
+from earec_core.compose import Recipe, compose
 from earec_core.config import BackboneConfig, LoraSettings
 from earec_core.llm.backbone import Backbone, save_lora
 from earec_core.llm.lora import Mixture, merge
@@ -59,7 +59,7 @@ def valid(backbone: Backbone, spliced: object) -> torch.Tensor:
 def test_weighted_adapters_equal_the_exact_composite(
     tiny_llm: Path, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
-    compose(adapters, WEIGHTS, tmp_path / "merged")
+    compose(adapters, Recipe(WEIGHTS), tmp_path / "merged")
     merged, mixed = load(tiny_llm), load(tiny_llm)
     merge(merged, tmp_path / "merged")
     mixture = Mixture(mixed, adapters)
@@ -74,7 +74,7 @@ def test_layer_weights_equal_those_that_compose_takes(
     tiny_llm: Path, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     layers = {0: {"a": 1.0, "b": 0.0}, 1: {"a": 0.3, "b": 0.7}}
-    compose(adapters, WEIGHTS, tmp_path / "merged", layer_weights=layers)
+    compose(adapters, Recipe(WEIGHTS, layer_weights=layers), tmp_path / "merged")
     merged, mixed = load(tiny_llm), load(tiny_llm)
     merge(merged, tmp_path / "merged")
     mixture = Mixture(mixed, adapters)

@@ -1,17 +1,13 @@
-"""What can be said of the difference of two rows, and how large an adapter is."""
+"""What can be said of the difference of two rows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-
-from earec_core.compose import Factors, LoraAdapter
-from earec_core.compose.factors import inner, product_norm
 
 Z = 1.959964
 """Two-sided 5% of the normal distribution."""
@@ -89,27 +85,3 @@ def resolution(rate: float, users: int) -> dict[str, float]:
     """
     error = math.sqrt(rate * (1 - rate) / users)
     return {"rate": rate, "se": error, "smallest": Z * math.sqrt(2) * error}
-
-
-def products(adapters: Mapping[str, LoraAdapter]) -> Float[np.ndarray, "m m"]:
-    """<dW_i, dW_j> of each two adapters over all modules, in the mapping's order."""
-    opened = list(adapters.values())
-    found = np.zeros((len(opened), len(opened)))
-    for module in sorted({module for adapter in opened for module in adapter.modules}):
-        factors = {i: Factors(*a.factors(module)) for i, a in enumerate(opened) if module in a.shapes}
-        for i, left in factors.items():
-            for j, right in factors.items():
-                found[i, j] += inner(left, right)
-    return found
-
-
-def exact_norm(found: Float[np.ndarray, "m m"], weights: Sequence[float]) -> float:
-    """||sum_i lambda_i dW_i||_F from the adapters' inner products."""
-    lambdas = np.asarray(weights)
-    return math.sqrt(max(0.0, float(lambdas @ found @ lambdas)))
-
-
-def stored_norm(folder: Path) -> float:
-    """||dW||_F of a stored adapter over all its modules."""
-    adapter = LoraAdapter.open(folder)
-    return math.hypot(*(product_norm(Factors(*adapter.factors(module))) for module in adapter.modules))

@@ -21,13 +21,12 @@ from safetensors.numpy import load_file, save_file
 from earec_core.aligned.features import create
 from earec_core.aligned.stored import Show, StoredModel, inputs_for
 from earec_core.catalog import Catalog
-from earec_core.compose import LoraAdapter, get_method
+from earec_core.compose import Recipe
 from earec_core.compose.stage import choose_adapters, compose_models
 from earec_core.config import AlignConfig, RecommenderConfig, RunConfig
 from earec_core.encode import ItemVectors, encode
 from earec_core.errors import DataError
 from earec_core.llm.backbone import Backbone
-from earec_core.llm.peft_adapter import WEIGHTS
 from earec_core.modality import Context
 from earec_core.recommend.evaluate import KS, Metrics
 from earec_core.recommend.stage import train_registered
@@ -47,7 +46,6 @@ class Result:
         ids: what was made: composite, vectors, one recommender a seed.
         test: `mean`, `sd` over the recommender's seeds (None with one seed), and the `seeds`' figures, by metric.
         size: of a composite: ||dW||_F `composed` and `exact`, their `ratio`, `relative_error` to the exact sum.
-            Norms are None where the composite is not one adapter.
         versus: `difference` of NDCG@10 to the reference, paired over users, its `se`, `p` and `p_holm`; None for
             the reference.
     """
@@ -147,7 +145,7 @@ def reproduce(
             row,
             ids[row.name],
             _over_seeds(measured[row.name]),
-            work.size(row, composites[row.name]) if row.kind == "composite" else None,
+            work.size(composites[row.name]) if row.kind == "composite" else None,
             versus.get(row.name),
         )
         for row in rows
@@ -217,17 +215,18 @@ class _Work:
     def composite(self, row: Row) -> str:
         """Id of the row's composite."""
         assert row.method is not None  # noqa: S101 - composites have one
-        name = self._name(row, "composite")
+        name, recipe = self._name(row, "composite"), Recipe(row.weights, method=row.method)
         stored = self._stored(name)
         if (
             stored is not None
-            and stored.data["method"] == {"name": row.method, "rank": None, **get_method(row.method).options}
-            and stored.data["weights"] == dict(row.weights)
+            and stored.data["method"] == {"name": row.method, "rank": None, **recipe.options}
+            and stored.data["weights"] == recipe.used
+            and stored.data["report"].get("composed_norm") is not None
             and {self.models[m].id for m in row.modalities} <= {parent.id for parent in stored.parents}
         ):
             return stored.id
         chosen = {m: self.models[m].id for m in row.modalities}
-        return compose_models(self.registry, chosen, row.weights, name=name, method=row.method)[0]
+        return compose_models(self.registry, chosen, recipe, name=name)[0]
 
     def vectors(self, row: Row, composite: str | None = None) -> str:
         """Id of the row's item vectors."""
@@ -263,18 +262,15 @@ class _Work:
         ranks = load_file(self.registry.materialize(identity) / "test_ranks.safetensors")
         return identity, Metrics(ranks["ranks"], ranks["users"])
 
-    def size(self, row: Row, composite: str) -> dict[str, float | None]:
+    def size(self, composite: str) -> dict[str, float | None]:
         """How large the composite's change of the weights is, beside that of the exact sum."""
-        stored = self.registry.manifest(composite)
-        exact = compare.exact_norm(self._products, [row.weights.get(m, 0.0) for m in self.models])
-        composed = None
-        if WEIGHTS in stored.files:
-            composed = compare.stored_norm(self.registry.materialize(composite))
+        report = self.registry.manifest(composite).data["report"]
+        exact, composed = report["norm"], report["composed_norm"]
         return {
             "exact": exact,
             "composed": composed,
-            "ratio": composed / exact if composed is not None and exact else None,
-            "relative_error": stored.data["report"].get("relative_error"),
+            "ratio": composed / exact if exact else None,
+            "relative_error": report["relative_error"],
         }
 
     def _encoded(self, row: Row, model: str | None) -> str:
@@ -370,10 +366,6 @@ class _Work:
         items = self.catalog.all_items()
         inputs = inputs_for(list(self.models), self._settings, items, backbone, context, self.show)
         return {m: np.array([row in inputs[m] for row in range(len(items))]) for m in self.models}
-
-    @cached_property
-    def _products(self) -> Float[np.ndarray, "m m"]:
-        return compare.products({m: LoraAdapter.open(model.folder) for m, model in self.models.items()})
 
     def _name(self, row: Row, part: str) -> str:
         return f"reproduce/{self.catalog.name}/{row.name}/{part}"
