@@ -19,15 +19,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
+from earec_core.aligned.model import AlignedModel
 from earec_core.config import BackboneConfig, PromptConfig
 from earec_core.encode import item_vectors
-from earec_core.llm.backbone import Backbone
+from earec_core.llm.backbone import Backbone, Spliced
 from earec_core.llm.prompts import Prompt, PromptBuilder
 from earec_core.types import Item, Slot
 
 
 class Prompts:
-    """Prompts with one slot of 4 to 60 positions each, in the shape that `item_vectors` asks for."""
+    """A model whose prompts have one slot of 4 to 60 positions each, in the shape that `item_vectors` asks for."""
 
     def __init__(self, backbone: Backbone, n: int) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -39,29 +40,35 @@ class Prompts:
             for i, k in enumerate(lengths)
         }
         builder = PromptBuilder(PromptConfig(), backbone.tokenizer, "Office Products")
-        self.prompts = [
+        self.all = [
             builder.prompt(Item(i, str(i), "t"), lambda _: ["m"], lambda s: len(self.slots[s]))
             for i in range(n)
         ]
 
+    @property
+    def prompts(self) -> Prompts:
+        return self
+
     def prompt(self, row: int) -> Prompt:
-        return self.prompts[row]
+        return self.all[row]
 
     def length(self, prompt: Prompt) -> int:
         return prompt.length(lambda s: len(self.slots[s]))
 
-    def splice(self, prompts: list[Prompt]) -> object:
+    def splice(self, prompts: list[Prompt], _: object = None) -> Spliced:
         return self.backbone.splice(prompts, self.slots)
+
+    vectors = AlignedModel.vectors
 
 
 @torch.inference_mode()
 def plain(one: Prompts, batch: int) -> np.ndarray:
     """The loop of a plain script."""
     backbone, rows = one.backbone, []
-    for start in range(0, len(one.prompts), batch):
+    for start in range(0, len(one.all), batch):
         embedded = [
             torch.cat([one.slots[p] if isinstance(p, Slot) else backbone.embed(p) for p in prompt.pieces])
-            for prompt in one.prompts[start : start + batch]
+            for prompt in one.all[start : start + batch]
         ]
         longest = max(map(len, embedded))
         inputs = torch.zeros(len(embedded), longest, backbone.d_llm)

@@ -23,19 +23,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from earec_core.config import RecommenderConfig
-from earec_core.recommend import IdTable, SequenceModel
-from earec_core.recommend.train import batch_loss
+from earec_core.recommend.item_tables import IdTable
+from earec_core.recommend.models import TransformerRecommender
 
 Batch = list[np.ndarray]
 
 
 class Plain(nn.Module):
-    """A `SequenceModel` over ids from PyTorch's own layers, with its weights."""
+    """A `TransformerRecommender` over ids from PyTorch's own layers, with its weights."""
 
-    def __init__(self, model: SequenceModel) -> None:
+    def __init__(self, model: TransformerRecommender) -> None:
         super().__init__()
         c = model.config
-        self.items, self.positions = nn.Parameter(model.table().detach().clone()), deepcopy(model.positions)
+        self.items, self.positions = nn.Parameter(model.items().detach().clone()), deepcopy(model.positions)
         self.norm, self.dropout = deepcopy(model.norm), nn.Dropout(c.dropout)
         layer = nn.TransformerEncoderLayer(c.dim, c.heads, c.inner, c.dropout, F.gelu, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, c.layers)
@@ -93,8 +93,8 @@ def epoch(parameters: Iterable[nn.Parameter], losses: Callable[[Batch], Tensor],
     return time.perf_counter() - started
 
 
-def ours(model: SequenceModel, batch: Batch) -> Tensor:
-    loss, n = batch_loss(model, batch)
+def ours(model: TransformerRecommender, batch: Batch) -> Tensor:
+    loss, n = model.loss(batch)
     return loss / n
 
 
@@ -112,7 +112,7 @@ def main() -> None:
     for dropout, repeat in ((0.0, 1), (0.3, options.repeat)):
         torch.manual_seed(0)
         config = RecommenderConfig(dropout=dropout)
-        model = SequenceModel(IdTable(options.items, config.dim), config).train()
+        model = TransformerRecommender(IdTable(options.items, config.dim), config).train()
         plain = Plain(model).train()
         contestants = {
             "plain PyTorch": lambda one=plain: epoch(one.parameters(), one.loss, given),
@@ -123,7 +123,7 @@ def main() -> None:
                 best.setdefault((name, dropout), []).append(run())
         if not dropout:
             expected = plain.items.detach()
-            worst = float((model.table().detach() - expected).abs().max())
+            worst = float((model.items().detach() - expected).abs().max())
             assert worst < 1e-2 * float(expected.abs().max()), f"the items differ by {worst}"
             print(f"largest difference of the items after an epoch without dropout {worst:.1e}")
     theirs, mine = (min(best[name, 0.3][1:]) for name in ("plain PyTorch", "earec"))

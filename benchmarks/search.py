@@ -44,13 +44,12 @@ def main() -> None:
     backbone = Backbone.load(config.backbone)
     load = time.perf_counter() - started
     folders = {m: StoredModel.open(registry, ref).folder for m, ref in adapters.items()}
-    mixture = Mixture(backbone, folders)
     weights = torch.rand(1000, len(folders)).softmax(-1)
-    started = time.perf_counter()
-    for row in weights:
-        mixture.set(row)
-    weighting = (time.perf_counter() - started) / len(weights)
-    mixture.remove()
+    with backbone.adapted(Mixture(folders)) as mixture:
+        started = time.perf_counter()
+        for row in weights:
+            mixture.set(row)
+        weighting = (time.perf_counter() - started) / len(weights)
     print(
         f"loading the model {load:.2f} s; one more weighting {weighting * 1e6:.0f} us: {weighting / load:.1e} of it"
     )

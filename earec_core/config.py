@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from earec_core.errors import UsageError
+from earec_core.plugins import MODALITY, names
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -140,7 +141,7 @@ class RecommenderConfig(Section):
         description="Of frozen vectors: whiten makes their dimensions uncorrelated with deviation 1, standardise "
         "gives each mean 0 and deviation 1, none leaves them.",
     )
-    seed: int = 0
+    seed: int = Field(0, ge=0, description="Where it is not given: run.seed.")
 
     @model_validator(mode="after")
     def _divides(self) -> RecommenderConfig:
@@ -149,15 +150,36 @@ class RecommenderConfig(Section):
         return self
 
 
+class SearchConfig(Section):
+    """Weights found on validation data."""
+
+    step: float = Field(0.1, gt=0, le=1, description="Of the grid.")
+    gradients: int = Field(4, ge=1, description="Gradients that `learn` takes; one evaluation follows.")
+    per_layer: bool = Field(False, description="`learn` finds weights for every layer of the LLM.")
+    max_evaluations: int | None = Field(None, ge=1, description="Budget.")
+    max_minutes: float | None = Field(None, gt=0, description="Budget.")
+    max_items: int | None = Field(None, ge=1, description="Search on a random part of the validation items.")
+    batch_size: int = Field(16, ge=1, description="Validation items per forward pass.")
+
+
+class RunSettings(Section):
+    """What is common to every stage of a run."""
+
+    seed: int = Field(0, ge=0, description="Of every random draw but LoRA's A (`lora.seed`).")
+
+
 class RunConfig(Section):
     """Everything a run depends on beside its inputs."""
 
+    run: RunSettings = RunSettings()
     backbone: BackboneConfig = BackboneConfig()
     prompt: PromptConfig = PromptConfig()
     lora: LoraSettings = LoraSettings()
     align: AlignConfig = AlignConfig()
     explain: ExplainConfig = ExplainConfig()
     encode: EncodeConfig = EncodeConfig()
+    search: SearchConfig = SearchConfig()
+    recommender: RecommenderConfig = RecommenderConfig()
     modalities: Mapping[str, Mapping[str, Any]] = Field(
         default_factory=dict, description="Each plugin's own configuration, by modality."
     )
@@ -200,6 +222,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 """The choices where the paper and its authors' release differ; docs/method.md says why ours."""
 
 
+MOVED: Mapping[str, str] = {}
+"""Settings that have another name now."""
+
+
 def resolve(
     preset: str = "recommended", file: Path | None = None, flags: Mapping[str, Any] | None = None
 ) -> RunConfig:
@@ -207,8 +233,9 @@ def resolve(
 
     Args:
         preset: a key of `PRESETS`.
-        file: a TOML file with sections as in `RunConfig`.
-        flags: dotted keys (`align.lr`) to values; strings are read as TOML where they parse.
+        file: a TOML file with sections as in `RunConfig`; a section named as an installed modality is that
+            plugin's.
+        flags: dotted keys (`align.lr`, `text.max_tokens`) to values; strings are read as TOML where they parse.
 
     Raises:
         UsageError: unknown preset, unreadable file, unknown key or value out of range, all named.
@@ -218,14 +245,56 @@ def resolve(
     merged: dict[str, Any] = {}
     _merge(merged, PRESETS[preset])
     if file is not None:
-        _merge(merged, {k: v for k, v in _read_toml(file).items() if k != "recommender"})
+        _merge(merged, _sorted_in(_read_toml(file), str(file)))
     for path, value in _environment():
-        if path[0] != "recommender":
-            _set(merged, path, value)
+        _merge(merged, _sorted_in(_nest(path, value), "the environment"))
     for key, value in (flags or {}).items():
         if value is not None:
-            _set(merged, key.split("."), _literal(value) if isinstance(value, str) else value)
+            value = _literal(value) if isinstance(value, str) else value
+            _merge(merged, _sorted_in(_nest(key.split("."), value), "--set"))
+    recommender = merged.setdefault("recommender", {})
+    if isinstance(recommender, dict) and isinstance(merged.get("run"), dict):
+        recommender.setdefault("seed", merged["run"].get("seed", 0))
     return validate(RunConfig, merged, "configuration")
+
+
+def _sorted_in(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Settings under the sections that they belong to; a plugin's own under `modalities`.
+
+    Raises:
+        UsageError: a key has moved, or belongs to no section and no installed modality.
+    """
+    placed: dict[str, Any] = {}
+    for name, value in values.items():
+        moved = [f"{name}.{key}" for key in value if f"{name}.{key}" in MOVED] if _is_section(value) else []
+        if moved:
+            raise UsageError(f"{moved[0]} in {source} is now {MOVED[moved[0]]}.", "Use the new name.")
+        if name in RunConfig.model_fields:
+            _merge(placed, {name: value})
+        elif _is_section(value) and name in names(MODALITY):
+            _merge(placed, {"modalities": {name: value}})
+        else:
+            raise _no_section(name, source)
+    return placed
+
+
+def _no_section(name: str, source: str) -> UsageError:
+    owners = [
+        f"{section}.{name}"
+        for section, info in RunConfig.model_fields.items()
+        if isinstance(info.annotation, type)
+        and issubclass(info.annotation, Section)
+        and name in info.annotation.model_fields
+    ]
+    sections = ", ".join([*RunConfig.model_fields, *names(MODALITY)])
+    return UsageError(
+        f"{name} in {source} is no section of the configuration and no installed modality.",
+        f"Write {' or '.join(owners)}." if owners else f"The sections are {sections}.",
+    )
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def read_section(file: Path | None, section: str, flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,10 +346,6 @@ def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
                 _merge(child, value)
                 continue
         into[key] = value
-
-
-def _set(into: dict[str, Any], path: list[str], value: Any) -> None:
-    _merge(into, _nest(path, value))
 
 
 def _nest(path: list[str], value: Any) -> dict[str, Any]:

@@ -1,53 +1,61 @@
-"""Directories that appear complete or not at all."""
+"""Files and folders that are there in full or not at all, and digests: the only ones of this package."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from earec_core.errors import EarecError, UsageError
 
 
-def check_new(out: Path) -> None:
-    """Raises UsageError when something is at `out` that is not an empty directory."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UsageError(f"{out} exists already.", "Name a new directory, or remove this one first.")
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Hexadecimal SHA-256 of a value as JSON with sorted keys: equal values have equal digests."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
-def new_directory(out: Path, what: str) -> Iterator[Path]:
-    """A temporary directory beside `out` that takes its name once the block has ended well.
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` for the block to write, which then takes its place.
 
-    The block syncs the files that it writes (`write_file`, `copy_file`).
-
-    Args:
-        out: it must not exist, or be an empty directory.
-        what: what is written, for the message.
-
-    Raises:
-        UsageError: something is at `out`.
-        EarecError: it cannot be written; nothing is left behind.
+    Readers see the old file or the new one, never a part; folders on the way are made. Several processes may
+    do it at once: the last one's file stays. What is no plain file, such as a device, is written to as it is.
     """
-    check_new(out)
-    temporary = out.parent / f".{out.name}.{secrets.token_hex(6)}.tmp"
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path)
     try:
-        temporary.mkdir(parents=True)
         yield temporary
-        for folder in (*(path for path in temporary.rglob("*") if path.is_dir()), temporary):
-            _sync(folder)
-        temporary.replace(out)
-        _sync(out.parent)
-    except OSError as error:
-        raise EarecError(
-            f"The {what} could not be written to {out} ({error.strerror or error}).",
-            "Free some space or name another directory, then run again.",
-        ) from error
+        sync(temporary)
+        temporary.replace(path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file in one step; see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON in one step; see `replacing`."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -67,11 +75,72 @@ def copy_file(source: Path, target: Path) -> None:
         os.fsync(new.fileno())
 
 
-def _sync(directory: Path) -> None:
-    """Make a directory's entries survive a power cut; Windows cannot open a directory and needs no sync."""
-    if os.name == "posix":
-        handle = os.open(directory, os.O_RDONLY)
+def check_new(out: Path) -> None:
+    """Raises UsageError when something is at `out` that is not an empty directory."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"{out} exists already.", "Name a new directory, or remove this one first.")
+
+
+@contextmanager
+def new_directory(out: Path, content: str) -> Iterator[Path]:
+    """A temporary directory beside `out` that takes its name once the block has ended well.
+
+    Args:
+        out: it must not exist, or be an empty directory.
+        content: what is written, for the message.
+
+    Raises:
+        UsageError: something is at `out`.
+        EarecError: it cannot be written; nothing is left behind.
+    """
+    check_new(out)
+    temporary = _beside(out)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for folder in (*(path for path in temporary.rglob("*") if path.is_dir()), temporary):
+            sync(folder)
+        temporary.replace(out)
+        sync(out.parent)
+    except OSError as error:
+        raise EarecError(
+            f"The {content} could not be written to {out} ({error.strerror or error}).",
+            "Free some space or name another directory, then run again.",
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_once(out: Path, make: Callable[[Path], None]) -> None:
+    """Have `make` fill a new folder that then becomes `out`; nothing happens where `out` is there already.
+
+    Where another process was faster, what it made is kept.
+    """
+    if out.exists():
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(out)
+    temporary.mkdir()
+    try:
+        make(temporary)
+        try:
+            temporary.replace(out)
+        except OSError:
+            if not out.exists():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Make a file, or a folder's entries, survive a power cut; Windows cannot open a folder and needs no sync."""
+    if os.name == "posix" or path.is_file():
+        handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _beside(path: Path) -> Path:
+    return path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from earec_core.errors import EarecError, IntegrityError, MissingDependencyError
-from earec_core.home import home
 
 
 @dataclass(frozen=True)
@@ -24,15 +23,18 @@ class Wheel:
     size_mb: float
 
 
-def fetch(wheel: Wheel, note: Callable[[str], None]) -> Path:
-    """Path of the wheel, downloaded by pip (alone, without its dependencies) unless it is already here.
+def fetch(wheel: Wheel, folder: Path, note: Callable[[str], None]) -> Path:
+    """Path of the wheel, downloaded by pip (alone, without its dependencies) unless it is already there.
+
+    Args:
+        folder: where wheels are kept; made if it is not there.
+        note: told before a download.
 
     Raises:
         MissingDependencyError: this environment has no pip.
         EarecError: pip could not get it; its own words are in the message.
         IntegrityError: what came is not the pinned file.
     """
-    folder = home() / "downloads"
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / f"{wheel.requirement.replace('==', '-')}.whl"
     if kept.exists() and sha256(kept) == wheel.sha256:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+Show = Callable[[int, int, str], None]
+"""Told how far a piece of work is: done, of how many (0: not known), and what is being done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +20,9 @@ class Item:
         index: its row in the catalog's item table, from 0.
         id: its identifier in the source data.
         title: its title; None where the source gives none.
-        fields: every column of the item table that is not null, by name. Paths are absolute.
+        fields: every column of the item table that is not null, by name, as the catalog has it.
         relations: rows of items often bought together with it, best first.
+        folder: the catalog's base folder, where the relative paths in `fields` start; None: where one works.
     """
 
     index: int
@@ -24,6 +30,24 @@ class Item:
     title: str | None
     fields: Mapping[str, Any] = field(default_factory=dict)
     relations: tuple[int, ...] = ()
+    folder: Path | None = None
+
+    def path(self, name: str) -> str | None:
+        """The file that a field names, for whatever opens it.
+
+        Args:
+            name: the field; of a list, the first entry is meant.
+
+        Returns:
+            An absolute path, a relative one from the item's folder; an address (with `://`) as it stands; None
+            if the field is missing, empty, or no text.
+        """
+        value = self.fields.get(name)
+        if isinstance(value, list):
+            value = value[0] if value else None
+        if not isinstance(value, str) or not value:
+            return None
+        return value if "://" in value or self.folder is None else os.path.normpath(self.folder / value)
 
 
 @dataclass(frozen=True, slots=True)

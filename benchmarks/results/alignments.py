@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from earec_core.recommend.evaluate import Metrics
-from earec_core.studies.reproduce.compare import Z, difference, main_effects, versus
+from earec_core.metrics.ranking import Metrics
+from earec_core.metrics.statistics import Z, paired, versus
+from earec_core.studies.reproduce.compare import main_effects
 from earec_core.studies.reproduce.plan import label, plan
 from earec_registry import Registry
 
@@ -53,7 +54,7 @@ def main() -> None:
         spread = f" ± {ndcg.std(ddof=1):.4f}" if len(ndcg) > 1 else ""
         print(f"| {shown} | {len(ndcg)} | {ndcg.mean():.4f}{spread} | {compared(against.get(shown))} |")
     if {"text", "unaligned-text"} <= measured.keys():
-        text = difference(measured["text"].mean(axis=0), measured["unaligned-text"].mean(axis=0))
+        text = paired(measured["text"].mean(axis=0), measured["unaligned-text"].mean(axis=0))
         print(f"\nText aligned less un-aligned, and p: {compared(text)}")
 
     cells = {

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
-from earec_core.recommend.evaluate import Metrics, paired
+from earec_core.metrics.ranking import Metrics
+from earec_core.metrics.statistics import paired
 from earec_registry import Registry
 
 KEYS = ("hr@10", "hr@50", "ndcg@10", "ndcg@50")
@@ -41,7 +42,7 @@ def recommendation(work: Path) -> None:
     for name, row in rows.items():
         test = row["test"]
         cells = [f"{test[k]:.4f} ± {1.96 * test[k + '_se']:.4f}" for k in KEYS]
-        difference = paired(ranks[name], ranks["ids"])
+        difference = paired(ranks[name].gains(10), ranks["ids"].gains(10))
         against = (
             ""
             if name == "ids"

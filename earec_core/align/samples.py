@@ -7,23 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from earec_core.aligned.instructions import Instructions
-from earec_core.llm.prompts import Ids, Prompt
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One instruction sample.
-
-    Attributes:
-        prompt: the prompt, relations dropped where they did not fit.
-        response: ids of the anchor and the end of the sequence.
-        length: positions of prompt and response.
-    """
-
-    prompt: Prompt
-    response: Ids
-    length: int
+from earec_core.aligned.prompts import ItemPrompts, Sample
 
 
 @dataclass(frozen=True)
@@ -43,22 +27,18 @@ class Samples:
     dropped_relations: int
 
 
-def build(instructions: Instructions, modality: str, rows: Sequence[int]) -> Samples:
+def build(prompts: ItemPrompts, modality: str, rows: Sequence[int]) -> Samples:
     """Samples of the items of `rows` that have the modality and an anchor."""
-    made, no_anchor, no_input, dropped = [], 0, 0, 0
+    samples, no_anchor, no_input = [], 0, 0
     for row in rows:
-        anchor = instructions.builder.anchor(instructions.items[row])
-        if anchor is None:
+        sample = prompts.sample(row, [modality])
+        if sample is not None:
+            samples.append(sample)
+        elif prompts.anchor(row) is None:
             no_anchor += 1
-            continue
-        if row not in instructions.inputs[modality]:
+        else:
             no_input += 1
-            continue
-        response = instructions.builder.response(anchor)
-        prompt = instructions.prompt(row, [modality], reserve=len(response))
-        dropped += prompt.dropped
-        made.append(Sample(prompt, response, instructions.length(prompt) + len(response)))
-    return Samples(tuple(made), no_anchor, no_input, dropped)
+    return Samples(tuple(samples), no_anchor, no_input, sum(sample.prompt.dropped for sample in samples))
 
 
 def batches(samples: Sequence[Sample], size: int, seed: int, epoch: int) -> Iterator[list[Sample]]:

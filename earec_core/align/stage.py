@@ -17,16 +17,19 @@ from safetensors.torch import save_file
 import earec_core
 from earec_core.align import samples
 from earec_core.align.train import Point, Trainer
+from earec_core.aligned.build import new_model
 from earec_core.aligned.features import Damaged
-from earec_core.aligned.instructions import Instructions
-from earec_core.aligned.stored import Show, StoredModel, inputs_for, load_projector, plugin_record
+from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.stored import StoredModel, load_projector, plugin_record
 from earec_core.catalog import Catalog
 from earec_core.config import LoraSettings, RunConfig
 from earec_core.errors import DataError, UsageError
 from earec_core.home import home
-from earec_core.llm.backbone import Backbone, load_lora, save_lora
+from earec_core.llm.backbone import Backbone
+from earec_core.llm.lora import TrainableLora
 from earec_core.modality import Context
 from earec_core.plugins.hooks import Observers
+from earec_core.types import Show
 from earec_registry import Registry
 
 
@@ -97,17 +100,25 @@ def align(
     if parent is not None:
         parent.check_base(backbone)
     items = catalog.all_items()
-    context = Context(catalog.name, registry.root)
+    context = Context(catalog.name, registry.root, home())
     note(f"Reading the {modality} inputs of {len(items)} items ...")
-    # The projector's start follows from the seed alone, whatever was drawn before.
-    _seed(config.align.seed)
-    inputs = inputs_for([modality], {modality: settings}, items, backbone, context, show)
-    one = inputs[modality]
+    model = new_model(
+        [modality],
+        {modality: settings},
+        items,
+        backbone,
+        context,
+        config.prompt,
+        seed=config.align.seed,
+        show=show,
+    )
+    one = model.inputs[modality]
+    if parent is None:
+        config = config.model_copy(update={"lora": one.modality.adapter_config(config.lora)})
     for damaged in one.damaged[:10]:
         note(f"Item {damaged.item} loses its {modality}: {damaged.why}")
     if len(one.damaged) > 10:
         note(f"... and {len(one.damaged) - 10} more items lose their {modality}.")
-    instructions = Instructions(items, backbone, inputs, config.prompt, catalog.name)
 
     resolved = {
         "modality": modality,
@@ -128,7 +139,7 @@ def align(
         return finished
 
     train, valid = (
-        samples.build(instructions, modality, catalog.item_split(part).tolist())
+        samples.build(model.prompts, modality, catalog.item_split(part).tolist())
         for part in ("train", "valid")
     )
     chosen = train.samples
@@ -151,32 +162,30 @@ def align(
         "without_input": train.without_input + valid.without_input,
         "damaged": len(one.damaged),
     }
-    lora = backbone.attach_lora(config.lora)
-    try:
+    with backbone.adapted(TrainableLora(config.lora)) as lora:
         if parent is not None:
-            load_lora(lora, parent.folder / "adapter_model.safetensors")
+            lora.load(parent.folder / "adapter_model.safetensors")
             load_projector(one, parent.folder / parent.modalities[modality]["projector"])
         run.mkdir(parents=True, exist_ok=True)
         _write_json(run / "config.json", resolved)
         watch = observers or Observers()
-        watch.fire("earec_align_start", run=str(run), config=resolved)
+        watch.fire("earec_run_start", stage="align", run=str(run), config=resolved)
         trainer = Trainer(
-            instructions,
-            lora,
-            one.projector,
+            model,
+            lora.parameters,
             chosen,
             valid.samples,
             config.align,
             run,
-            lambda step, metrics: watch.fire("earec_align_step", run=str(run), step=step, metrics=metrics),
+            lambda step, metrics: watch.fire(
+                "earec_run_step", stage="align", run=str(run), step=step, metrics=metrics
+            ),
         )
         note(f"Aligning {modality}: {counts['train']} items, {trainer.steps} steps at most, run {run.name}.")
         progress = trainer.run(show)
         metrics = _metrics(progress.history, progress.best_step)
-        watch.fire("earec_align_end", run=str(run), step=progress.step, metrics=metrics)
-        files = _export(run / "model", instructions, modality, lora, config, backbone)
-    finally:
-        backbone.detach_lora()
+        watch.fire("earec_run_end", stage="align", run=str(run), step=progress.step, metrics=metrics)
+        files = _export(run / "model", model, modality, lora)
     manifest = {
         "kind": "adapter",
         "modality": modality,
@@ -220,12 +229,10 @@ def align(
     return _alignment(result, name, run)
 
 
-def _export(
-    folder: Path, instructions: Instructions, modality: str, lora: Any, config: RunConfig, backbone: Backbone
-) -> dict[str, Path]:
-    save_lora(folder, lora, config.lora, backbone.info)
+def _export(folder: Path, model: AlignedModel, modality: str, lora: TrainableLora) -> dict[str, Path]:
+    lora.save(folder)
     projector = folder / f"{modality}.safetensors"
-    state = instructions.inputs[modality].projector.state_dict()
+    state = model.projectors[modality].state_dict()
     save_file({k: v.detach().cpu().contiguous() for k, v in sorted(state.items())}, projector)
     return {
         "adapter_config.json": folder / "adapter_config.json",
@@ -272,9 +279,3 @@ def _write_json(file: Path, value: Any) -> None:
     temp = file.with_name(f".{file.name}.{os.getpid()}.{time.monotonic_ns()}")
     temp.write_text(json.dumps(value, indent=1, ensure_ascii=False))
     temp.replace(file)
-
-
-def _seed(seed: int) -> None:
-    import torch
-
-    torch.manual_seed(seed)

@@ -9,17 +9,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from earec_core.align.samples import Sample, batches
-from earec_core.aligned.instructions import Instructions
+from earec_core.align.samples import batches
+from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.prompts import Sample
 from earec_core.config import AlignConfig
 from earec_core.errors import EarecError
-from earec_core.llm.prompts import Prompt
 from earec_core.metrics.rouge import rouge_l
-from earec_core.train import checkpoint
+from earec_core.train import checkpoint, schedule
+from earec_core.train.engine import Engine, TorchEngine
+from earec_core.types import Show
 
 Point = dict[str, float]
 
@@ -50,55 +50,55 @@ class Progress:
 
 
 class Trainer:
-    """Trains LoRA and projector of one modality.
+    """Trains a model's LoRA and projectors.
 
     Args:
-        instructions: prompts of the catalog; the backbone has its adapter attached.
+        model: its backbone has the adapter on.
         lora: the adapter's parameters by checkpoint name.
-        projector: the modality's projector.
         train, valid: samples.
         config: optimisation.
         folder: where checkpoints go.
         observe: called with (step, metrics) after each step and validation.
+        engine: makes what runs the steps, from the optimizer and the largest gradient norm.
     """
 
     def __init__(
         self,
-        instructions: Instructions,
+        model: AlignedModel,
         lora: Mapping[str, nn.Parameter],
-        projector: nn.Module,
         train: Sequence[Sample],
         valid: Sequence[Sample],
         config: AlignConfig,
         folder: Path,
         observe: Callable[[int, Mapping[str, float]], None],
+        engine: Callable[[torch.optim.Optimizer, float], Engine] = TorchEngine,
     ) -> None:
-        self.instructions, self.backbone = instructions, instructions.backbone
+        self.model = model
         self.train_samples, self.config, self.observe = train, config, observe
         self.valid_loss_samples = list(valid[: config.eval_items])
         self.rouge_samples = list(valid[: config.rouge_items])
         self.file = folder / "checkpoint.safetensors"
         self.parameters: dict[str, nn.Parameter] = {
             **{f"lora/{n}": p for n, p in lora.items()},
-            **{f"projector/{n}": p for n, p in projector.named_parameters()},
+            **{f"projector/{n}": p for n, p in model.projectors.named_parameters()},
         }
-        self.lora, self.projector = list(lora.values()), projector
-        self.projector_parameters = [p for p in projector.parameters() if p.requires_grad]
+        self.lora = list(lora.values())
+        projectors = [p for p in model.projectors.parameters() if p.requires_grad]
         groups = [{"params": self.lora, "lr": config.lr}]
-        if self.projector_parameters:
-            groups.append({"params": self.projector_parameters, "lr": config.projector_lr})
+        if projectors:
+            groups.append({"params": projectors, "lr": config.projector_lr})
         self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+        self.engine = engine(self.optimizer, config.clip)
+        self.loss = self.engine.wrap(model)
         per_epoch = math.ceil(len(train) / config.batch_size)
-        self.warm_steps = (
-            round(per_epoch * config.projector_warmup_epochs) if self.projector_parameters else 0
-        )
+        self.warm_steps = round(per_epoch * config.projector_warmup_epochs) if projectors else 0
         self.steps = self.warm_steps + max(1, round(per_epoch * config.epochs))
         if config.max_steps is not None:
             self.steps = min(self.steps, config.max_steps)
         self.best: dict[str, Tensor] = {}
         self.progress = Progress()
 
-    def run(self, show: Callable[[int, int, str], None]) -> Progress:
+    def run(self, show: Show) -> Progress:
         """Train to the end, from the checkpoint if there is one; the best parameters are left in place.
 
         Raises:
@@ -128,14 +128,10 @@ class Trainer:
                 state.finished |= state.stale >= self.config.patience
             if state.finished or state.step % self.config.checkpoint_every == 0:
                 self._save()
-        self._set_dropout(False)
+        self.model.eval()
         for name, tensor in self.best.items():
             self.parameters[name].data.copy_(tensor)
         return state
-
-    def _set_dropout(self, on: bool) -> None:
-        self.backbone.train_lora(on)
-        self.projector.train(on)
 
     def _batches(self) -> Iterator[list[Sample]]:
         state = self.progress
@@ -155,65 +151,46 @@ class Trainer:
             done = max(done, self.progress.elapsed / (60 * self.config.max_minutes))
         return done
 
-    def _factor(self) -> float:
-        config, part = self.config, self._part()
-        if part < config.warmup:
-            return (part + 1 / self.steps) / (config.warmup + 1 / self.steps)
-        rest = (part - config.warmup) / (1 - config.warmup)
-        if config.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * min(rest, 1)))
-        return max(0.0, 1 - rest) if config.schedule == "linear" else 1.0
-
     def _step(self, batch: Sequence[Sample]) -> tuple[float, int]:
         state, config = self.progress, self.config
         warming = state.step < self.warm_steps
-        rates = [0.0 if warming else config.lr * self._factor()]
-        rates.append(config.projector_warmup_lr if warming else config.projector_lr * self._factor())
+        factor = schedule.factor(config.schedule, self._part(), steps=self.steps, warmup=config.warmup)
+        rates = [0.0 if warming else config.lr * factor]
+        rates.append(config.projector_warmup_lr if warming else config.projector_lr * factor)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
             group["lr"] = rate
-        self._set_dropout(True)
+        self.model.train()
         # Dropout's masks follow from the step, so that a resumed run draws the same.
         torch.manual_seed(config.seed * 1_000_003 + state.step)
         total = sum(len(sample.response) for sample in batch)
         size = config.micro_batch or len(batch)
         loss = 0.0
         for start in range(0, len(batch), size):
-            part = response_loss(self.instructions, batch[start : start + size]) / total
-            part.backward()  # type: ignore[no-untyped-call]
+            part = self.loss(batch[start : start + size]) / total
+            self.engine.backward(part)
             loss += part.item()
         if not math.isfinite(loss):
             raise EarecError(
                 f"The loss is {loss} at step {state.step + 1}.",
                 "Lower align.lr or align.projector_lr; the last checkpoint is kept.",
             )
-        nn.utils.clip_grad_norm_([*self.lora, *self.projector_parameters], config.clip)
-        if warming:
-            for parameter in self.lora:
-                parameter.grad = None
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.engine.step(held=self.lora if warming else ())
         return loss, sum(sample.length for sample in batch)
 
     @torch.no_grad()
     def _validate(self) -> None:
-        self._set_dropout(False)
+        self.model.eval()
         size = self.config.batch_size
         if not self.valid_loss_samples:
             self._keep_best(0.0)
             return
         ordered = sorted(self.valid_loss_samples, key=lambda s: s.length)
         tokens = sum(len(s.response) for s in ordered)
-        total = sum(
-            response_loss(self.instructions, ordered[i : i + size]).item()
-            for i in range(0, len(ordered), size)
-        )
+        total = sum(self.model(ordered[i : i + size]).item() for i in range(0, len(ordered), size))
         point = {"valid_loss": total / tokens}
         if self.rouge_samples:
-            texts = self.instructions.generate([s.prompt for s in self.rouge_samples], self._longest())
-            anchors = [
-                self.instructions.builder.anchor(self.instructions.items[s.prompt.item]) or ""
-                for s in self.rouge_samples
-            ]
+            texts = self.model.generate([s.prompt for s in self.rouge_samples], self._longest())
+            anchors = [self.model.prompts.anchor(s.prompt.item) or "" for s in self.rouge_samples]
             point["valid_rouge_l"] = float(rouge_l(texts, anchors).mean())
         self._record(point)
         self._keep_best(point["valid_loss"])
@@ -235,21 +212,3 @@ class Trainer:
 
     def _save(self) -> None:
         checkpoint.save(self.file, self.parameters, self.optimizer, asdict(self.progress), self.best)
-
-
-def response_loss(instructions: Instructions, samples: Sequence[Sample]) -> Float[Tensor, ""]:
-    """Eq. 3: negative log-likelihood summed over the response tokens, given prompt and earlier tokens."""
-    # The last token is predicted, never read.
-    prompts = [Prompt(s.prompt.item, (*s.prompt.pieces, s.response[:-1])) for s in samples]
-    spliced = instructions.splice(prompts)
-    hidden = instructions.backbone.hidden(spliced)
-    rows: list[int] = []
-    columns: list[int] = []
-    targets: list[int] = []
-    for i, (sample, length) in enumerate(zip(samples, spliced.lengths.tolist(), strict=True)):
-        n = len(sample.response)
-        rows += [i] * n
-        columns += range(length - n, length)
-        targets += sample.response
-    logits = instructions.backbone.logits(hidden[rows, columns])
-    return F.cross_entropy(logits, torch.tensor(targets, device=logits.device), reduction="sum")

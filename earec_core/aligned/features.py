@@ -1,40 +1,31 @@
-"""A modality at work on a catalog: which items have it, their cached features, their slot embeddings."""
+"""A modality at work on a catalog: which items have it, their features, how many slot positions they take."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from earec_core import config as configuration
-from earec_core import plugins
-from earec_core.errors import DamagedInputError, EarecError
+from earec_core.aligned.feature_store import FeatureStore
+from earec_core.errors import DamagedInputError
 from earec_core.modality import (
-    Context,
     Encoded,
     Encoder,
     LanguageModel,
     Modality,
-    PluginConfig,
     Projector,
     content_digest,
     pad,
 )
-from earec_core.types import Item, Slot
+from earec_core.types import Item, Show
 
 _BATCH = 64
+_SHARD_BYTES, _SHARD_ITEMS = 64 << 20, 16384
 
 
 @dataclass(frozen=True)
@@ -45,59 +36,57 @@ class Damaged:
     why: str
 
 
-def create(name: str, values: Mapping[str, Any], context: Context) -> Modality[Any]:
-    """The modality of an installed plugin with its validated configuration.
+class Features(ABC):
+    """Encoder outputs of a catalog's items, made or read when they are asked for.
 
-    Raises:
-        PluginError: it is not installed or not usable, its classes included.
-        UsageError: its configuration is wrong; the keys are named.
+    Attributes:
+        rows: the items that have the modality.
     """
-    plugin = plugins.get(name)
-    model = plugins.part(plugin, "config", PluginConfig)
-    factory = plugins.part(plugin, "factory", Modality)
-    config = configuration.validate(model, values, f"configuration of {name}")
-    try:
-        modality: Modality[Any] = factory(config, context)
-    except EarecError:
-        raise
-    except Exception as error:
-        raise plugins.refusal(plugins.failed(plugin, f"Making {factory.__name__}", error)) from error
-    return modality
+
+    rows: tuple[int, ...]
+
+    @abstractmethod
+    def __call__(self, rows: Sequence[int]) -> Encoded:
+        """The encoder's output for the items of these rows."""
+
+    @abstractmethod
+    def size(self, row: int) -> Hashable:
+        """Items of the same size take the same number of slot positions."""
 
 
 class ModalityInputs:
-    """One modality's inputs over a catalog's items.
+    """One modality's inputs over a catalog's items; `read_inputs` makes them.
 
     Attributes:
         name: the modality.
-        modality, encoder, projector: its parts; the projector is what alignment trains.
-        damaged: items that lost this modality because their input could not be read.
+        modality, encoder: its frozen parts.
+        projector: what alignment trains; `AlignedModel` registers it.
+        rows: the items that have the modality.
+        damaged: items that lost it because their input could not be read.
+
+    Args:
+        features: encoder outputs of the rows.
+        positions: slot positions by row; rows without any are left out.
     """
 
     def __init__(
         self,
         name: str,
         modality: Modality[Any],
-        items: Sequence[Item],
-        llm: LanguageModel,
-        *,
-        cache: Path | None = None,
-        progress: Callable[[int, int, str], None] = lambda *_: None,
+        encoder: Encoder,
+        projector: Projector,
+        features: Features,
+        positions: Mapping[int, int],
+        damaged: tuple[Damaged, ...] = (),
     ) -> None:
         self.name, self.modality = name, modality
-        self._device = llm.word_embedding.weight.device
-        self.encoder: Encoder = modality.build_encoder(llm).eval().requires_grad_(False).to(self._device)
-        projector = modality.build_projector(self.encoder.d_enc, llm.d_llm)
-        self.projector: Projector = projector.eval().to(self._device)
-        self.damaged: tuple[Damaged, ...] = ()
-        self._raws: dict[int, Any] = {}
-        self._features: dict[int, Float[Tensor, "t d"]] = {}
-        if modality.cache_features:
-            self._features = self._cached(items, cache, progress)
-        else:
-            self._raws = {item.index: raw for item in items if (raw := self._read(item)) is not None}
-        self.rows: tuple[int, ...] = tuple(self._features or self._raws)
-        self._positions = self._measure()
+        self.encoder, self.projector = encoder, projector
+        self.damaged = damaged
+        self._features, self._positions = features, positions
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        return self._features.rows
 
     def __contains__(self, row: object) -> bool:
         return row in self._positions
@@ -108,79 +97,149 @@ class ModalityInputs:
 
     def encoded(self, rows: Sequence[int]) -> Encoded:
         """Encoder output of the items of these rows."""
-        if self._features:
-            return pad([self._features[row].to(self._device) for row in rows])
-        with torch.no_grad():
-            encoded: Encoded = self.encoder([self._raws[row] for row in rows])
-        return encoded
-
-    def slots(self, rows: Sequence[int]) -> dict[Slot, Float[Tensor, "k d_llm"]]:
-        """Slot embeddings of these rows (Eq. 1), with gradient to the projector."""
-        if not rows:
-            return {}
-        h, mask = self.projector(self.encoded(rows))
-        return {Slot(self.name, row): h[i, mask[i]] for i, row in enumerate(rows)}
+        return self._features(rows)
 
     def calibrate(self, rms: float) -> None:
         """Start the projector's output at the size of the word embeddings."""
         if self.rows:
             self.projector.calibrate(self.encoded(self.rows[:256]), rms)
 
-    @torch.no_grad()
-    def _measure(self) -> dict[int, int]:
-        lengths: dict[int, int] = {}
-        for start in range(0, len(self.rows), _BATCH):
-            rows = self.rows[start : start + _BATCH]
-            counts = self.projector(self.encoded(rows)).mask.sum(1).tolist()
-            lengths.update(zip(rows, counts, strict=True))
-        return {row: n for row, n in lengths.items() if n}
 
-    def _read(self, item: Item) -> Any | None:
-        try:
-            return self.modality.read(item)
-        except DamagedInputError as error:
-            self.damaged += (Damaged(item.id, str(error)),)
-            return None
+def read_inputs(
+    name: str,
+    modality: Modality[Any],
+    items: Sequence[Item],
+    llm: LanguageModel,
+    *,
+    cache: Path | None = None,
+    progress: Show = lambda *_: None,
+) -> ModalityInputs:
+    """Read a modality's inputs of a catalog, encode those that are not in the cache, measure their slots.
 
-    @torch.no_grad()
-    def _cached(
-        self, items: Sequence[Item], cache: Path | None, progress: Callable[[int, int, str], None]
-    ) -> dict[int, Tensor]:
-        # Raw inputs are read twice rather than kept: a catalog's pictures do not fit into memory.
-        digests = {
-            item.index: content_digest(raw).hex() for item in items if (raw := self._read(item)) is not None
-        }
-        if not digests:
-            return {}
-        unique = sorted(set(digests.values()))
-        key = hashlib.sha256(
-            json.dumps([self.name, self.modality.fingerprint(), unique]).encode()
-        ).hexdigest()
-        file = cache / f"{self.name}-{key[:32]}.safetensors" if cache else None
-        if file is not None and file.exists():
-            with suppress(SafetensorError, OSError), safe_open(str(file), framework="pt") as stored:
-                h, lengths = stored.get_tensor("h"), stored.get_tensor("lengths").tolist()
-                known = {d: h[i, :n].clone() for i, (d, n) in enumerate(zip(unique, lengths, strict=True))}
-                return {row: known[digest] for row, digest in digests.items()}
-        by_row = {item.index: item for item in items}
-        example = {digest: by_row[row] for row, digest in digests.items()}
-        known = {}
-        for start in range(0, len(unique), _BATCH):
-            chunk = unique[start : start + _BATCH]
-            h, mask = self.encoder([self.modality.read(example[d]) for d in chunk])
-            known.update({d: h[i, mask[i]].float().cpu() for i, d in enumerate(chunk)})
-            progress(min(start + _BATCH, len(unique)), len(unique), f"{self.name} features")
-        if file is not None:
-            _write(file, pad([known[d] for d in unique]))
-        return {row: known[digest] for row, digest in digests.items()}
+    Args:
+        cache: folder of the feature stores; None keeps encoder outputs in memory.
+    """
+    device = llm.word_embedding.weight.device
+    encoder = _encoder(modality, llm)
+    projector = modality.build_projector(encoder.d_enc, llm.d_llm).eval().to(device)
+    features: Features
+    if modality.cache_features:
+        store = FeatureStore.of(cache, name, modality.fingerprint())
+        digests, damaged = _encode_missing(name, modality, encoder, items, store, (0, 1), progress)
+        features = _Stored(digests, store, device)
+    else:
+        damaged = []
+        raws = {item.index: raw for item in items if (raw := _read(modality, item, damaged)) is not None}
+        features = _EncodedAnew(raws, encoder)
+    positions = _measure(features, projector)
+    return ModalityInputs(name, modality, encoder, projector, features, positions, tuple(damaged))
 
 
-def _write(file: Path, features: Encoded) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temp = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-    os.close(descriptor)
+def encode_part(
+    name: str,
+    modality: Modality[Any],
+    items: Sequence[Item],
+    llm: LanguageModel,
+    *,
+    cache: Path,
+    part: tuple[int, int],
+    progress: Show = lambda *_: None,
+) -> None:
+    """Encode a share of a catalog's inputs into the cache: one of several workers before `read_inputs`.
+
+    Args:
+        part: (i, n) takes every n-th distinct input, from the i-th on.
+    """
+    if modality.cache_features:
+        store = FeatureStore.of(cache, name, modality.fingerprint())
+        _encode_missing(name, modality, _encoder(modality, llm), items, store, part, progress)
+
+
+def _encoder(modality: Modality[Any], llm: LanguageModel) -> Encoder:
+    return modality.build_encoder(llm).eval().requires_grad_(False).to(llm.word_embedding.weight.device)
+
+
+def _read(modality: Modality[Any], item: Item, damaged: list[Damaged]) -> Any | None:
     try:
-        save_file({"h": features.h.contiguous(), "lengths": features.mask.sum(1)}, temp)
-        Path(temp).replace(file)
-    finally:
-        Path(temp).unlink(missing_ok=True)
+        return modality.read(item)
+    except DamagedInputError as error:
+        damaged.append(Damaged(item.id, str(error)))
+        return None
+
+
+@torch.no_grad()
+def _encode_missing(
+    name: str,
+    modality: Modality[Any],
+    encoder: Encoder,
+    items: Sequence[Item],
+    store: FeatureStore,
+    part: tuple[int, int],
+    progress: Show,
+) -> tuple[dict[int, bytes], list[Damaged]]:
+    """Put what the store lacks of a part of the items into it; returns each row's digest, and the damaged items."""
+    # Raw inputs are read twice rather than kept: a catalog's pictures do not fit into memory.
+    damaged: list[Damaged] = []
+    digests = {
+        item.index: content_digest(raw)
+        for item in items
+        if (raw := _read(modality, item, damaged)) is not None
+    }
+    example = {digests[item.index]: item for item in items if item.index in digests}
+    missing = [digest for digest in sorted(example)[part[0] :: part[1]] if digest not in store]
+    waiting: dict[bytes, Tensor] = {}
+    for start in range(0, len(missing), _BATCH):
+        chunk = missing[start : start + _BATCH]
+        h, mask = encoder([modality.read(example[digest]) for digest in chunk])
+        waiting |= {digest: h[i, mask[i]].float().cpu() for i, digest in enumerate(chunk)}
+        done = start + len(chunk)
+        size = sum(one.nbytes for one in waiting.values())
+        if done == len(missing) or size >= _SHARD_BYTES or len(waiting) >= _SHARD_ITEMS:
+            store.write(waiting)
+            waiting = {}
+        progress(done, len(missing), f"{name} features")
+    return digests, damaged
+
+
+class _Stored(Features):
+    """Features of a store."""
+
+    def __init__(self, digests: Mapping[int, bytes], store: FeatureStore, device: torch.device) -> None:
+        self.rows = tuple(digests)
+        self._digests, self._store, self._device = digests, store, device
+
+    def __call__(self, rows: Sequence[int]) -> Encoded:
+        return pad([h.to(self._device) for h in self._store.read(self._digests[row] for row in rows)])
+
+    def size(self, row: int) -> int:
+        # The projector's mask follows from the encoder's mask alone, as the contract has it.
+        return self._store.length(self._digests[row])
+
+
+class _EncodedAnew(Features):
+    """Features of an encoder that is as fast as reading them would be."""
+
+    def __init__(self, raws: Mapping[int, Any], encoder: Encoder) -> None:
+        self.rows = tuple(raws)
+        self._raws, self._encoder = raws, encoder
+
+    @torch.no_grad()
+    def __call__(self, rows: Sequence[int]) -> Encoded:
+        encoded: Encoded = self._encoder([self._raws[row] for row in rows])
+        return encoded
+
+    def size(self, row: int) -> Hashable:
+        return "row", row
+
+
+@torch.no_grad()
+def _measure(features: Features, projector: Projector) -> dict[int, int]:
+    """Slot positions by row, rows without any left out; one of each size is looked at."""
+    first: dict[Hashable, int] = {}
+    for row in features.rows:
+        first.setdefault(features.size(row), row)
+    examples, counts = list(first.values()), list[int]()
+    for start in range(0, len(examples), _BATCH):
+        counts += projector(features(examples[start : start + _BATCH])).mask.sum(1).tolist()
+    positions = dict(zip(first, counts, strict=True))
+    return {row: n for row in features.rows if (n := positions[features.size(row)])}

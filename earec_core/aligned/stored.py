@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,20 @@ from safetensors.torch import load_file
 
 from earec_core import config as configuration
 from earec_core import plugins
-from earec_core.aligned.features import ModalityInputs, create
-from earec_core.aligned.instructions import Instructions
+from earec_core.aligned.build import inputs_for
+from earec_core.aligned.features import ModalityInputs
+from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.prompts import ItemPrompts
 from earec_core.config import PromptConfig
 from earec_core.errors import IntegrityError, PluginError, UsageError
 from earec_core.home import home
-from earec_core.llm.backbone import Backbone
-from earec_core.llm.lora import MERGED, Mixture, merge
+from earec_core.llm.backbone import Adapter, Backbone
+from earec_core.llm.lora import MergedLora, Mixture
 from earec_core.modality import Context
-from earec_core.types import Item
+from earec_core.types import Item, Show
 from earec_registry import Registry
 
-Show = Callable[[int, int, str], None]
+_MERGED = "(merged)"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,21 @@ class StoredModel:
         """The template it was aligned with."""
         return configuration.validate(PromptConfig, self.data["prompt"], "stored template")
 
+    def adapter(self) -> Adapter:
+        """What puts the model's adapters on its backbone (`Backbone.adapted`).
+
+        A routed composite runs its adapters side by side, every other model is merged into the weights.
+
+        Raises:
+            IntegrityError: an adapter is damaged; on the backbone: it was made for a model of other shapes.
+        """
+        folders = {m: self.folder / "adapters" / m for m in self.modalities}
+        if not any(folder.is_dir() for folder in folders.values()):
+            return MergedLora(self.folder)
+        mixture = Mixture({**folders, _MERGED: self.folder})
+        mixture.set({_MERGED: 1.0}, own={m: m for m in folders})
+        return mixture
+
     def check_base(self, backbone: Backbone) -> None:
         """Refuse a backbone that is not the one the model was aligned on.
 
@@ -83,22 +100,6 @@ class StoredModel:
                 )
 
 
-def adapt(backbone: Backbone, stored: StoredModel) -> None:
-    """Put a stored model's adapters to work; **the backbone is changed**.
-
-    A routed composite runs its adapters side by side, every other model is merged into the weights.
-
-    Raises:
-        IntegrityError: the adapter is damaged or was made for a model of other shapes.
-    """
-    folders = {m: stored.folder / "adapters" / m for m in stored.modalities}
-    if not any(folder.is_dir() for folder in folders.values()):
-        merge(backbone, stored.folder)
-        return
-    mixture = Mixture(backbone, {**folders, MERGED: stored.folder})
-    mixture.set({MERGED: 1.0}, own={m: m for m in folders})
-
-
 def plugin_record(name: str) -> dict[str, Any]:
     """What a manifest says of the plugin that made a model."""
     plugin = plugins.get(name)
@@ -110,29 +111,8 @@ def plugin_record(name: str) -> dict[str, Any]:
     }
 
 
-def inputs_for(
-    names: Sequence[str],
-    settings: Mapping[str, Mapping[str, Any]],
-    items: Sequence[Item],
-    backbone: Backbone,
-    context: Context,
-    show: Show,
-) -> dict[str, ModalityInputs]:
-    """The modalities' inputs over a catalog, in slot order, projectors new and calibrated."""
-    specs = [spec for name in names if (spec := plugins.get(name).spec)]
-    made = {}
-    for name in [spec.name for spec in sorted(specs, key=lambda s: (s.order, s.name))]:
-        modality = create(name, settings.get(name, {}), context)
-        one = ModalityInputs(
-            name, modality, items, backbone, cache=home() / "cache" / "features", progress=show
-        )
-        one.calibrate(backbone.embedding_rms)
-        made[name] = one
-    return made
-
-
-def instructions_for(
-    model: StoredModel,
+def stored_model(
+    stored: StoredModel,
     items: Sequence[Item],
     catalog: str,
     backbone: Backbone,
@@ -141,8 +121,8 @@ def instructions_for(
     names: Sequence[str] | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     show: Show = lambda *_: None,
-) -> Instructions:
-    """The catalog's prompts as this model reads them; its adapter is not yet applied to the backbone.
+) -> AlignedModel:
+    """A stored model over a catalog, its projectors loaded; `stored.adapter()` is what its backbone needs.
 
     Args:
         names: modalities to feed; default: all of the model's.
@@ -153,23 +133,23 @@ def instructions_for(
         PluginError: a plugin is missing, or of another major version than the one that made the model.
         IntegrityError: the backbone is not the model's, or a projector does not fit.
     """
-    model.check_base(backbone)
-    unknown = sorted(set(names or ()) - set(model.modalities))
+    stored.check_base(backbone)
+    unknown = sorted(set(names or ()) - set(stored.modalities))
     if unknown:
         raise UsageError(
-            f"Model {model.id[:12]} was not aligned for {', '.join(unknown)}; "
-            f"it has {', '.join(model.modalities)}.",
+            f"Model {stored.id[:12]} was not aligned for {', '.join(unknown)}; "
+            f"it has {', '.join(stored.modalities)}.",
             "Choose among those, or compose a model with that modality.",
         )
-    wanted = [name for name in model.modalities if names is None or name in names]
+    wanted = [name for name in stored.modalities if names is None or name in names]
     for name in wanted:
-        _check_plugin(name, _accepted_plugin(model, name))
-    settings = {n: {**model.modalities[n]["config"], **(overrides or {}).get(n, {})} for n in wanted}
-    context = Context(catalog, registry.root)
-    inputs = inputs_for(wanted, settings, items, backbone, context, show)
+        _check_plugin(name, _accepted_plugin(stored, name))
+    settings = {n: {**stored.modalities[n]["config"], **(overrides or {}).get(n, {})} for n in wanted}
+    inputs = inputs_for(wanted, settings, items, backbone, Context(catalog, registry.root, home()), show)
     for name, one in inputs.items():
-        load_projector(one, model.folder / model.modalities[name]["projector"])
-    return Instructions(items, backbone, inputs, model.prompt, catalog)
+        load_projector(one, stored.folder / stored.modalities[name]["projector"])
+    prompts = ItemPrompts(items, inputs, stored.prompt, backbone.tokenizer, catalog)
+    return AlignedModel(backbone, inputs, prompts)
 
 
 def load_projector(inputs: ModalityInputs, file: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,6 @@ from earec_core.types import Item
 
 FORMAT, VERSION = "earec-dataset", 1
 TABLES = ("items", "interactions", "relations")
-PATH_COLUMNS = ("image", "audio")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +31,7 @@ class Catalog:
         path: the dataset directory.
         manifest: name, source, options, counts, digests.
         items: one row an item: `item_id`, `title` and whatever else the source gives; file paths as the source
-            gives them (`Item.fields` has them absolute).
+            gives them (`Item.path` has them absolute).
         interactions: `user` and `item` rows and `timestamp`, by user in time order.
         relations: `item`, `related` rows and `rank`, best first.
     """
@@ -108,10 +106,8 @@ class Catalog:
 
     def _item(self, index: int, row: dict[str, Any]) -> Item:
         fields = {key: value for key, value in row.items() if value is not None}
-        for key in PATH_COLUMNS:
-            if isinstance(fields.get(key), str) and "://" not in fields[key]:
-                fields[key] = os.path.normpath(self._base / fields[key])
-        return Item(index, row["item_id"], row.get("title"), fields, self._related.get(index, ()))
+        related = self._related.get(index, ())
+        return Item(index, row["item_id"], row.get("title"), fields, related, self._base)
 
     @cached_property
     def _base(self) -> Path:

@@ -18,7 +18,7 @@ import polars as pl
 
 import earec_core
 from earec_core.catalog import formats
-from earec_core.catalog.dataset import FORMAT, PATH_COLUMNS, VERSION, Catalog, content_digest, file_digest
+from earec_core.catalog.dataset import FORMAT, VERSION, Catalog, content_digest, file_digest
 from earec_core.errors import DataError
 
 Relations = Literal["auto", "given", "cooccurrence", "none"]
@@ -44,7 +44,7 @@ def import_dataset(
     Args:
         source: the folder of the source's files.
         out: the dataset directory to be made.
-        format: a key of `formats.READERS`, or `auto`.
+        format: a key of `formats.FORMATS`, or `auto`.
         columns: EAREC's column names to the source's, `a|b` for the first that is not empty.
         name: the catalog's name; default: the name of `out`.
         core: users and items with fewer interactions are dropped, until none is left (5 in the paper).
@@ -62,41 +62,14 @@ def import_dataset(
     if not source.is_dir():
         raise DataError(f"{source} is no folder.", "Give the folder that holds the source's files.")
     kind = formats.detect(source) if format == "auto" else format
-    found = formats.read(source, kind, columns or {})
-    formats.check_columns(columns or {}, found)
-    interactions = _interactions(found.interactions, core=core, min_rating=min_rating, max_len=max_len)
-    items = _items(found, interactions)
-    if found.interactions.height and not interactions.height:
-        raise DataError(
-            f"None of {source}'s {found.interactions.height:,} interactions is left after {core}-core filtering.",
-            "Lower --core or --min-rating, or check that the columns are the right ones.",
-        )
-    if not items.height:
-        raise DataError(f"The catalog {source} is empty.", "Check the files.")
-    if "title" not in items.columns or items["title"].null_count() == items.height:
-        raise DataError(
-            f"No item of {source} has a title; columns: {', '.join(items.columns)}.",
-            "Say which column it is: --column title=SOURCE",
-        )
+    read = formats.read(source, kind, columns or {})
+    formats.check_columns(columns or {}, read)
+    interactions = _interactions(read.interactions, core=core, min_rating=min_rating, max_len=max_len)
+    items = _items(read, interactions)
+    _check_left(source, read, items, interactions, core)
     rows = items.select("item_id").with_row_index("item").cast({"item": pl.Int64})
-    users = interactions.select("user_id").unique(maintain_order=True).with_row_index("user")
-    interactions = (
-        interactions.join(rows, on="item_id", maintain_order="left")
-        .join(users.cast({"user": pl.Int64}), on="user_id", maintain_order="left")
-        .select("user", "user_id", "item", "timestamp")
-    )
-    given = _given(found.relations, rows)
-    if relations == "given" and given is None:
-        raise DataError(f"{source} gives no relations.", "Choose --relations cooccurrence or none.")
-    chosen = relations
-    if relations == "auto":
-        derived: Relations = "cooccurrence" if interactions.height else "none"
-        chosen = derived if given is None else "given"
-    related = _NO_RELATIONS
-    if chosen == "given" and given is not None:
-        related = given
-    elif chosen == "cooccurrence":
-        related = cooccurrence(interactions)
+    interactions = _by_row(interactions, rows)
+    chosen, related = _relations(relations, _given(read.relations, rows), interactions, source)
     options = {
         "format": kind,
         "core": core,
@@ -107,7 +80,50 @@ def import_dataset(
     }
     tables = {"items": items, "interactions": interactions, "relations": related}
     about = {"name": _slug(name or out.name), "source": source.name, "options": options}
-    return _write(tables, out, found.base, about)
+    return _write(tables, out, read.base, about)
+
+
+def _check_left(
+    source: Path, read: formats.Source, items: pl.DataFrame, interactions: pl.DataFrame, core: int
+) -> None:
+    """Raises DataError when nothing is left to work with."""
+    if read.interactions.height and not interactions.height:
+        raise DataError(
+            f"None of {source}'s {read.interactions.height:,} interactions is left after {core}-core filtering.",
+            "Lower --core or --min-rating, or check that the columns are the right ones.",
+        )
+    if not items.height:
+        raise DataError(f"The catalog {source} is empty.", "Check the files.")
+    if "title" not in items.columns or items["title"].null_count() == items.height:
+        raise DataError(
+            f"No item of {source} has a title; columns: {', '.join(items.columns)}.",
+            "Say which column it is: --column title=SOURCE",
+        )
+
+
+def _by_row(interactions: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """Interactions by the rows of their users and items."""
+    users = interactions.select("user_id").unique(maintain_order=True).with_row_index("user")
+    return (
+        interactions.join(rows, on="item_id", maintain_order="left")
+        .join(users.cast({"user": pl.Int64}), on="user_id", maintain_order="left")
+        .select("user", "user_id", "item", "timestamp")
+    )
+
+
+def _relations(
+    asked: Relations, given: pl.DataFrame | None, interactions: pl.DataFrame, source: Path
+) -> tuple[Relations, pl.DataFrame]:
+    """Where relations come from, `auto` resolved, and the relations."""
+    if asked == "given" and given is None:
+        raise DataError(f"{source} gives no relations.", "Choose --relations cooccurrence or none.")
+    chosen = asked
+    if asked == "auto":
+        derived: Relations = "cooccurrence" if interactions.height else "none"
+        chosen = derived if given is None else "given"
+    if chosen == "given" and given is not None:
+        return chosen, given
+    return chosen, cooccurrence(interactions) if chosen == "cooccurrence" else _NO_RELATIONS
 
 
 def k_core(interactions: pl.DataFrame, core: int) -> pl.DataFrame:
@@ -226,30 +242,30 @@ def _numbers(table: pl.DataFrame, column: str) -> pl.Series:
     return numbers
 
 
-def _items(found: formats.Source, interactions: pl.DataFrame) -> pl.DataFrame:
-    items = found.items.with_columns(pl.col("item_id").cast(pl.String))
+def _items(read: formats.Source, interactions: pl.DataFrame) -> pl.DataFrame:
+    items = read.items.with_columns(pl.col("item_id").cast(pl.String))
     missing = items["item_id"].null_count()
     if missing:
         raise DataError(
             f"{missing:,} of {items.height:,} items have no item_id.", "Add it or remove those rows."
         )
     items = items.unique("item_id", keep="first", maintain_order=True)
-    if found.interactions.height:
+    if read.interactions.height:
         used = interactions.select("item_id").unique(maintain_order=True)
         known = items.join(used, on="item_id", how="semi", maintain_order="left")
         unknown = used.join(items, on="item_id", how="anti", maintain_order="left")
         if items.height and used.height and not known.height:
             raise DataError(
-                f"No interaction of {found.base} is with one of its items: the interactions' ids are such as "
+                f"No interaction of {read.base} is with one of its items: the interactions' ids are such as "
                 f"{used.item(0, 0)!r}, the items' such as {items['item_id'][0]!r}.",
                 "Say which column it is: --column item_id=SOURCE",
             )
         items = pl.concat([known, unknown], how="diagonal_relaxed")
-    for column in (*_TEXT, *PATH_COLUMNS):
+    for column in _TEXT:
         kind = items.schema.get(column)
         if kind is not None and (kind.inner if isinstance(kind, pl.List) else kind).is_nested():
             raise DataError(
-                f"The column {column} of {found.base}'s items holds {kind}, not texts or lists of texts.",
+                f"The column {column} of {read.base}'s items holds {kind}, not texts or lists of texts.",
                 f"Flatten it, or name another: --column {column}=SOURCE",
             )
     items = items.with_columns(
@@ -261,15 +277,17 @@ def _items(found: formats.Source, interactions: pl.DataFrame) -> pl.DataFrame:
 
 
 def _cell(column: str, kind: pl.DataType) -> pl.Expr | None:
-    """A column as text, null where it is empty; None for one that stays as it is, such as numbers."""
+    """A text column as one text a row, another's texts and lists of texts as they are; null where it is empty.
+
+    None for a column that stays as it is, such as numbers.
+    """
     text = pl.col(column)
     if isinstance(kind, pl.List):
-        if column in PATH_COLUMNS:
-            text = text.list.first().cast(pl.String)
-        elif column in _TEXT or kind.inner in (pl.String, pl.Null):
-            text = text.cast(pl.List(pl.String)).list.join(", ")
-        else:
-            return None
+        if column not in _TEXT:
+            texts = text.cast(pl.List(pl.String))
+            empty = texts.list.join("").str.strip_chars() == ""
+            return pl.when(~empty).then(texts) if kind.inner in (pl.String, pl.Null) else None
+        text = text.cast(pl.List(pl.String)).list.join(", ")
     elif kind != pl.String:
         if column not in _TEXT or kind == pl.Null:
             return None
@@ -317,7 +335,6 @@ def _counts(items: pl.DataFrame, interactions: pl.DataFrame, related: pl.DataFra
         "items": items.height,
         "interactions": interactions.height,
         "average_length": round(interactions.height / users, 2) if users else 0.0,
-        "image": present.get("image", 0),
         "without_title": items.height - present.get("title", 0),
         "relations": related.height,
         "columns": present,

@@ -7,12 +7,13 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 
 import click
 
 import earec_core
 from earec_core.errors import EarecError
-from earec_core.plugins import command_entry_points, get_command
+from earec_core.plugins import Entry, Kind, Plugin, State, entry_points, imported, load, names, unusable
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("earec_core.cli.demo", "Run the whole method on an embedded default and write a report."),
@@ -32,25 +33,43 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 
 
-class LazyGroup(click.Group):
-    """A group that knows its commands by name and imports one when it is asked for.
+def _check(entry: Entry, plugin: Plugin) -> Plugin:
+    command = imported(entry, plugin)
+    if not isinstance(command, click.Command):
+        unusable(
+            plugin,
+            State.INVALID_SPEC,
+            f"{entry.value} is a {type(command).__name__}, not a click command.",
+            f"Point the entry point {entry.name!r} of {entry.distribution} at a click command.",
+        )
+    return replace(plugin, loaded=command)
 
-    Plugins add commands by the entry-point group `earec.commands`; they are listed by name alone.
-    """
+
+COMMAND = Kind("command", "earec.commands", _check, reserved=lambda: COMMANDS)
+"""The kind of plugin that brings a command."""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name, plugins' too, and imports one when it is asked for."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["earec.arguments"] = list(args)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, *sorted(set(command_entry_points()) - set(COMMANDS))]
+        return [*COMMANDS, *(name for name in names(COMMAND) if name not in COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
-            command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
-            return command
-        return get_command(cmd_name)
+            own: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+            return own
+        brought: click.Command | None = load(COMMAND, cmd_name)
+        return brought
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        brought = command_entry_points()
         rows = [(name, text) for name, (_, text) in COMMANDS.items()]
-        rows += [(n, f"(from {brought[n].distribution})") for n in sorted(set(brought) - set(COMMANDS))]
+        brought = {entry.name: entry.distribution for entry in entry_points(COMMAND.group)}
+        rows += [(name, f"(from {brought[name]})") for name in sorted(set(brought) - set(COMMANDS))]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

@@ -38,7 +38,7 @@ def command(folder: Path, show_only: bool) -> None:
     started = time.monotonic()
     os.environ["EAREC_REGISTRY"] = str((folder / "registry").absolute())
     done = demo.run(folder, run_command, out.note)
-    target = write(report(folder, done), folder / "report.html")
+    target = write(report(folder, done), folder / "report.html", folder / "report.json")
     out.note(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes.")
     out.data(str(target))
 

@@ -12,9 +12,9 @@ import click
 
 import earec_core
 from earec_core import plugins
-from earec_core.cli import COMMANDS
 from earec_core.cli.options import home, json_option, registry_option
 from earec_core.cli.output import out
+from earec_core.cli.plugins import every_plugin
 from earec_core.plugins import Plugin, State
 from earec_registry import Registry
 
@@ -93,7 +93,7 @@ def _engines() -> Iterator[Row]:
 
 
 def _plugins() -> Iterator[Row]:
-    for plugin in plugins.everything(COMMANDS):
+    for plugin in every_plugin():
         whole = _examined(plugin)
         said = f"{whole.state}, {whole.distribution} {whole.version}"
         value = f"{said}: {whole.cause}" if whole.cause else said

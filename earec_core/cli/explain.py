@@ -14,6 +14,7 @@ from earec_core.cli.options import (
     modality_names,
     open_registry,
     registry_option,
+    typed,
 )
 from earec_core.cli.output import out
 from earec_core.config import RunConfig
@@ -30,6 +31,7 @@ from earec_core.config import RunConfig
 )
 @click.option("--modalities", help="Comma-separated; default: all of the model's.")
 @click.option("--out", "target", type=OutFile, help="Also write every text to this Parquet file.")
+@click.option("--report", "page", type=OutFile, help="Also write a page: scores, and cards of some items.")
 @config_options
 @registry_option
 @json_option
@@ -40,6 +42,7 @@ def command(
     max_items: int | None,
     modalities: str | None,
     target: Path | None,
+    page: Path | None,
     config: RunConfig,
     registry: Path,
     as_json: bool,
@@ -50,11 +53,12 @@ def command(
     it scores as high as the model, the text does not depend on the input.
     """
     from earec_core.catalog import Catalog
-    from earec_core.explain import explain, write_texts
+    from earec_core.explain import explain, inputs_shown, text_rows, write_texts
+    from earec_core.report import explained, write
 
     catalog = Catalog.open(data)
     with out.progress("explain") as bar:
-        found = explain(
+        explanation = explain(
             catalog,
             model,
             config,
@@ -66,8 +70,19 @@ def command(
             show=bar.update,
         )
     if target is not None:
-        write_texts(found, catalog, target)
+        write_texts(explanation, catalog, target)
         out.note(f"Texts: {target}")
-    rows = found.table()
+    rows = explanation.table()
     columns = list(dict.fromkeys(key for row in rows for key in row))
     out.table(rows, columns, as_json)
+    if page is not None:
+        report = explained(
+            rows,
+            text_rows(explanation, catalog),
+            inputs_shown(explanation, catalog),
+            model=model,
+            catalog=catalog.name,
+            split=split,
+            command=typed(),
+        )
+        out.note(f"Report: {write(report, page)}")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from earec_core.config import RunConfig, resolve
 from earec_core.errors import UsageError
 from earec_core.home import home, registry_root
 from earec_core.plugins.hooks import Observers
+from earec_core.workspace import Reporter, Workspace
 from earec_registry import Registry
 
 PathType = click.Path(path_type=Path)
@@ -44,6 +48,11 @@ class _OutFile(click.Path):
 OutFile = _OutFile()
 
 
+def typed() -> str:
+    """The command that runs, as it is typed into a shell."""
+    return shlex.join(["earec", *click.get_current_context().meta["earec.arguments"]])
+
+
 def registry_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--registry PATH`, passed as `registry: Path`; default `EAREC_REGISTRY`, else under `EAREC_HOME`."""
     return click.option(
@@ -52,6 +61,46 @@ def registry_option(function: Callable[..., Any]) -> Callable[..., Any]:
         default=registry_root,
         help="The model registry's folder.  [env: EAREC_REGISTRY; default: EAREC_HOME/registry]",
     )(function)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a stage's command was given beside its own options; `with session("align") as workspace`."""
+
+    registry: Path
+    tensorboard: Path | None
+    jsonl: Path | None
+
+    @contextmanager
+    def __call__(self, title: str) -> Iterator[Workspace]:
+        """A workspace that reports to the terminal, its progress under `title`."""
+        watch = self._watch
+        if self.tensorboard or self.jsonl:
+            # What was asked for is tried before the work.
+            observers = watch()
+            watch = lambda: observers  # noqa: E731
+        with out.progress(title) as bar:
+            yield Workspace.open(registry=self.registry, reporter=Reporter(out.note, bar.update), watch=watch)
+
+    def _watch(self) -> Observers:
+        from earec_core.plugins import observers
+
+        return observers.manager(self.tensorboard, self.jsonl, note=out.note)
+
+
+def session_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--registry`, `--tensorboard` and `--jsonl`, passed together as `session: Session`."""
+
+    @registry_option
+    @click.option("--tensorboard", type=PathType, help="Write TensorBoard scalars under this folder.")
+    @click.option("--jsonl", type=PathType, help="Append every event to this file, one JSON object a line.")
+    @functools.wraps(function)
+    def with_session(
+        *args: Any, registry: Path, tensorboard: Path | None, jsonl: Path | None, **kwargs: Any
+    ) -> Any:
+        return function(*args, session=Session(registry, tensorboard, jsonl), **kwargs)
+
+    return with_session
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -118,11 +167,8 @@ def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_config(file: Path | None, preset: str, backbone: str | None, settings: tuple[str, ...]) -> RunConfig:
-    """The resolved configuration; a key whose first part is no section belongs to that plugin."""
-    flags: dict[str, Any] = {"backbone.model": backbone}
-    for key, value in pairs(settings, "--set").items():
-        flags[key if key.partition(".")[0] in RunConfig.model_fields else f"modalities.{key}"] = value
-    return resolve(preset, file, flags)
+    """The resolved configuration."""
+    return resolve(preset, file, {"backbone.model": backbone, **pairs(settings, "--set")})
 
 
 def modality_names(text: str | None) -> list[str] | None:
@@ -158,6 +204,7 @@ def pairs(values: tuple[str, ...], option: str) -> dict[str, str]:
 __all__ = [
     "OutFile",
     "PathType",
+    "Session",
     "adapter_options",
     "config_options",
     "data_option",
@@ -168,4 +215,6 @@ __all__ = [
     "pairs",
     "registry_option",
     "run_config",
+    "session_options",
+    "typed",
 ]

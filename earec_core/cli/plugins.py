@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 
 import click
 
 from earec_core import plugins
-from earec_core.cli import COMMANDS
 from earec_core.cli.options import PathType, json_option
 from earec_core.cli.output import out
 from earec_core.errors import EarecError, UsageError
+from earec_core.plugins import Plugin
+
+KINDS: Mapping[str, str] = {
+    "earec.modalities": "earec_core.plugins:MODALITY",
+    "earec.observers": "earec_core.plugins.observers:OBSERVER",
+    "earec.commands": "earec_core.cli:COMMAND",
+    "earec.methods": "earec_core.compose.methods:METHOD",
+    "earec.recommenders": "earec_core.recommend.models:RECOMMENDER",
+}
+"""Where the `Kind` of each entry-point group is."""
+
+
+def every_plugin() -> Iterator[Plugin]:
+    """Every installed plugin with its state, kind by kind; a kind that no plugin is of is not imported."""
+    for group, kind in KINDS.items():
+        if plugins.entry_points(group):
+            yield from plugins.installed(resolve_name(kind))
 
 
 @click.group(short_help="List the plugins and their states.")
 def command() -> None:
-    """Modalities, observers and commands that plugins bring here."""
+    """What plugins bring here: modalities, observers, commands, methods of composition and recommenders."""
 
 
 @command.command("list")
@@ -33,7 +51,7 @@ def list_(as_json: bool) -> None:
             "cause": plugin.cause or None,
             "fix": plugin.fix or None,
         }
-        for plugin in plugins.everything(COMMANDS)
+        for plugin in every_plugin()
     ]
     out.table(rows, ["name", "kind", "state", "distribution", "version", "summary", "cause", "fix"], as_json)
 
@@ -45,11 +63,11 @@ def show(name: str, as_json: bool) -> None:
     """Show one plugin: its spec, and its configuration's keys with their defaults."""
     from earec_core.modality import Modality, PluginConfig
 
-    found = [plugin for plugin in plugins.everything(COMMANDS) if plugin.name == name]
-    if not found:
-        raise UsageError(f"There is no plugin {name!r}.", "See `earec plugins list`.")
     # A modality stands before an observer or command of its name.
-    plugin = plugins.examine(found[0], config=PluginConfig, factory=Modality)
+    plugin = next((plugin for plugin in every_plugin() if plugin.name == name), None)
+    if plugin is None:
+        raise UsageError(f"There is no plugin {name!r}.", "See `earec plugins list`.")
+    plugin = plugins.examine(plugin, config=PluginConfig, factory=Modality)
     facts = [
         ("kind", plugin.kind),
         ("state", str(plugin.state)),
@@ -64,9 +82,9 @@ def show(name: str, as_json: bool) -> None:
             ("summary", plugin.spec.summary),
         ]
     if plugin.state is plugins.State.OK and plugin.spec is not None:
-        for key, entry in plugins.part(plugin, "config", PluginConfig).model_fields.items():
-            default = "(required)" if entry.is_required() else repr(entry.default)
-            facts.append((f"{name}.{key}", f"{default}  {entry.description or ''}".rstrip()))
+        for key, setting in plugins.part(plugin, "config", PluginConfig).model_fields.items():
+            default = "(required)" if setting.is_required() else repr(setting.default)
+            facts.append((f"{name}.{key}", f"{default}  {setting.description or ''}".rstrip()))
     out.table([{"what": k, "value": v} for k, v in facts if v is not None], ["what", "value"], as_json)
 
 

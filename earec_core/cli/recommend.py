@@ -19,7 +19,12 @@ def command() -> None:
 @command.command()
 @data_option
 @click.option("--vectors", help="Item vectors (see `earec encode`).")
-@click.option("--ids", is_flag=True, help="Train an embedding per item id instead: SASRec.")
+@click.option("--ids", is_flag=True, help="Use no item vectors: ids alone.")
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="sasrec, earec, or one that a plugin brings.  [default: earec with --vectors, sasrec with --ids]",
+)
 @click.option("--name", help="What to register it as.  [default: recommender/DATASET]")
 @click.option("--config", "file", type=PathType, help="A TOML file with a section [recommender].")
 @click.option(
@@ -31,6 +36,7 @@ def train(
     data: Path,
     vectors: str | None,
     ids: bool,
+    model: str | None,
     name: str | None,
     file: Path | None,
     settings: tuple[str, ...],
@@ -41,7 +47,7 @@ def train(
     from earec_core.catalog import Catalog
     from earec_core.recommend.stage import recommender_config, train_registered
 
-    if ids == (vectors is not None):
+    if (ids and vectors) or not (ids or vectors or model):
         raise UsageError("Exactly one of --vectors and --ids is needed.", "Give --vectors REF or --ids.")
     catalog = Catalog.open(data)
     config = recommender_config(file, pairs(settings, "--set"))
@@ -52,6 +58,7 @@ def train(
             config,
             open_registry(registry),
             name=name or f"recommender/{catalog.name}",
+            model=model,
             show=bar.update,
         )
     if as_json:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 
 import click
@@ -18,6 +16,7 @@ from earec_core.cli.options import (
     pairs,
     registry_option,
     run_config,
+    typed,
 )
 from earec_core.cli.output import out
 from earec_core.errors import EarecError
@@ -127,9 +126,8 @@ def command(
             show=bar.update,
         )
     if target is not None:
-        typed = shlex.join(["earec", *sys.argv[1:]])
         try:
-            target.write_text(markdown(report, typed))
+            target.write_text(markdown(report, typed()))
         except OSError as error:
             raise EarecError(f"{target} cannot be written: {error.strerror}.", "Name another file.") from None
     if as_json:

@@ -90,9 +90,9 @@ def command(
     from earec_core.catalog import Catalog
     from earec_core.compose.stage import choose_adapters
     from earec_core.compose.weighting import Weighting
+    from earec_core.files import write_json
     from earec_core.recommend.stage import recommender_config
     from earec_core.report import write_search
-    from earec_core.report.markup import put
     from earec_core.search import search
     from earec_core.search.learn import Descent
 
@@ -123,7 +123,7 @@ def command(
         adapters={modality: opened.resolve(ref) for modality, ref in chosen.items()},
         search=found.summary(),
     )
-    put(target, best.model_dump_json(indent=1) + "\n")
+    write_json(target, best.model_dump(mode="json"))
     write_search(found, report, title=f"Weights for {catalog.name}")
     if as_json:
         out.json({"file": target, "report": report, "run": found.folder, **best.model_dump()})

@@ -7,8 +7,7 @@ from typing import Any
 
 from earec_core.aligned.stored import StoredModel
 from earec_core.errors import UsageError
-from earec_core.plugins import entry_points
-from earec_core.plugins.spec import MODALITY_GROUP
+from earec_core.plugins import MODALITY, entry_points
 from earec_registry import Registry
 
 _TEMPLATE = ("chat", "system", "item", "relations", "request")
@@ -73,7 +72,7 @@ def _refuse(what: str, where: str, values: Mapping[str, Any], flag: str, step: s
 
 def _differing_plugins(models: Mapping[str, StoredModel]) -> dict[str, dict[str, str]]:
     """Where majors differ: of a modality's plugin, as recorded and as installed; of the API, between the parts."""
-    installed = {entry.name: entry.version for entry in entry_points(MODALITY_GROUP) if not entry.problem}
+    installed = {entry.name: entry.version for entry in entry_points(MODALITY.group) if not entry.problem}
     differing, plugins = {}, {m: model.modalities[m]["plugin"] for m, model in models.items()}
     for m, plugin in plugins.items():
         version = str(plugin["version"])

@@ -1,7 +1,7 @@
 """The methods of composition, Eq. 4: named arithmetic on the factors of one module.
 
 A method reads like a row of a table and knows nothing of files. Another one is registered with
-`METHODS[name] = Method(...)`, or installed: an entry point of the group `earec.methods` that yields a `Method`.
+`METHODS[name] = Method(...)`, or installed: a plugin of the kind `METHOD`, an entry point that yields a `Method`.
 """
 
 from __future__ import annotations
@@ -123,10 +123,13 @@ METHODS: dict[str, Method] = {
     )
 }
 
+METHOD = plugins.Kind("method", "earec.methods", plugins.instance_check(Method), reserved=lambda: METHODS)
+"""The kind of plugin that brings a method of composition."""
+
 
 def method_names() -> list[str]:
     """Every method's name, those of plugins last; nothing is imported."""
-    return [*METHODS, *sorted(set(plugins.method_names()) - set(METHODS))]
+    return [*METHODS, *sorted(set(plugins.names(METHOD)) - set(METHODS))]
 
 
 def get_method(name: str) -> Method:
@@ -136,7 +139,7 @@ def get_method(name: str) -> Method:
         UsageError: there is none.
         PluginError: a plugin brings it and is not usable.
     """
-    method: Method | None = METHODS.get(name) or plugins.get_method(name)
+    method: Method | None = METHODS.get(name) or plugins.load(METHOD, name)
     if method is None:
         raise UsageError(
             f"There is no composition method {name!r}.", f"Choose one of {', '.join(method_names())}."

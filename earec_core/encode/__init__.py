@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from earec_core.aligned.instructions import Instructions
-from earec_core.aligned.stored import Show, StoredModel, adapt, inputs_for, instructions_for
+from earec_core.aligned.build import new_model
+from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.stored import StoredModel, stored_model
 from earec_core.catalog import Catalog
 from earec_core.config import RunConfig
 from earec_core.errors import IntegrityError, UsageError
+from earec_core.home import home
 from earec_core.llm.backbone import Backbone
 from earec_core.modality import Context
+from earec_core.types import Show
 from earec_registry import Registry
 
 
@@ -72,30 +76,27 @@ class ItemVectors:
 
 @torch.inference_mode()
 def item_vectors(
-    instructions: Instructions,
+    model: AlignedModel,
     rows: Sequence[int],
     *,
     batch_tokens: int = 4096,
-    show: Callable[[int, int, str], None] = lambda *_: None,
+    show: Show = lambda *_: None,
 ) -> Float[np.ndarray, "n d_llm"]:
     """Vectors of the items of `rows`, in that order (Eq. 5).
 
     Batches hold prompts of similar length and at most `batch_tokens` positions, padding included; a vector
     depends on the batch it was computed in by floating-point rounding only.
     """
-    prompts = [instructions.prompt(row) for row in rows]
-    lengths = [instructions.length(prompt) for prompt in prompts]
+    prompts = [model.prompts.prompt(row) for row in rows]
+    lengths = [model.prompts.length(prompt) for prompt in prompts]
     order = sorted(range(len(rows)), key=lambda i: -lengths[i])
-    vectors = np.empty((len(rows), instructions.backbone.d_llm), dtype=np.float32)
+    vectors = np.empty((len(rows), model.backbone.d_llm), dtype=np.float32)
     done = 0
     while done < len(order):
         # Longest first: the first prompt's length is the whole batch's.
         size = max(1, batch_tokens // max(1, lengths[order[done]]))
         chunk = order[done : done + size]
-        batch = instructions.splice([prompts[i] for i in chunk])
-        hidden = instructions.backbone.hidden(batch)
-        last = hidden[torch.arange(len(chunk)), batch.lengths - 1]
-        vectors[chunk] = last.cpu().numpy()
+        vectors[chunk] = model.vectors([prompts[i] for i in chunk]).cpu().numpy()
         done += len(chunk)
         show(done, len(order), "items")
     return vectors
@@ -119,10 +120,10 @@ def encode(
         model: an adapter or composite; None for the un-aligned backbone with untrained projectors.
         names: modalities to feed; default: all of the model's. Needed without a model.
         name: what to register them as; default `vectors/<catalog>`.
-        backbone: one already loaded; **its weights are changed** by merging the adapter into them.
+        backbone: one already loaded, without adapter.
 
     Raises:
-        UsageError, PluginError, IntegrityError: see `earec_core.aligned.stored.instructions_for`.
+        UsageError, PluginError, IntegrityError: see `earec_core.aligned.stored.stored_model`.
     """
     name = name or f"vectors/{catalog.name}"
     registry.check_name(name)
@@ -132,12 +133,18 @@ def encode(
     backbone = backbone or Backbone.load(config.backbone, note)
     items = catalog.all_items()
     if stored is None:
-        context = Context(catalog.name, registry.root)
-        torch.manual_seed(config.align.seed)
-        inputs = inputs_for(names or (), config.modalities, items, backbone, context, show)
-        instructions = Instructions(items, backbone, inputs, config.prompt, catalog.name)
+        aligned = new_model(
+            names or (),
+            config.modalities,
+            items,
+            backbone,
+            Context(catalog.name, registry.root, home()),
+            config.prompt,
+            seed=config.align.seed,
+            show=show,
+        )
     else:
-        instructions = instructions_for(
+        aligned = stored_model(
             stored,
             items,
             catalog.name,
@@ -147,15 +154,13 @@ def encode(
             overrides=config.modalities,
             show=show,
         )
-        adapt(backbone, stored)
-    used = instructions.inputs
+    used = aligned.inputs
     for one in used.values():
         for damaged in one.damaged[:10]:
             note(f"Item {damaged.item} loses its {one.name}: {damaged.why}")
-    vectors = item_vectors(
-        instructions, range(len(items)), batch_tokens=config.encode.batch_tokens, show=show
-    )
-    none = sum(not any(row in one for one in used.values()) for row in range(len(items)))
+    with backbone.adapted(stored.adapter()) if stored else nullcontext():
+        vectors = item_vectors(aligned, range(len(items)), batch_tokens=config.encode.batch_tokens, show=show)
+    none = sum(not aligned.prompts.has(row) for row in range(len(items)))
     if none:
         note(
             f"{none} of {len(items)} items have none of {', '.join(used)}; their vector is the bare prompt's."
@@ -165,7 +170,7 @@ def encode(
         "method": "last-hidden-state",
         "modalities": {n: one.modality.resolved_config().model_dump(mode="json") for n, one in used.items()},
         "base": backbone.info.as_manifest(),
-        "prompt": instructions.config.model_dump(mode="json"),
+        "prompt": aligned.prompts.config.model_dump(mode="json"),
         "parents": [
             *([stored.id] if stored else []),
             *(s for o in used.values() for s in o.modality.sources()),

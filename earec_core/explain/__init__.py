@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from earec_core import plugins
+from earec_core.aligned.build import new_model
 from earec_core.aligned.features import ModalityInputs
-from earec_core.aligned.instructions import Instructions
-from earec_core.aligned.stored import Show, StoredModel, adapt, inputs_for, instructions_for
+from earec_core.aligned.model import AlignedModel, itself
+from earec_core.aligned.stored import StoredModel, stored_model
 from earec_core.catalog import Catalog, Split
 from earec_core.config import RunConfig
 from earec_core.errors import DataError
+from earec_core.home import home
 from earec_core.llm.backbone import Backbone
-from earec_core.metrics.rouge import Interval, interval, rouge_l
+from earec_core.metrics.rouge import rouge_l
+from earec_core.metrics.statistics import Interval, interval
 from earec_core.modality import Context
-from earec_core.types import Slot
+from earec_core.types import Show, Slot
 from earec_registry import Registry
 
 ALL = "all"
@@ -97,7 +101,7 @@ def explain(
         split: `train`, `valid`, `test` or `all`, by item.
         max_items: a random part of the split; default: all of it.
         names: modalities; default: all of the model's.
-        backbone: one already loaded; **its weights are changed** by merging the adapter into them.
+        backbone: one already loaded, without adapter.
 
     Raises:
         DataError: no item of the split has an anchor.
@@ -105,11 +109,11 @@ def explain(
     stored = StoredModel.open(registry, model)
     backbone = backbone or Backbone.load(config.backbone, note)
     items = catalog.all_items()
-    aligned = instructions_for(
+    aligned = stored_model(
         stored, items, catalog.name, backbone, registry, names=names, overrides=config.modalities, show=show
     )
     rows = catalog.item_split(split).tolist()
-    anchors = {row: anchor for row in rows if (anchor := aligned.builder.anchor(items[row])) is not None}
+    anchors = {row: anchor for row in rows if (anchor := aligned.prompts.anchor(row)) is not None}
     if max_items is not None and len(anchors) > max_items:
         picked = np.random.default_rng(config.align.seed).choice(list(anchors), max_items, replace=False)
         anchors = {row: anchors[row] for row in sorted(picked.tolist())}
@@ -120,48 +124,49 @@ def explain(
     sources = [*aligned.inputs, ALL] if len(aligned.inputs) > 1 else list(aligned.inputs)
 
     texts: list[Text] = []
-    # The backbone is read un-aligned first: merging the adapter cannot be undone exactly.
     for variant in [v for v in ("unaligned", "aligned", "shuffled") if v in variants]:
-        instructions = aligned
+        used = aligned
         if variant == "unaligned":
-            torch.manual_seed(config.align.seed)
-            settings = {name: one.modality.config.model_dump() for name, one in aligned.inputs.items()}
-            context = Context(catalog.name, registry.root)
-            fresh = inputs_for(list(aligned.inputs), settings, items, backbone, context, show)
-            instructions = Instructions(items, backbone, fresh, stored.prompt, catalog.name)
-        elif not any(t.variant in ("aligned", "shuffled") for t in texts):
-            adapt(backbone, stored)
-        for source in sources:
-            note(f"Generating from {source}, {variant} ...")
-            texts += _generate(instructions, source, variant, anchors, config, show)
+            used = new_model(
+                list(aligned.inputs),
+                {name: one.modality.config.model_dump() for name, one in aligned.inputs.items()},
+                items,
+                backbone,
+                Context(catalog.name, registry.root, home()),
+                stored.prompt,
+                seed=config.align.seed,
+                show=show,
+            )
+        with nullcontext() if variant == "unaligned" else backbone.adapted(stored.adapter()):
+            for source in sources:
+                note(f"Generating from {source}, {variant} ...")
+                texts += _generate(used, source, variant, anchors, config, show)
     scores = {}
     for source in sources:
         for variant in VARIANTS:
             values = np.array([t.rouge_l for t in texts if (t.source, t.variant) == (source, variant)])
             if len(values):
                 scores[source, variant] = interval(values, resamples=config.explain.bootstrap)
-    return Explanation(anchors, tuple(texts), scores, dict(aligned.inputs))
+    return Explanation(anchors, tuple(texts), scores, aligned.inputs)
 
 
 def _generate(
-    instructions: Instructions,
+    model: AlignedModel,
     source: str,
     variant: str,
     anchors: dict[int, str],
     config: RunConfig,
     show: Show,
 ) -> list[Text]:
-    names = list(instructions.inputs) if source == ALL else [source]
-    rows = [row for row in anchors if any(row in instructions.inputs[name] for name in names)]
+    names = list(model.inputs) if source == ALL else [source]
+    rows = [row for row in anchors if model.prompts.has(row, names)]
     if not rows:
         return []
-    texts = instructions.generate(
-        [instructions.prompt(row, names) for row in rows],
+    texts = model.generate(
+        [model.prompts.prompt(row, names) for row in rows],
         config.explain.max_new_tokens,
         batch_size=config.explain.batch_size,
-        source=_shuffled(instructions, rows, config.align.seed)
-        if variant == "shuffled"
-        else lambda s: s.item,
+        source=_shuffled(model, rows, config.align.seed) if variant == "shuffled" else itself,
         show=show,
     )
     scores = rouge_l(texts, [anchors[row] for row in rows], stemmer=config.explain.stemmer)
@@ -171,14 +176,14 @@ def _generate(
     ]
 
 
-def _shuffled(instructions: Instructions, rows: Sequence[int], seed: int) -> Callable[[Slot], int]:
+def _shuffled(model: AlignedModel, rows: Sequence[int], seed: int) -> Callable[[Slot], int]:
     """Every item's slots read from another item of the same split that has the modality."""
     swap: dict[Slot, int] = {}
-    for name, one in instructions.inputs.items():
+    for name, one in model.inputs.items():
         have = [row for row in rows if row in one]
         ring = np.random.default_rng(seed).permutation(have).tolist()
         swap |= {Slot(name, row): ring[(i + 1) % len(ring)] for i, row in enumerate(ring)}
-    related = {name: [row for row in rows if row in one] for name, one in instructions.inputs.items()}
+    related = {name: [row for row in rows if row in one] for name, one in model.inputs.items()}
 
     def source(slot: Slot) -> int:
         # Relations of the item tell of it too: they are read from elsewhere as well.
@@ -189,21 +194,46 @@ def _shuffled(instructions: Instructions, rows: Sequence[int], seed: int) -> Cal
     return source
 
 
+def text_rows(explanation: Explanation, catalog: Catalog) -> list[dict[str, Any]]:
+    """A row per text, as tables and reports show it."""
+    ids = catalog.items["item_id"].to_list()
+    return [
+        {
+            "item_id": ids[text.row],
+            "anchor": explanation.anchors[text.row],
+            "source": text.source,
+            "variant": text.variant,
+            "text": text.text,
+            "rouge_l": text.rouge_l,
+        }
+        for text in explanation.texts
+    ]
+
+
 def write_texts(explanation: Explanation, catalog: Catalog, target: Path) -> None:
     """Write every text with its anchor and score as one Parquet table, atomically."""
     import polars as pl
 
-    ids = catalog.items["item_id"].to_list()
-    table = pl.DataFrame(
-        {
-            "item_id": [ids[t.row] for t in explanation.texts],
-            "anchor": [explanation.anchors[t.row] for t in explanation.texts],
-            "source": [t.source for t in explanation.texts],
-            "variant": [t.variant for t in explanation.texts],
-            "text": [t.text for t in explanation.texts],
-            "rouge_l": [t.rouge_l for t in explanation.texts],
-        }
-    )
+    schema = dict.fromkeys(("item_id", "anchor", "source", "variant", "text"), pl.String)
+    table = pl.DataFrame(text_rows(explanation, catalog), schema={**schema, "rouge_l": pl.Float64})
     temp = target.with_name(f".{target.name}.partial")
     table.write_parquet(temp)
     temp.replace(target)
+
+
+def inputs_shown(explanation: Explanation, catalog: Catalog) -> Callable[[str, str], str]:
+    """From an item's id and a modality to what went in, as a report shows it: text or a `data:` image.
+
+    Raises:
+        PluginError: by the function, where the plugin cannot show the item.
+    """
+    items = {item.id: item for item in catalog.all_items()}
+
+    def shown(item_id: str, modality: str) -> str:
+        try:
+            return explanation.inputs[modality].modality.describe(items[item_id])
+        except Exception as error:
+            plugin = plugins.failed(plugins.get(modality), f"Describing item {item_id!r}", error)
+            raise plugins.refusal(plugin) from error
+
+    return shown

@@ -1,4 +1,4 @@
-"""The LLM: load it, splice slot embeddings into prompts, attach or merge LoRA, run it without logits.
+"""The LLM: load it, splice slot embeddings into prompts, run it without logits, let adapters on it for a while.
 
 Prompts share their first piece (system message and opening words). Its keys and values are computed once a
 batch, with gradient in training, and read by every row: the same numbers as running each whole row, up to
@@ -9,24 +9,22 @@ Rows are padded on the right, so that under causal attention no row sees padding
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from earec_core.config import BackboneConfig, LoraSettings
-from earec_core.errors import UsageError
+from earec_core.config import BackboneConfig
+from earec_core.errors import EarecError, UsageError
 from earec_core.llm import store
 from earec_core.llm.prompts import Prompt
 from earec_core.types import Slot
 
-ADAPTER = "default"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -49,16 +47,40 @@ class Spliced:
     modalities: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Reading:
-    """Whose positions a forward pass reads: `Spliced.owners` and `Spliced.modalities`."""
+class Adapter(ABC):
+    """A change of the LLM's layers that comes off again; see `earec_core.llm.lora` for the forms there are."""
 
-    owners: Int[Tensor, "b s"]
-    modalities: tuple[str, ...]
+    @property
+    def random(self) -> bool:
+        """Whether two passes over the same input differ now (dropout)."""
+        return False
+
+    @abstractmethod
+    def put_on(self, backbone: Backbone) -> None:
+        """Change the LLM; called by `Backbone.adapted`."""
+
+    @abstractmethod
+    def take_off(self) -> None:
+        """Make the LLM what it was, bit for bit, also where `put_on` came to no end."""
+
+    def train(self, mode: bool) -> None:  # noqa: B027 - most have nothing that trains
+        """Switch what is random in it on or off."""
+
+    def routed(self, owners: Int[Tensor, "b s"], modalities: tuple[str, ...]) -> AbstractContextManager[None]:
+        """Let the next pass over the LLM read positions by whose they are; every later pass reads text.
+
+        Args:
+            owners: of each position of that pass, as `Spliced.owners`.
+            modalities: as `Spliced.modalities`.
+        """
+        return nullcontext()
+
+
+A = TypeVar("A", bound=Adapter)
 
 
 class Backbone:
-    """A frozen causal LM, with at most one adapter.
+    """A frozen causal LM; `adapted` changes its layers for as long as a block lasts.
 
     Attributes:
         model: the transformers causal LM.
@@ -66,7 +88,7 @@ class Backbone:
         word_embedding: its input embedding.
         d_llm: width of its hidden states.
         info: what identifies it.
-        reading: whose positions the forward pass under way reads; None where all of them are text.
+        adapter: the one that is on it now.
     """
 
     def __init__(self, model: Any, tokenizer: Any, info: store.BackboneInfo, dtype: torch.dtype) -> None:
@@ -77,8 +99,7 @@ class Backbone:
         self.word_embedding: nn.Embedding = model.get_input_embeddings()
         self.d_llm = self.word_embedding.embedding_dim
         self.device: torch.device = self.word_embedding.weight.device
-        self.share_prefix = True
-        self.reading: Reading | None = None
+        self.adapter: Adapter | None = None
 
     @classmethod
     def load(cls, config: BackboneConfig, note: Callable[[str], None] = lambda _: None) -> Backbone:
@@ -120,6 +141,26 @@ class Backbone:
     def autocast(self) -> AbstractContextManager[Any]:
         """Lower-precision arithmetic where the hardware has it, adapters kept in float32."""
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
+
+    @contextmanager
+    def adapted(self, adapter: A) -> Iterator[A]:
+        """The LLM with an adapter on it; at the end of the block it is what it was, bit for bit.
+
+        Raises:
+            EarecError: there is one on it already.
+            UsageError, IntegrityError: see the adapter.
+        """
+        if self.adapter is not None:
+            raise EarecError(
+                "The backbone has an adapter on it already.", "Leave its block before you put on another."
+            )
+        self.adapter = adapter
+        try:
+            adapter.put_on(self)
+            yield adapter
+        finally:
+            adapter.take_off()
+            self.adapter = None
 
     def splice(self, prompts: Sequence[Prompt], slots: Mapping[Slot, Float[Tensor, "_ d"]]) -> Spliced:
         """Put slot embeddings and word embeddings in reading order (Eq. 2).
@@ -169,19 +210,24 @@ class Backbone:
         vectors: Tensor = self.word_embedding(torch.tensor(ids, dtype=torch.long, device=self.device))
         return vectors.float()
 
-    def hidden(self, batch: Spliced) -> Float[Tensor, "b s d"]:
-        """Last layer's hidden states (after its norm) of the bodies; nothing is computed for logits."""
+    def hidden(self, batch: Spliced, *, share_prefix: bool = True) -> Float[Tensor, "b s d"]:
+        """Last layer's hidden states (after its norm) of the bodies; nothing is computed for logits.
+
+        Args:
+            share_prefix: compute the common prefix once, unless the adapter is random: every row then draws masks
+                of its own, over the prefix too.
+        """
         inner = self.model.base_model
         b, s, d = batch.body.shape
         p = len(batch.prefix)
         body = batch.body.to(self.word_embedding.weight.dtype)
         with self.autocast():
-            if p and self.share_prefix and b > 1:
+            if p and b > 1 and share_prefix and not (self.adapter and self.adapter.random):
                 positions = torch.arange(p, p + s, device=self.device)[None].expand(b, s)
                 prefix = self.embed(batch.prefix)[None].to(body.dtype)
                 cache = inner(inputs_embeds=prefix, use_cache=True).past_key_values
                 cache.batch_repeat_interleave(b)
-                with self._reads(batch.owners, batch.modalities):
+                with self._routed(batch.owners, batch.modalities):
                     out = inner(
                         inputs_embeds=body, past_key_values=cache, position_ids=positions, use_cache=True
                     )
@@ -190,17 +236,14 @@ class Backbone:
                 if p:
                     prefix = self.embed(batch.prefix).to(body.dtype).expand(b, p, d)
                     body = torch.cat([prefix, body], dim=1)
-                with self._reads(nn.functional.pad(batch.owners, (p, 0), value=-1), batch.modalities):
+                with self._routed(nn.functional.pad(batch.owners, (p, 0), value=-1), batch.modalities):
                     hidden = inner(inputs_embeds=body, use_cache=False).last_hidden_state[:, p:]
         return hidden.float()
 
-    @contextmanager
-    def _reads(self, owners: Int[Tensor, "b s"], modalities: tuple[str, ...]) -> Iterator[None]:
-        self.reading = Reading(owners, modalities)
-        try:
-            yield
-        finally:
-            self.reading = None
+    def _routed(
+        self, owners: Int[Tensor, "b s"], modalities: tuple[str, ...]
+    ) -> AbstractContextManager[None]:
+        return self.adapter.routed(owners, modalities) if self.adapter else nullcontext()
 
     def logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
         """Next-token logits of the positions given."""
@@ -225,8 +268,8 @@ class Backbone:
             body[i, start + p :] = batch.body[i, :n]
             owners[i, start + p :] = batch.owners[i, :n]
             mask[i, start:] = 1
-        reads = self._reads(owners, batch.modalities)
-        with self.autocast(), reads, warnings.catch_warnings():
+        # The first pass is over the prompt; what is generated after it is text.
+        with self.autocast(), self._routed(owners, batch.modalities), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ids = self.model.generate(
                 inputs_embeds=body.to(self.word_embedding.weight.dtype),
@@ -243,106 +286,6 @@ class Backbone:
         """Names of all linear layers of the LLM's blocks: those that LoRA adapts."""
         head = self.model.get_output_embeddings()
         return [n for n, m in self.model.named_modules() if isinstance(m, nn.Linear) and m is not head]
-
-    def attach_lora(self, settings: LoraSettings) -> dict[str, nn.Parameter]:
-        """Add a fresh trainable adapter; its A matrices follow from `settings.seed` alone.
-
-        Returns:
-            The trainable parameters by their names in a PEFT checkpoint.
-        """
-        from peft import LoraConfig, inject_adapter_in_model
-
-        config = LoraConfig(
-            r=settings.r,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
-            target_modules=self.linear_modules(),
-            bias="none",
-            task_type="CAUSAL_LM",
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            inject_adapter_in_model(config, self.model, adapter_name=ADAPTER)
-        self.model.requires_grad_(False)
-        found = {}
-        for name, parameter in self.model.named_parameters():
-            if f".lora_A.{ADAPTER}." in name or f".lora_B.{ADAPTER}." in name:
-                parameter.data = parameter.data.float()
-                parameter.requires_grad_(True)
-                found[f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}"] = parameter
-        self.train_lora(False)
-        return found
-
-    def train_lora(self, mode: bool) -> None:
-        """Switch the adapter's dropout on or off; the frozen LLM stays in evaluation mode."""
-        self.share_prefix = True
-        for module in self.model.modules():
-            for dropout in getattr(module, "lora_dropout", {}).values():
-                dropout.train(mode)
-                if mode and isinstance(dropout, nn.Dropout):
-                    # Every item draws masks of its own, over the common prefix too.
-                    self.share_prefix = False
-
-    def detach_lora(self) -> None:
-        """Take the adapter off again; the backbone is as it was loaded."""
-        for name, module in list(self.model.named_modules()):
-            if hasattr(module, "lora_A") and hasattr(module, "base_layer"):
-                owner, _, child = name.rpartition(".")
-                setattr(self.model.get_submodule(owner), child, module.base_layer)
-        for mark in ("peft_config", "_hf_peft_config_loaded"):
-            if mark in vars(self.model):
-                delattr(self.model, mark)
-        self.share_prefix = True
-
-
-def save_lora(
-    folder: Path, parameters: Mapping[str, nn.Parameter], settings: LoraSettings, info: Any
-) -> None:
-    """Write a plain PEFT adapter directory that `PeftModel.from_pretrained` loads."""
-    from peft import LoraConfig
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    suffixes = sorted({name.split(".lora_")[0].rpartition(".")[2] for name in parameters})
-    config = LoraConfig(
-        r=settings.r,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=suffixes,
-        bias="none",
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=info.id,
-        inference_mode=True,
-    )
-    # PEFT holds the target modules in a set, whose order changes from run to run; identical
-    # adapters must be identical files.
-    config.target_modules = suffixes
-    config.save_pretrained(str(folder))
-    tensors = {name: p.detach().cpu().contiguous() for name, p in sorted(parameters.items())}
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-def load_lora(parameters: Mapping[str, nn.Parameter], file: Path) -> None:
-    """Copy stored adapter tensors into the attached adapter's parameters.
-
-    Raises:
-        UsageError: other modules or another rank than the attached adapter's.
-    """
-    with safe_open(str(file), framework="pt") as stored:
-        have = set(stored.keys())
-        if have != set(parameters):
-            raise UsageError(
-                f"The adapter {file} adapts other modules than this run's.",
-                "Continue with the same backbone.",
-            )
-        for name, parameter in parameters.items():
-            tensor = stored.get_tensor(name)
-            if tensor.shape != parameter.shape:
-                raise UsageError(
-                    f"The adapter's {name} is {tuple(tensor.shape)}, this run's {tuple(parameter.shape)}.",
-                    "Set lora.r to the adapter's rank.",
-                )
-            parameter.data.copy_(tensor)
 
 
 def auto_dtype(device: torch.device) -> tuple[torch.dtype, str]:

@@ -1,63 +1,195 @@
-"""Stored adapters at work on a backbone: merged into its weights, or side by side and weighted as they run."""
+"""LoRA on the LLM, in three forms: fresh and trained, stored and merged into the weights, stored and side by side.
+
+Each is an adapter for `Backbone.adapted` and leaves the LLM as it was:
+
+    with backbone.adapted(TrainableLora(settings)) as lora: ...
+    with backbone.adapted(MergedLora(folder)): ...
+    with backbone.adapted(Mixture(folders)) as mixture: ...
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from earec_core.config import LoraSettings
 from earec_core.errors import IntegrityError, UsageError
-from earec_core.llm.backbone import Backbone
-from earec_core.llm.peft_adapter import LoraAdapter, layer_of
+from earec_core.llm.backbone import Adapter, Backbone
+from earec_core.llm.peft_adapter import WEIGHTS, LoraAdapter, layer_of
 
-MERGED = "(merged)"
+_NAME = "default"
 
 
-@torch.no_grad()
-def merge(backbone: Backbone, folder: Path) -> None:
-    """Add a stored PEFT LoRA adapter to the weights: dW = s B A; faster to run than the adapter itself.
+class TrainableLora(Adapter):
+    """A fresh adapter on all linear layers of the LLM's blocks; its A matrices follow from the seed alone.
+
+    Its factors are float32 whatever the LLM is, and it is in evaluation mode at first.
+
+    Attributes:
+        settings: rank, alpha, dropout, seed.
+        parameters: while it is on, the factors by their names in a PEFT checkpoint.
+    """
+
+    def __init__(self, settings: LoraSettings) -> None:
+        self.settings = settings
+        self.parameters: dict[str, nn.Parameter] = {}
+        self._layers: dict[str, nn.Module] = {}
+        self._marks: set[str] = set()
+        self._dropouts: list[nn.Module] = []
+
+    @property
+    def random(self) -> bool:
+        return any(isinstance(one, nn.Dropout) and one.training for one in self._dropouts)
+
+    def train(self, mode: bool) -> None:
+        """Switch dropout on or off."""
+        for dropout in self._dropouts:
+            dropout.train(mode)
+
+    def put_on(self, backbone: Backbone) -> None:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        self._model, self._base = backbone.model, backbone.info.id
+        names = backbone.linear_modules()
+        self._layers = {name: backbone.model.get_submodule(name) for name in names}
+        config = LoraConfig(**self._config(), target_modules=names)
+        before = set(vars(self._model))
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.settings.seed)
+                inject_adapter_in_model(config, self._model, adapter_name=_NAME)
+        finally:
+            self._marks = set(vars(self._model)) - before
+        self._model.eval().requires_grad_(False)
+        for name, parameter in self._model.named_parameters():
+            if f".lora_A.{_NAME}." in name or f".lora_B.{_NAME}." in name:
+                parameter.data = parameter.data.float()
+                parameter.requires_grad_(True)
+                self.parameters[f"base_model.model.{name.replace(f'.{_NAME}.', '.')}"] = parameter
+        dropouts = [getattr(module, "lora_dropout", {}) for module in self._model.modules()]
+        self._dropouts = [dropout for found in dropouts for dropout in found.values()]
+
+    def take_off(self) -> None:
+        for name, layer in self._layers.items():
+            _replace(self._model, name, layer)
+        for mark in self._marks:
+            delattr(self._model, mark)
+        self.parameters, self._layers, self._marks, self._dropouts = {}, {}, set(), []
+
+    def save(self, folder: Path) -> None:
+        """Write a plain PEFT adapter directory that `PeftModel.from_pretrained` loads."""
+        from peft import LoraConfig
+
+        folder.mkdir(parents=True, exist_ok=True)
+        suffixes = sorted({name.split(".lora_")[0].rpartition(".")[2] for name in self.parameters})
+        config = LoraConfig(
+            **self._config(),
+            target_modules=suffixes,
+            base_model_name_or_path=self._base,
+            inference_mode=True,
+        )
+        # PEFT holds the target modules in a set, whose order changes from run to run; identical
+        # adapters must be identical files.
+        config.target_modules = suffixes
+        config.save_pretrained(str(folder))
+        tensors = {name: p.detach().cpu().contiguous() for name, p in sorted(self.parameters.items())}
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+    def load(self, file: Path) -> None:
+        """Copy stored factors into the parameters.
+
+        Raises:
+            UsageError: they are of other modules or another rank.
+        """
+        with safe_open(str(file), framework="pt") as stored:
+            if set(stored.keys()) != set(self.parameters):
+                raise UsageError(
+                    f"The adapter {file} adapts other modules than this run's.",
+                    "Continue with the same backbone.",
+                )
+            for name, parameter in self.parameters.items():
+                tensor = stored.get_tensor(name)
+                if tensor.shape != parameter.shape:
+                    raise UsageError(
+                        f"The adapter's {name} is {tuple(tensor.shape)}, this run's {tuple(parameter.shape)}.",
+                        "Set lora.r to the adapter's rank.",
+                    )
+                parameter.data.copy_(tensor)
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "r": self.settings.r,
+            "lora_alpha": self.settings.alpha,
+            "lora_dropout": self.settings.dropout,
+            "bias": "none",
+            "task_type": "CAUSAL_LM",
+        }
+
+
+class MergedLora(Adapter):
+    """A stored PEFT LoRA adapter added to the weights, dW = s B A: as fast to run as the LLM alone.
+
+    Adding and subtracting would not give the weights back, so those that change are kept: as long as it is on,
+    the LLM's linear layers take their memory twice, the second time on the CPU where the LLM is on a GPU.
 
     Raises:
-        IntegrityError: it was made for a model of other shapes, or is damaged.
+        IntegrityError: from `Backbone.adapted`: it is damaged, or was made for a model of other shapes.
     """
-    adapter = _open(folder)
-    for module, layer in _fitting(backbone, {"": adapter}).items():
-        a, b, scale = adapter.factors(module)
-        delta = (torch.from_numpy(b) @ torch.from_numpy(a)) * scale
-        layer.weight.add_(delta.to(layer.weight.device, layer.weight.dtype))
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._kept: list[tuple[Tensor, Tensor]] = []
+
+    @torch.no_grad()
+    def put_on(self, backbone: Backbone) -> None:
+        adapter = _open(self._folder)
+        for module, layer in _fitting(backbone, {"": adapter}).items():
+            a, b, scale = adapter.factors(module)
+            delta = (torch.from_numpy(b) @ torch.from_numpy(a)) * scale
+            self._kept.append((layer.weight, layer.weight.detach().to("cpu", copy=True)))
+            layer.weight.add_(delta.to(layer.weight.device, layer.weight.dtype))
+
+    @torch.no_grad()
+    def take_off(self) -> None:
+        while self._kept:
+            weight, original = self._kept.pop()
+            weight.copy_(original)
 
 
-class Mixture:
-    """Adapters side by side on one backbone: y = W x + sum_i c_i s_i B_i A_i x, the c_i set at any time.
+class Mixture(Adapter):
+    """Adapters side by side on one LLM: y = W x + sum_i c_i s_i B_i A_i x, the c_i set at any time.
 
     Setting them costs nothing beside a forward pass, and they may carry a gradient. With `own`, positions of a
     modality's slot go through its own adapter alone (the route of ModelCompose, Chen et al., ACL 2024).
 
     Attributes:
         names: the adapters, in the order given.
-        layers: how many numbered layers of the backbone they change.
+        layers: how many numbered layers of the LLM they change.
 
     Args:
         adapters: PEFT LoRA directory by name.
 
     Raises:
-        IntegrityError: an adapter is damaged or was made for a model of other shapes.
+        IntegrityError: an adapter is damaged; from `Backbone.adapted`: it was made for a model of other shapes.
     """
 
-    def __init__(self, backbone: Backbone, adapters: Mapping[str, Path]) -> None:
+    def __init__(self, adapters: Mapping[str, Path]) -> None:
         self.names = tuple(adapters)
-        self._backbone = backbone
-        opened = {name: _open(folder) for name, folder in adapters.items()}
-        fitting = _fitting(backbone, opened)
-        self.layers = 1 + max((layer_of(module) or 0 for module in fitting), default=0)
+        self._opened = {name: _open(folder) for name, folder in adapters.items()}
+        modules = {module for adapter in self._opened.values() for module in adapter.modules}
+        self.layers = 1 + max((layer_of(module) or 0 for module in modules), default=0)
         self._weights: Float[Tensor, "l n"] = torch.zeros(self.layers, len(self.names))
         self._own: dict[str, int] = {}
-        for module, base in fitting.items():
-            _replace(backbone, module, _Mixed(self, module, base, opened))
+        self._mixed: dict[str, _Mixed] = {}
 
     def set(self, weights: Mapping[str, float] | Tensor, *, own: Mapping[str, str] | None = None) -> None:
         """Set the coefficients.
@@ -68,26 +200,48 @@ class Mixture:
         """
         if not isinstance(weights, Tensor):
             weights = torch.tensor([float(weights.get(name, 0.0)) for name in self.names])
-        self._weights = weights.to(self._backbone.device).expand(self.layers, len(self.names))
+        self._weights = weights.to(self._weights.device).expand(self.layers, len(self.names))
         self._own = {modality: self.names.index(name) for modality, name in (own or {}).items()}
 
-    def coefficients(self, layer: int, shape: tuple[int, ...]) -> Float[Tensor, "*b n"]:
-        """The coefficients of one layer: [n], or [b, s, n] where positions have routes of their own."""
-        row = self._weights[layer]
-        reading = self._backbone.reading
-        # Tokens generated after the prompt are text.
-        if not self._own or reading is None or tuple(reading.owners.shape) != shape:
-            return row
-        unit = torch.eye(len(self.names), device=row.device)
-        table = [unit[self._own[m]] if m in self._own else row for m in reading.modalities]
-        owners: Int[Tensor, "b s"] = reading.owners
-        return torch.stack([*table, row])[owners]
+    def put_on(self, backbone: Backbone) -> None:
+        self._model = backbone.model
+        self._weights = self._weights.to(backbone.device)
+        for module, base in _fitting(backbone, self._opened).items():
+            mixed = _Mixed(self, module, base, self._opened)
+            _replace(self._model, module, mixed)
+            self._mixed[module] = mixed
 
-    def remove(self) -> None:
-        """Take the adapters off; the backbone is as it was."""
-        for name, module in list(self._backbone.model.named_modules()):
-            if isinstance(module, _Mixed):
-                _replace(self._backbone, name, module.base)
+    def take_off(self) -> None:
+        for module, mixed in self._mixed.items():
+            _replace(self._model, module, mixed.base)
+        self._mixed = {}
+
+    def row(self, layer: int) -> Float[Tensor, " n"]:
+        """The coefficients of one numbered layer, for positions without a route of their own."""
+        return self._weights[layer]
+
+    @contextmanager
+    def routed(self, owners: Int[Tensor, "b s"], modalities: tuple[str, ...]) -> Iterator[None]:
+        if not self._own:
+            yield
+            return
+        unit = torch.eye(len(self.names), device=owners.device)
+        handles: dict[nn.Module, Any] = {}
+
+        def give(module: _Mixed, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            """Hand a layer its positions' coefficients [b, s, n], in this pass alone."""
+            handles.pop(module).remove()
+            row = self.row(module.layer)
+            table = [unit[self._own[m]] if m in self._own else row for m in modalities]
+            return args, {**kwargs, "coefficients": torch.stack([*table, row])[owners]}
+
+        for mixed in self._mixed.values():
+            handles[mixed] = mixed.register_forward_pre_hook(give, with_kwargs=True)
+        try:
+            yield
+        finally:
+            for handle in handles.values():
+                handle.remove()
 
 
 class _Mixed(nn.Module):
@@ -101,7 +255,7 @@ class _Mixed(nn.Module):
         self, mixture: Mixture, module: str, base: nn.Linear, adapters: Mapping[str, LoraAdapter]
     ) -> None:
         super().__init__()
-        self.base, self._layer = base, layer_of(module) or 0
+        self.base, self.name, self.layer = base, module, layer_of(module) or 0
         self._mixture = (mixture,)  # in a tuple, so that it is no submodule
         read = {n: adapter.factors(module) for n, adapter in adapters.items() if module in adapter.shapes}
         a = torch.cat([torch.from_numpy(a) for a, _, _ in read.values()])
@@ -112,9 +266,20 @@ class _Mixed(nn.Module):
         self.register_buffer("b", b.to(device), persistent=False)
         self.register_buffer("owner", torch.tensor(owner, device=device), persistent=False)
 
-    def forward(self, x: Float[Tensor, "b s d_in"]) -> Float[Tensor, "b s d_out"]:
-        c = self._mixture[0].coefficients(self._layer, tuple(x.shape[:2]))[..., self.owner]
+    def forward(
+        self, x: Float[Tensor, "*b d_in"], coefficients: Float[Tensor, "*_ n"] | None = None
+    ) -> Float[Tensor, "*b d_out"]:
+        """The layer's output; `coefficients` by position, or the mixture's row where none are given."""
+        if coefficients is None:
+            coefficients = self._mixture[0].row(self.layer)
+        elif coefficients.shape[:-1] != x.shape[:-1]:
+            raise UsageError(
+                f"The layer {self.name} does not read a prompt position by position, so no position can have "
+                "a route of its own.",
+                "Compose with another method than routed.",
+            )
         y: Tensor = self.base(x)
+        c = coefficients[..., self.owner]
         change = F.linear(F.linear(x.to(self.a.dtype), self.a) * c, self.b)
         return y + change.to(y.dtype)
 
@@ -145,6 +310,6 @@ def _fitting(backbone: Backbone, adapters: Mapping[str, LoraAdapter]) -> dict[st
     return found
 
 
-def _replace(backbone: Backbone, name: str, module: nn.Module) -> None:
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     owner, _, child = name.rpartition(".")
-    setattr(backbone.model.get_submodule(owner), child, module)
+    setattr(model.get_submodule(owner), child, module)

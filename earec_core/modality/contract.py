@@ -15,13 +15,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from earec_core.config import LoraSettings
 from earec_core.types import Item
 
 
@@ -54,23 +55,12 @@ class Context:
     Attributes:
         catalog: name of the catalog at hand.
         registry: folder of the model registry.
+        home: EAREC's home; what a modality downloads is kept in its `downloads`.
     """
 
     catalog: str = ""
     registry: Path | None = None
-
-
-@dataclass(frozen=True)
-class PromptSlot:
-    """How a modality stands in a prompt.
-
-    Attributes:
-        token: what a report writes in its place, e.g. `<image>`.
-        positions: the most positions that one item takes (k).
-    """
-
-    token: str
-    positions: int
+    home: Path | None = None
 
 
 class Encoder(nn.Module, ABC):
@@ -112,15 +102,10 @@ Config = TypeVar("Config", bound=PluginConfig)
 class Modality(ABC, Generic[Config]):
     """One modality of items.
 
-    Class attributes:
-        cache_features: False where encoding is as cheap as reading a cache (text).
-
     Args:
         config: the plugin's validated configuration.
-        context: the catalog's name and the registry's folder.
+        context: the catalog's name, the registry's folder, EAREC's home.
     """
-
-    cache_features: ClassVar[bool] = True
 
     def __init__(self, config: Config, context: Context) -> None:
         self.config = config
@@ -129,6 +114,8 @@ class Modality(ABC, Generic[Config]):
     @abstractmethod
     def read(self, item: Item) -> Any | None:
         """The raw input of one item: str, bytes or numpy array.
+
+        `item.fields` has the catalog's columns; `item.path(name)` is the file that a field names.
 
         Returns:
             None for an item that lacks this modality.
@@ -146,12 +133,29 @@ class Modality(ABC, Generic[Config]):
         """A new projector, initialised from torch's global generator."""
 
     @abstractmethod
-    def prompt_slot(self) -> PromptSlot:
-        """The modality's place in a prompt."""
+    def positions(self) -> int:
+        """The most positions that one item takes in a prompt (k)."""
 
     @abstractmethod
     def describe(self, item: Item) -> str:
         """How a report shows the item's raw input: plain text, or a `data:` address of an image."""
+
+    @property
+    def cache_features(self) -> bool:
+        """Whether encoder outputs are kept on disk; False where encoding is as cheap as reading a cache (text)."""
+        return True
+
+    def adapter_config(self, settings: LoraSettings) -> LoraSettings:
+        """The LoRA that this modality is aligned with.
+
+        Args:
+            settings: the run's.
+
+        Returns:
+            Those, or others in rank, alpha or dropout. Never another seed: adapters that are to be composed start
+            from one A.
+        """
+        return settings
 
     def resolved_config(self) -> Config:
         """The configuration to store with a model: names that may come to mean something else made exact."""

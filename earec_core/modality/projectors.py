@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from earec_core.modality import Encoded, Projector
+from earec_core.modality.contract import Encoded, Projector
 
 
 class IdentityProjector(Projector):

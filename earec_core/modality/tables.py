@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from earec_core.errors import IntegrityError, UsageError
-from earec_core.modality import Encoded, Encoder
+from earec_core.modality.contract import Encoded, Encoder
 
 SUFFIXES = (".npy", ".parquet", ".safetensors")
 PIN = "#sha256:"

@@ -1,46 +1,33 @@
-"""Plugins: `state` says what became of one, `kinds` what each kind must be, `discovery` finds them."""
+"""Plugins, kind by kind: `kind` says what a kind is, `discovery` finds its plugins, `state` what became of one.
 
-from earec_core.plugins.discovery import (
-    command_entry_points,
-    commands,
-    discover,
-    everything,
-    examine,
-    get,
-    get_command,
-    get_method,
-    method_names,
-    methods,
-    names,
-    observer_plugins,
-    part,
-    usable,
-)
-from earec_core.plugins.installed import Entry, entry_points
-from earec_core.plugins.kinds import load
-from earec_core.plugins.state import Malformed, Plugin, State, failed, refusal
+What owns a kind defines it: `modalities` and `observers` here, the commands' and the methods' layers above.
+"""
+
+from earec_core.plugins.discovery import find, installed, load, names
+from earec_core.plugins.entries import Entry, entry_points
+from earec_core.plugins.kind import Kind, instance_check
+from earec_core.plugins.modalities import MODALITY, examine, get, part
+from earec_core.plugins.references import attempt, imported
+from earec_core.plugins.state import Plugin, State, failed, refusal, unusable
 
 __all__ = [
+    "MODALITY",
     "Entry",
-    "Malformed",
+    "Kind",
     "Plugin",
     "State",
-    "command_entry_points",
-    "commands",
-    "discover",
+    "attempt",
     "entry_points",
-    "everything",
     "examine",
     "failed",
+    "find",
     "get",
-    "get_command",
-    "get_method",
+    "imported",
+    "installed",
+    "instance_check",
     "load",
-    "method_names",
-    "methods",
     "names",
-    "observer_plugins",
     "part",
     "refusal",
-    "usable",
+    "unusable",
 ]

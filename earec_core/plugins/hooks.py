@@ -17,34 +17,39 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class Hooks:
-    """The hooks of version 1."""
+    """The hooks. `stage` is the command's word: `align`, `explain`, `encode`, `search`, `compose`, `recommend`,
+    `reproduce`, `behavior`.
+    """
 
     @hookspec
-    def earec_align_start(self, run: str, config: Mapping[str, Any]) -> None:
-        """An alignment begins or resumes.
+    def earec_run_start(self, stage: str, run: str, config: Mapping[str, Any]) -> None:
+        """A run begins or resumes.
 
         Args:
+            stage: whose run it is.
             run: path of the run's folder.
             config: the resolved configuration.
         """
 
     @hookspec
-    def earec_align_step(self, run: str, step: int, metrics: Mapping[str, float]) -> None:
-        """A training step or a validation ended.
+    def earec_run_step(self, stage: str, run: str, step: int, metrics: Mapping[str, float]) -> None:
+        """A step of a run ended, e.g. a training step or a validation.
 
         Args:
+            stage: whose run it is.
             run: path of the run's folder.
-            step: optimizer steps done.
-            metrics: by name: `loss`, `tokens_per_s`, `valid_loss`, `valid_rouge_l`, ...
+            step: steps done.
+            metrics: by name; of an alignment `loss`, `tokens_per_s`, `valid_loss`, `valid_rouge_l`, ...
         """
 
     @hookspec
-    def earec_align_end(self, run: str, step: int, metrics: Mapping[str, float]) -> None:
-        """An alignment ended; one that failed or was killed does not.
+    def earec_run_end(self, stage: str, run: str, step: int, metrics: Mapping[str, float]) -> None:
+        """A run ended; one that failed or was killed does not.
 
         Args:
+            stage: whose run it is.
             run: path of the run's folder.
-            step: optimizer steps done.
+            step: steps done.
             metrics: the final metrics.
         """
 
@@ -59,12 +64,16 @@ class Hooks:
         """
 
 
+_RENAMED = {f"earec_align_{when}": f"earec_run_{when}" for when in ("start", "step", "end")}
+"""Hooks of contract 1, and what stands in their place."""
+
+
 def hooks_of(observer: object, name: str = "observer") -> pluggy.PluginManager:
     """A pluggy manager with this observer alone.
 
     Raises:
-        PluginValidationError: it implements no hook, one that does not exist, or one with an argument that the
-            hook has not; the message names it.
+        PluginValidationError: it implements no hook, one that does not exist (any more), or one with an argument
+            that the hook has not; the message names it.
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Hooks)
@@ -73,13 +82,25 @@ def hooks_of(observer: object, name: str = "observer") -> pluggy.PluginManager:
     unknown = [
         caller.name
         for caller in callers
-        if not caller.has_spec() and not all(one.optionalhook for one in caller.get_hookimpls())
+        if not caller.has_spec() and not all(hook.optionalhook for hook in caller.get_hookimpls())
     ]
     if unknown or not callers:
-        what = f"implements {', '.join(unknown)}, which is no hook" if unknown else "has no @hookimpl method"
-        known = ", ".join(hook for hook in vars(Hooks) if hook.startswith("earec_"))
-        raise PluginValidationError(observer, f"{name!r} {what}; the hooks are {known}")
+        raise PluginValidationError(observer, f"{name!r} {_misfit(unknown)}")
     return manager
+
+
+def _misfit(unknown: list[str]) -> str:
+    """Why an observer is refused that implements these, which are no hooks, or nothing at all."""
+    renamed = [hook for hook in unknown if hook in _RENAMED]
+    if renamed:
+        now = ", ".join(_RENAMED[hook] for hook in renamed)
+        return (
+            f"implements {', '.join(renamed)}, now {now}: called for every stage, "
+            "with the new argument stage ('align' for an alignment)"
+        )
+    what = f"implements {', '.join(unknown)}, which is no hook" if unknown else "has no @hookimpl method"
+    known = ", ".join(hook for hook in vars(Hooks) if hook.startswith("earec_"))
+    return f"{what}; the hooks are {known}"
 
 
 def _to_stderr(text: str) -> None:
@@ -111,14 +132,14 @@ class Observers:
 
     def fire(self, hook: str, /, **arguments: Any) -> None:
         """Tell every observer what happened; `hook` is one of `Hooks`, with all its arguments."""
-        for one in tuple(self._observers):
-            name, manager = one
+        for observer in tuple(self._observers):
+            name, manager = observer
             try:
                 getattr(manager.hook, hook)(**copy.deepcopy(arguments))
             except (Exception, SystemExit) as error:
                 if os.environ.get("EAREC_STRICT_PLUGINS"):
                     raise
-                self._observers.remove(one)
+                self._observers.remove(observer)
                 said = " ".join(f"{type(error).__name__}: {error}".split())
                 self.note(
                     f"Warning: the observer {name!r} raised in {hook} and is not called again ({said}). "

@@ -1,4 +1,4 @@
-"""Observers that come with the core, and those that plugins bring."""
+"""Observers that come with the core, and those that plugins bring: the kind `observer`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,35 @@ import errno
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pluggy import PluginValidationError
+
 from earec_core.errors import MissingDependencyError, UsageError
-from earec_core.plugins import State, discovery
-from earec_core.plugins.hooks import Observers, hookimpl
+from earec_core.plugins import Entry, Kind, Plugin, State, attempt, imported, installed, unusable
+from earec_core.plugins.hooks import Observers, hookimpl, hooks_of
+
+
+def _check(entry: Entry, plugin: Plugin) -> Plugin:
+    observer = imported(entry, plugin)
+    if isinstance(observer, type):
+        observer = attempt(plugin, f"Making {entry.value}", observer)
+    try:
+        hooks_of(observer, entry.name)
+    except PluginValidationError as error:
+        unusable(
+            replace(plugin, error=error),
+            State.INVALID_SPEC,
+            f"{entry.value}: {' '.join(str(error).split())}.",
+            f"Mend it (docs/plugins.md lists the hooks), or run: pip uninstall {entry.distribution}",
+        )
+    return replace(plugin, loaded=observer)
+
+
+OBSERVER = Kind("observer", "earec.observers", _check)
 
 _said: set[tuple[str, str]] = set()
 """Broken observers that this process has named already."""
@@ -42,7 +64,7 @@ def manager(
         observers.register(TensorBoard(tensorboard), "tensorboard")
     if jsonl is not None:
         observers.register(JsonLines(jsonl), "jsonl")
-    for plugin in discovery.observer_plugins():
+    for plugin in installed(OBSERVER):
         if plugin.state is State.OK:
             observers.register(plugin.loaded, plugin.name)
         elif plugin.state is not State.DISABLED and (plugin.name, plugin.distribution) not in _said:
@@ -68,7 +90,7 @@ def registered(note: Callable[[str], None] | None = None) -> Callable[..., None]
 
 
 class TensorBoard:
-    """Writes every figure of an alignment as a scalar.
+    """Writes every figure of a run's steps as a scalar.
 
     Args:
         folder: where event files go, one subfolder a run.
@@ -85,7 +107,7 @@ class TensorBoard:
         self._writers: dict[str, Any] = {}
 
     @hookimpl
-    def earec_align_step(self, run: str, step: int, metrics: Mapping[str, float]) -> None:
+    def earec_run_step(self, run: str, step: int, metrics: Mapping[str, float]) -> None:
         if run not in self._writers:
             # Events after the step where a resumed run starts again are dropped by TensorBoard.
             self._writers[run] = self._open(str(self._folder / Path(run).name), purge_step=step)
@@ -93,7 +115,7 @@ class TensorBoard:
             self._writers[run].add_scalar(name, value, step)
 
     @hookimpl
-    def earec_align_end(self, run: str) -> None:
+    def earec_run_end(self, run: str) -> None:
         if run in self._writers:
             self._writers.pop(run).close()
 
@@ -125,16 +147,16 @@ class JsonLines:
             ) from error
 
     @hookimpl
-    def earec_align_start(self, run: str, config: Mapping[str, Any]) -> None:
-        self._append("start", run=run, config=config)
+    def earec_run_start(self, stage: str, run: str, config: Mapping[str, Any]) -> None:
+        self._append("start", stage=stage, run=run, config=config)
 
     @hookimpl
-    def earec_align_step(self, run: str, step: int, metrics: Mapping[str, float]) -> None:
-        self._append("step", run=run, step=step, metrics=metrics)
+    def earec_run_step(self, stage: str, run: str, step: int, metrics: Mapping[str, float]) -> None:
+        self._append("step", stage=stage, run=run, step=step, metrics=metrics)
 
     @hookimpl
-    def earec_align_end(self, run: str, step: int, metrics: Mapping[str, float]) -> None:
-        self._append("end", run=run, step=step, metrics=metrics)
+    def earec_run_end(self, stage: str, run: str, step: int, metrics: Mapping[str, float]) -> None:
+        self._append("end", stage=stage, run=run, step=step, metrics=metrics)
 
     @hookimpl
     def earec_registered(self, name: str, digest: str, manifest: Mapping[str, Any]) -> None:
@@ -151,7 +173,7 @@ class JsonLines:
 def _plain(value: Any) -> Any:
     """Values as JSON has them: it knows no infinity and no NaN."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-API_VERSION = (1, 0)
+API_VERSION = (2, 0)
 """Version of the plugin contract. A plugin's major must equal it; its minor must not be above it."""
-
-MODALITY_GROUP = "earec.modalities"
-OBSERVER_GROUP = "earec.observers"
-COMMAND_GROUP = "earec.commands"
-METHOD_GROUP = "earec.methods"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +18,7 @@ class ModalitySpec:
         summary: one line for `earec plugins list`.
         config: `package.module:Class`, a frozen pydantic model that refuses unknown keys.
         factory: `package.module:Class`, a subclass of `earec_core.modality.Modality`.
-        slot_token: how a report writes the modality's place in a prompt, e.g. `<image>`.
+        slot_token: how people are shown its place in a prompt, one word in angle brackets, e.g. `<image>`.
         order: place among the slots of one item, low first (Eq. 5 writes text, image, behavior).
         requires: import names that must be present; reported as `missing-dependency` otherwise.
     """

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from earec_core.errors import MissingDependencyError, PluginError
-from earec_core.plugins.installed import Entry, root
+from earec_core.plugins.entries import Entry, root
 from earec_core.plugins.spec import ModalitySpec
-
-Kind = Literal["modality", "observer", "command", "method"]
 
 
 class Malformed(ValueError):  # noqa: N818 - says what the reference is
@@ -35,18 +33,20 @@ class Plugin:
 
     Attributes:
         name: the entry point's name.
+        kind: its kind's name, e.g. `modality`.
+        value: what the entry point refers to.
         distribution: the distribution that brings it, and its version.
         state: see `State`.
         spec: what it declares; None unless it is a modality and could be read.
         cause: why it is not `ok`, one sentence; empty when it is.
         fix: what to type or change; empty when it is `ok`.
         error: the plugin's own exception, if one was raised.
-        kind: `modality`, `observer`, `command` or `method`.
-        value: what the entry point refers to.
-        loaded: a usable observer's, command's or method's object; None for a modality.
+        loaded: what a usable plugin brings: a modality's spec, an observer, a command, a method, ...
     """
 
     name: str
+    kind: str
+    value: str
     distribution: str
     version: str
     state: State
@@ -54,8 +54,6 @@ class Plugin:
     cause: str = ""
     fix: str = ""
     error: BaseException | None = None
-    kind: Kind = "modality"
-    value: str = ""
     loaded: Any = None
 
 
@@ -119,9 +117,9 @@ class Unusable(Exception):  # noqa: N818 - says what the plugin is
         self.plugin = plugin
 
 
-def plugin_of(entry: Entry, kind: Kind) -> Plugin:
+def plugin_of(entry: Entry, kind: str) -> Plugin:
     """An entry point's plugin, `ok` as long as nothing else is found."""
-    return Plugin(entry.name, entry.distribution, entry.version, State.OK, kind=kind, value=entry.value)
+    return Plugin(entry.name, kind, entry.value, entry.distribution, entry.version, State.OK)
 
 
 def unusable(plugin: Plugin, state: State, cause: str, fix: str) -> NoReturn:

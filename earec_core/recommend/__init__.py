@@ -1,18 +1,29 @@
-"""The recommender: a small transformer over frozen item vectors predicts the next item (Eqs. 6-8)."""
+"""Recommenders: models that predict a user's next item from item vectors (Eqs. 6-8) or ids."""
 
-from earec_core.recommend.evaluate import Metrics, evaluate
-from earec_core.recommend.model import IdTable, ItemTable, SequenceModel, VectorTable
-from earec_core.recommend.train import EpochStats, TrainedRecommender, item_embeddings, train
+from earec_core.recommend.evaluate import evaluate
+from earec_core.recommend.models import (
+    MODELS,
+    Recommender,
+    RecommenderModel,
+    choose_recommender,
+    get_recommender,
+    recommender_names,
+)
+from earec_core.recommend.retriever import Ranking, Retriever
+from earec_core.recommend.train import train
+from earec_core.recommend.trained import EpochStats, TrainedRecommender
 
 __all__ = [
+    "MODELS",
     "EpochStats",
-    "IdTable",
-    "ItemTable",
-    "Metrics",
-    "SequenceModel",
+    "Ranking",
+    "Recommender",
+    "RecommenderModel",
+    "Retriever",
     "TrainedRecommender",
-    "VectorTable",
+    "choose_recommender",
     "evaluate",
-    "item_embeddings",
+    "get_recommender",
+    "recommender_names",
     "train",
 ]

@@ -1,43 +1,81 @@
-"""Nearest items by inner product, with FAISS."""
+"""Nearest items by inner product: an exact FAISS index."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
-from earec_core.recommend.model import SequenceModel, last_states
+from earec_core.errors import IntegrityError
+from earec_core.recommend.models import Recommender
 
 
-@torch.inference_mode()
-def topk(
-    model: SequenceModel, histories: list[Int[Tensor, " _"]], k: int, *, exclude_seen: bool = True
-) -> tuple[list[Int[np.ndarray, " _"]], list[Float[np.ndarray, " _"]]]:
-    """The k best items after each history, by an exact FAISS index over the model's item table.
+class ItemIndex:
+    """The items of a catalog, ready to be searched.
 
     Args:
-        histories: item rows of each user in time order.
-        k: items wanted; fewer come back only where the catalog has no more.
-        exclude_seen: leave out the items of the history.
-
-    Returns:
-        For each user the item rows, best first, and their scores.
+        index: a FAISS index by inner product whose n keys are in the order of the items.
     """
-    import faiss
 
-    items = model.table()
-    users = last_states(model, items, histories)
-    if model.config.similarity == "cosine":
-        items, users = F.normalize(items, dim=-1), F.normalize(users, dim=-1) / model.config.temperature
-    index = faiss.IndexFlatIP(items.shape[1])
-    index.add(np.ascontiguousarray(items.float().cpu().numpy()))
-    seen = [set(history.tolist()) if exclude_seen else set() for history in histories]
-    wanted = min(len(items), k + max(map(len, seen)))
-    scores, rows = index.search(np.ascontiguousarray(users.float().cpu().numpy()), wanted)
-    best = []
-    for u, known in enumerate(seen):
-        keep = [j for j in range(wanted) if int(rows[u, j]) not in known][:k]
-        best.append((rows[u, keep], scores[u, keep]))
-    return [r for r, _ in best], [s for _, s in best]
+    def __init__(self, index: Any) -> None:
+        self._index = index
+
+    @classmethod
+    def build(cls, keys: Float[Tensor, "n d"]) -> ItemIndex:
+        """An index of every item's key, kept as float32."""
+        import faiss
+
+        index = faiss.IndexFlatIP(keys.shape[1])
+        index.add(_plain(keys))
+        return cls(index)
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, model: Recommender) -> ItemIndex:
+        """An index of a model's items."""
+        return cls.build(model.keys(model.items()))
+
+    @classmethod
+    def load(cls, file: Path) -> ItemIndex:
+        """Read what `save` wrote.
+
+        Raises:
+            IntegrityError: it is no index.
+        """
+        import faiss
+
+        try:
+            return cls(faiss.read_index(str(file)))
+        except RuntimeError as error:
+            raise IntegrityError(
+                f"The index {file} cannot be read.", "Train the recommender again: earec recommend train."
+            ) from error
+
+    def save(self, file: Path) -> None:
+        """Write the index, the same bytes for the same keys."""
+        import faiss
+
+        faiss.write_index(self._index, str(file))
+
+    def __len__(self) -> int:
+        """n."""
+        return int(self._index.ntotal)
+
+    def search(
+        self, queries: Float[Tensor, "b d"], k: int
+    ) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
+        """Rows of the k items of the highest inner product with each query, best first, and the products.
+
+        Args:
+            k: at most n.
+        """
+        scores, rows = self._index.search(_plain(queries), k)
+        return rows, scores
+
+
+def _plain(x: Float[Tensor, "_ d"]) -> Float[np.ndarray, "_ d"]:
+    return np.ascontiguousarray(x.float().cpu().numpy())

@@ -14,15 +14,18 @@ import torch
 from safetensors.numpy import save_file
 
 import earec_core
-from earec_core.aligned.stored import Show
 from earec_core.catalog import Catalog
 from earec_core.config import RecommenderConfig, read_section, validate
 from earec_core.encode import ItemVectors
 from earec_core.errors import UsageError
 from earec_core.home import home
-from earec_core.recommend.evaluate import Metrics, evaluate
-from earec_core.recommend.index import topk
-from earec_core.recommend.train import EpochStats, TrainedRecommender, train
+from earec_core.metrics.ranking import Metrics
+from earec_core.recommend.evaluate import evaluate
+from earec_core.recommend.models import RecommenderModel, choose_recommender
+from earec_core.recommend.retriever import Retriever
+from earec_core.recommend.train import train
+from earec_core.recommend.trained import EpochStats, TrainedRecommender
+from earec_core.types import Show
 from earec_registry import Registry
 
 
@@ -42,20 +45,24 @@ def train_resumable(
     catalog: Catalog,
     config: RecommenderConfig,
     *,
+    model: RecommenderModel | None = None,
     vectors: ItemVectors | None = None,
     show: Show = lambda *_: None,
 ) -> tuple[TrainedRecommender, dict[str, dict[str, float]], Path]:
     """Train on a catalog; a killed run goes on from its last epoch.
 
     Args:
-        vectors: frozen item vectors; None for ids (SASRec).
+        model: which; default: see `choose_recommender`.
+        vectors: frozen item vectors, for a model that needs them.
 
     Returns:
         The recommender, its metrics on `valid` and `test` (none where no user has targets), and the run's
         folder. Its checkpoint stays, so that the same training is never done twice.
     """
     split = catalog.leave_one_out()
+    model = model or choose_recommender(None, vectors=vectors is not None)
     key = [
+        model.name,
         config.model_dump(mode="json"),
         catalog.digest,
         vectors.id if vectors else None,
@@ -70,6 +77,7 @@ def train_resumable(
         show(stats.epoch, config.epochs, f"loss {stats.loss:.3f}, valid NDCG@10 {stats.ndcg10:.4f}")
 
     trained = train(
+        model,
         split,
         len(catalog),
         config,
@@ -92,16 +100,25 @@ def train_registered(
     registry: Registry,
     *,
     name: str,
+    model: str | None = None,
     show: Show = lambda *_: None,
 ) -> dict[str, Any]:
     """Train a recommender, evaluate it and register it with the ranks of every user's targets.
 
+    Args:
+        vectors: a reference to item vectors, for a model that needs them.
+        model: its name in the table of models; default: see `choose_recommender`.
+
     Returns:
         `id`, `name`, and `valid` and `test` metrics (see `Metrics.summary`).
+
+    Raises:
+        UsageError: see `choose_recommender`.
     """
     registry.check_name(name)
+    chosen = choose_recommender(model, vectors=bool(vectors))
     items = ItemVectors.open(registry, vectors, catalog) if vectors else None
-    trained, metrics, run = train_resumable(catalog, config, vectors=items, show=show)
+    trained, metrics, run = train_resumable(catalog, config, model=chosen, vectors=items, show=show)
     split = catalog.leave_one_out()
     ranks = evaluate(trained.model, split, "test")
     manifest = {
@@ -130,7 +147,17 @@ def train_registered(
 
 
 def open_recommender(registry: Registry, reference: str, catalog: Catalog) -> TrainedRecommender:
-    """A registered recommender, checked against the catalog.
+    """A registered recommender, checked against the catalog; see `_folder` for errors."""
+    return TrainedRecommender.load(_folder(registry, reference, catalog))
+
+
+def open_retriever(registry: Registry, reference: str, catalog: Catalog) -> Retriever:
+    """The same with the index of its items, ready to recommend."""
+    return Retriever.open(_folder(registry, reference, catalog), catalog.items["item_id"].to_list())
+
+
+def _folder(registry: Registry, reference: str, catalog: Catalog) -> Path:
+    """Where a registered recommender of this catalog lies.
 
     Raises:
         UsageError: it is of another kind or another catalog.
@@ -146,7 +173,7 @@ def open_recommender(registry: Registry, reference: str, catalog: Catalog) -> Tr
             f"version of {catalog.name!r}.",
             "Give the dataset it was trained on, or train again.",
         )
-    return TrainedRecommender.load(registry.materialize(reference))
+    return registry.materialize(reference)
 
 
 def evaluate_registered(
@@ -170,18 +197,18 @@ def recommend_to(
     Raises:
         UsageError: the catalog has no such user.
     """
-    trained = open_recommender(registry, reference, catalog)
+    retriever = open_retriever(registry, reference, catalog)
     sequences = catalog.sequences()
-    found = np.flatnonzero(sequences.users == user)
-    if not len(found):
+    matching = np.flatnonzero(sequences.users == user)
+    if not len(matching):
         raise UsageError(
             f"The catalog {catalog.name!r} has no user {user!r}.", "Give an id of the source data."
         )
-    history = torch.from_numpy(sequences.of(int(found[0])).copy())
-    rows, scores = topk(trained.model, [history], k, exclude_seen=exclude_seen)
+    history = torch.from_numpy(sequences.of(int(matching[0])).copy())
+    (ranking,) = retriever.recommend([history], k, exclude_seen=exclude_seen)
     return [
-        {"rank": i + 1, "item_id": item.id, "title": item.title, "score": float(score)}
-        for i, (item, score) in enumerate(
-            (catalog.item(int(row)), score) for row, score in zip(rows[0], scores[0], strict=True)
+        {"rank": rank, "item_id": item, "title": catalog.item(row).title, "score": score}
+        for rank, (item, row, score) in enumerate(
+            zip(ranking.ids, ranking.rows.tolist(), ranking.scores.tolist(), strict=True), start=1
         )
     ]

@@ -11,6 +11,7 @@ from earec_core.report.content import (
     StageRow,
     Suggestion,
 )
+from earec_core.report.explained import examples, explained, rouge_rows
 from earec_core.report.render import render, write
 from earec_core.report.search import write_search
 
@@ -24,7 +25,10 @@ __all__ = [
     "Says",
     "StageRow",
     "Suggestion",
+    "examples",
+    "explained",
     "render",
+    "rouge_rows",
     "write",
     "write_search",
 ]

@@ -1,7 +1,7 @@
-"""Charts as SVG strings: pure functions of numbers, colours as CSS variables of the page.
+"""Charts as SVG: pure functions of numbers, colours as CSS variables of the page.
 
 Horizontal places are percentages and letters keep their size, so that a chart fills any width and stays
-readable on a phone. What is not a finite number is left out.
+readable on a phone. What is not a finite number is left out; a chart without a number is empty.
 """
 
 from __future__ import annotations
@@ -9,37 +9,32 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+
+from markupsafe import Markup
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a line chart.
+    """A line of a line chart, its points (x, y) in order of x.
 
-    Attributes:
-        points: (x, y) in order of x.
-        colour: CSS colour.
-        marked: draw a marker at every point and write the first and last value; otherwise a thin line.
-        faint: draw it in the background.
-        loose: draw a marker at every point and no line.
+    `style` is `thin`, `faint` (in the background), `marked` (a marker at every point, the first and last value
+    written) or `loose` (markers and no line).
     """
 
     name: str
     points: Sequence[Point]
     colour: str
-    marked: bool = False
-    faint: bool = False
-    loose: bool = False
+    style: str = "thin"
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A bar with its interval; `style` is `solid`, `light` or `grey`."""
+class Value:
+    """A value with its interval; `style` is that of its bar: `solid`, `light` or `grey`."""
 
     name: str
-    mean: float
+    value: float
     low: float
     high: float
     style: str = "solid"
@@ -51,17 +46,7 @@ class Group:
 
     name: str
     colour: str
-    bars: Sequence[Bar]
-
-
-@dataclass(frozen=True)
-class Dot:
-    """A value with its interval."""
-
-    name: str
-    value: float
-    low: float
-    high: float
+    bars: Sequence[Value]
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -79,12 +64,12 @@ def smooth(points: Sequence[Point]) -> list[Point]:
     """A centred moving mean over a tenth of the points (three at least)."""
     points = _finite(points)
     half = max(1, len(points) // 20)
-    found = []
+    means = []
     for n, (x, _) in enumerate(points):
         reach = min(half, n, len(points) - 1 - n)
-        part = [y for _, y in points[n - reach : n + reach + 1]]
-        found.append((x, sum(part) / len(part)))
-    return found
+        window = [y for _, y in points[n - reach : n + reach + 1]]
+        means.append((x, sum(window) / len(window)))
+    return means
 
 
 def lines(
@@ -95,109 +80,113 @@ def lines(
     x_label: str = "step",
     height: int = 210,
     limits: Point | None = None,
-) -> str:
-    """Lines over a common x; empty without a point.
+) -> Markup:
+    """Lines over a common x.
 
     Args:
         limits: the range of y; default: of the values.
     """
-    kept = [(one, points) for one in series if (points := _finite(one.points))]
-    if not kept:
-        return ""
-    every = [p for _, points in kept for p in points]
-    x0, x1 = min(p[0] for p in every), max(p[0] for p in every)
-    marks = ticks(*(limits or (min(p[1] for p in every), max(p[1] for p in every))))
-    top, bottom, left, right = 24.0, height - 24.0, 12.0, 97.0
-    flat = x1 == x0
+    drawn = [(line, points) for line in series if (points := _finite(line.points))]
+    if not drawn:
+        return Markup("")
+    xs, ys = zip(*(point for _, points in drawn for point in points), strict=True)
+    x0, x1 = min(xs), max(xs)
+    marks = ticks(*(limits or (min(ys), max(ys))))
+    left, right, top, bottom = 12.0, 97.0, 24.0, height - 24.0
 
-    def place(p: Point) -> Point:
+    def place(point: Point) -> Point:
         """Percent of the width, pixels of the height."""
-        x = (left + right) / 2 if flat else left + (p[0] - x0) / (x1 - x0) * (right - left)
-        return x, bottom - (p[1] - marks[0]) / (marks[-1] - marks[0]) * (bottom - top)
+        share = (point[0] - x0) / (x1 - x0) if x1 != x0 else 0.5
+        rise = (point[1] - marks[0]) / (marks[-1] - marks[0])
+        return left + share * (right - left), bottom - rise * (bottom - top)
 
-    parts = [_text("0", 11, y_label, "start", "soft")]
+    def reads(point: Point) -> str:
+        return f"{point[1]:.3f} at {x_label} {point[0]:g}"
+
+    parts = [_text(0, 11, y_label, "start", "soft")]
     for mark in marks:
-        y = place((x0, mark))[1]
-        parts.append(_rule(f"{left}%", f"{right}%", y, y, "grid"))
-        parts.append(_text(f"{left}%", y + 4, f"{mark:g}", "end", "soft", shift=-6))
-    for one, points in kept:
-        if len(points) > 1 and not one.loose:
-            path = " ".join(f"{10 * x:.1f},{y:.1f}" for x, y in map(place, points))
-            kind = "marked" if one.marked else "faint" if one.faint else "thin"
-            # A drawing of its own, stretched to the width: points of a line cannot be percentages.
-            parts.append(
-                f'<svg x="0" y="0" width="100%" height="{height}" viewBox="0 0 1000 {height}" '
-                f'preserveAspectRatio="none"><polyline class="{kind}" points="{path}" '
-                f'stroke="{one.colour}"/></svg>'
-            )
-        if one.marked or one.loose:
-            parts += [
-                _circle(*place(p), one.colour, f"{one.name}, {x_label} {p[0]:g}: {p[1]:.3f}") for p in points
-            ]
-        if one.marked:
-            ends = [(points[0], "start"), (points[-1], "end")] if len(points) > 1 else [(points[0], "middle")]
-            for p, anchor in ends:
-                x, y = place(p)
-                parts.append(_text(f"{x:.2f}%", max(y - 10, 21), f"{p[1]:.2f}", anchor, "halo"))
-    parts.append(_text(f"{left}%", height - 5, f"{x_label} {x0:g}", "start", "soft"))
-    if not flat:
-        parts.append(_text(f"{right}%", height - 5, f"{x1:g}", "end", "soft"))
-    says = "; ".join(
-        f"{one.name} from {points[0][1]:.3f} at {x_label} {points[0][0]:g} to {points[-1][1]:.3f} "
-        f"at {x_label} {points[-1][0]:g}"
-        for one, points in kept
-        if not one.faint
-    )
-    return _svg(title, f"{says}.", height, parts)
+        _, y = place((x0, mark))
+        parts.append(_rule("grid", left, right, y, y))
+        parts.append(_text(left, y + 4, f"{mark:g}", "end", "soft", dx=-6))
+    for line, points in drawn:
+        labels = [f"{line.name}, {x_label} {x:g}: {y:.3f}" for x, y in points]
+        parts += _line(line, points, [place(point) for point in points], labels, height)
+    parts.append(_text(left, height - 5, f"{x_label} {x0:g}", "start", "soft"))
+    if x0 != x1:
+        parts.append(_text(right, height - 5, f"{x1:g}", "end", "soft"))
+    spoken = [
+        f"{line.name} from {reads(points[0])} to {reads(points[-1])}"
+        for line, points in drawn
+        if line.style != "faint"
+    ]
+    return _chart(title, spoken, height, parts)
 
 
-def bars(title: str, groups: Sequence[Group]) -> str:
+def _line(
+    line: Line, points: Sequence[Point], places: Sequence[Point], labels: Sequence[str], height: int
+) -> list[Markup]:
+    parts = []
+    if len(places) > 1 and line.style != "loose":
+        path = " ".join(f"{10 * x:.1f},{y:.1f}" for x, y in places)
+        stroke = _tag("polyline", class_=line.style, points=path, stroke=line.colour)
+        # A drawing of its own, stretched to the width: points of a line cannot be percentages.
+        stretched = {"viewBox": f"0 0 1000 {height}", "preserveAspectRatio": "none"}
+        parts.append(_tag("svg", stroke, x=0, y=0, width="100%", height=height, **stretched))
+    if line.style in ("marked", "loose"):
+        parts += [_circle(x, y, line.colour, label) for (x, y), label in zip(places, labels, strict=True)]
+    if line.style == "marked":
+        for n, anchor in ((0, "start"), (-1, "end")) if len(points) > 1 else ((0, "middle"),):
+            x, y = places[n]
+            parts.append(_text(x, max(y - 10, 21), f"{points[n][1]:.2f}", anchor, "halo"))
+    return parts
+
+
+def bars(title: str, groups: Sequence[Group]) -> Markup:
     """Groups of horizontal bars from zero with interval whiskers; each bar is labelled at its end."""
-    shown = [(g, [b for b in g.bars if math.isfinite(b.mean)]) for g in groups]
-    shown = [(g, found) for g, found in shown if found]
-    if not shown:
-        return ""
-    thick, step, reach = 14, 20, 66.0
-    ends = [max(b.mean, b.high) if math.isfinite(b.high) else b.mean for _, found in shown for b in found]
+    finite = [(group, [bar for bar in group.bars if math.isfinite(bar.value)]) for group in groups]
+    drawn = [(group, bars) for group, bars in finite if bars]
+    if not drawn:
+        return Markup("")
+    step, reach = 20, 66.0
+    ends = [end for _, bars in drawn for bar in bars for end in (bar.value, bar.high) if math.isfinite(end)]
     marks = ticks(0.0, max(ends) or 1.0)
     scale = reach / marks[-1]
-    height = sum(24 + step * len(found) + 14 for _, found in shown) + 22
-    parts = []
+    height = sum(24 + step * len(bars) + 14 for _, bars in drawn) + 22
+    parts, spoken, y = [], [], 0.0
     for mark in marks:
-        parts.append(_rule(f"{mark * scale:.2f}%", f"{mark * scale:.2f}%", 4, height - 22, "grid"))
-        anchor = "start" if mark == 0 else "middle"
-        parts.append(_text(f"{mark * scale:.2f}%", height - 6, f"{mark:g}", anchor, "soft"))
-    y, says = 0.0, []
-    for group, found in shown:
-        parts.append(_text("0", y + 17, group.name, "start", "strong halo", colour=group.colour))
+        parts.append(_rule("grid", mark * scale, mark * scale, 4, height - 22))
+        parts.append(_text(mark * scale, height - 6, f"{mark:g}", "middle" if mark else "start", "soft"))
+    for group, bars in drawn:
+        parts.append(_text(0, y + 17, group.name, "start", "strong halo", style=f"fill:{group.colour}"))
         y += 24
-        for bar in found:
-            fill = "var(--grey)" if bar.style == "grey" else group.colour
-            light = ' class="light"' if bar.style == "light" else ""
-            label = f"{bar.name} {bar.mean:.3f}{_bounds(bar.low, bar.high)}"
-            says.append(f"{group.name}, {label}")
-            parts.append(
-                f'<rect x="0" y="{y:.1f}" width="{max(bar.mean * scale, 0.2):.2f}%" height="{thick}" rx="2" '
-                f'fill="{fill}"{light}><title>{escape(label)}</title></rect>'
-            )
-            end = bar.mean * scale
-            if math.isfinite(bar.low) and math.isfinite(bar.high):
-                parts.append(_whisker(bar.low * scale, bar.high * scale, y + thick / 2))
-                end = max(end, bar.high * scale)
-            parts.append(
-                f'<text x="{end:.2f}%" dx="8" y="{y + 11.5:.1f}" class="halo"><tspan class="strong">'
-                f'{bar.mean:.2f}</tspan> <tspan class="soft">{escape(bar.name)}</tspan></text>'
-            )
+        for bar in bars:
+            label = f"{bar.name} {bar.value:.3f}{_bounds(bar.low, bar.high)}"
+            spoken.append(f"{group.name}, {label}")
+            parts += _bar(bar, label, y, scale, group.colour)
             y += step
         y += 14
-    return _svg(title, f"{'; '.join(says)}.", height, parts)
+    return _chart(title, spoken, height, parts)
 
 
-def dots(title: str, rows: Sequence[Dot]) -> str:
+def _bar(bar: Value, label: str, y: float, scale: float, colour: str) -> list[Markup]:
+    fill = "var(--grey)" if bar.style == "grey" else colour
+    size = {"width": f"{max(bar.value * scale, 0.2):.2f}%", "height": 14, "rx": 2}
+    parts = [_tag("rect", _tag("title", label), class_=bar.style, x=0, y=f"{y:.1f}", **size, fill=fill)]
+    end = bar.value * scale
+    if math.isfinite(bar.low) and math.isfinite(bar.high):
+        low, high = bar.low * scale, bar.high * scale
+        parts.append(_rule("whisker", low, high, y + 7, y + 7))
+        parts += [_rule("whisker", x, x, y + 4, y + 10) for x in (low, high)]
+        end = max(end, high)
+    value, name = _tag("tspan", f"{bar.value:.2f} ", class_="strong"), _tag("tspan", bar.name, class_="soft")
+    return [*parts, _text(end, y + 11.5, value + name, "start", "halo", dx=8)]
+
+
+def dots(title: str, rows: Sequence[Value]) -> Markup:
     """A point with its interval per row; the best is filled and its interval shaded over all rows."""
     rows = [row for row in rows if math.isfinite(row.value)]
     if not rows:
-        return ""
+        return Markup("")
     bounds = [b for row in rows for b in (row.value, row.low, row.high) if math.isfinite(b)]
     marks = ticks(min(bounds), max(bounds))
     left, right, step = 1.5, 97.0, 46
@@ -209,29 +198,28 @@ def dots(title: str, rows: Sequence[Dot]) -> str:
     best = max(rows, key=lambda row: row.value)
     parts = []
     if math.isfinite(best.low) and math.isfinite(best.high):
-        x, wide = place(best.low), place(best.high) - place(best.low)
-        parts.append(f'<rect class="band" x="{x:.2f}%" y="2" width="{wide:.2f}%" height="{height - 26}"/>')
+        low, width = f"{place(best.low):.2f}%", f"{place(best.high) - place(best.low):.2f}%"
+        parts.append(_tag("rect", class_="band", x=low, y=2, width=width, height=height - 26))
     for n, mark in enumerate(marks):
-        x = place(mark)
-        parts.append(_rule(f"{x:.2f}%", f"{x:.2f}%", 2, height - 24, "grid"))
         anchor = "start" if n == 0 else "end" if n == len(marks) - 1 else "middle"
-        parts.append(_text(f"{x:.2f}%", height - 7, f"{mark:g}", anchor, "soft"))
-    says = []
+        parts.append(_rule("grid", place(mark), place(mark), 2, height - 24))
+        parts.append(_text(place(mark), height - 7, f"{mark:g}", anchor, "soft"))
+    spoken = []
     for n, row in enumerate(rows):
         y = n * step + 34
         label = f"{row.value:.4f}{_bounds(row.low, row.high, 4)}"
-        says.append(f"{row.name} {label}")
-        parts.append(_text("0", y - 15, row.name, "start", "strong halo"))
-        parts.append(_text("100%", y - 15, label, "end", "soft halo"))
+        spoken.append(f"{row.name} {label}")
+        parts.append(_text(0, y - 15, row.name, "start", "strong halo"))
+        parts.append(_text(100, y - 15, label, "end", "soft halo"))
         if math.isfinite(row.low) and math.isfinite(row.high):
-            parts.append(_rule(f"{place(row.low):.2f}%", f"{place(row.high):.2f}%", y, y, "reach"))
+            parts.append(_rule("reach", place(row.low), place(row.high), y, y))
         fill = "var(--ink)" if row is best else "var(--card)"
         parts.append(_circle(place(row.value), y, fill, f"{row.name}: {label}", "var(--ink)"))
-    return _svg(title, f"{'; '.join(says)}.", height, parts)
+    return _chart(title, spoken, height, parts)
 
 
 def _finite(points: Sequence[Point]) -> list[Point]:
-    return [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
+    return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
 
 
 def _bounds(low: float, high: float, digits: int = 3) -> str:
@@ -239,35 +227,30 @@ def _bounds(low: float, high: float, digits: int = 3) -> str:
     return f" [{low:.{digits}f}, {high:.{digits}f}]" if known else ""
 
 
-def _whisker(low: float, high: float, y: float) -> str:
-    caps = "".join(_rule(f"{x:.2f}%", f"{x:.2f}%", y - 3, y + 3, "whisker") for x in (low, high))
-    return _rule(f"{low:.2f}%", f"{high:.2f}%", y, y, "whisker") + caps
-
-
-def _rule(x1: str, x2: str, y1: float, y2: float, kind: str) -> str:
-    return f'<line class="{kind}" x1="{x1}" x2="{x2}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
-
-
-def _circle(x: float, y: float, fill: str, label: str, stroke: str = "var(--card)") -> str:
-    return (
-        f'<circle cx="{x:.2f}%" cy="{y:.1f}" r="5" fill="{fill}" stroke="{stroke}" stroke-width="1.5">'
-        f"<title>{escape(label)}</title></circle>"
+def _tag(name: str, *inside: str, **attributes: object) -> Markup:
+    """An element, all that comes in escaped; `stroke_width` is the attribute stroke-width, `class_` is class."""
+    shown = Markup("").join(
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), value)
+        for key, value in attributes.items()
     )
+    return Markup("<{0}{1}>{2}</{0}>").format(name, shown, Markup("").join(inside))
 
 
-def _text(
-    x: str, y: float, text: str, anchor: str, kind: str, *, shift: int = 0, colour: str | None = None
-) -> str:
-    style = f' style="fill:{colour}"' if colour else ""
-    moved = f' dx="{shift}"' if shift else ""
-    return (
-        f'<text class="{kind}" x="{x}"{moved} y="{y:.1f}" text-anchor="{anchor}"{style}>{escape(text)}</text>'
-    )
+def _rule(kind: str, x1: float, x2: float, y1: float, y2: float) -> Markup:
+    return _tag("line", class_=kind, x1=f"{x1:.2f}%", x2=f"{x2:.2f}%", y1=f"{y1:.1f}", y2=f"{y2:.1f}")
 
 
-def _svg(title: str, description: str, height: float, parts: Sequence[str]) -> str:
-    return (
-        f'<svg class="chart" role="img" width="100%" height="{height:.0f}" '
-        f'aria-label="{escape(title)}"><title>{escape(title)}</title><desc>{escape(description)}</desc>'
-        f"{''.join(parts)}</svg>"
-    )
+def _circle(x: float, y: float, fill: str, label: str, stroke: str = "var(--card)") -> Markup:
+    place = {"cx": f"{x:.2f}%", "cy": f"{y:.1f}", "r": 5}
+    return _tag("circle", _tag("title", label), **place, fill=fill, stroke=stroke, stroke_width=1.5)
+
+
+def _text(x: float, y: float, words: str, anchor: str, kind: str, **more: object) -> Markup:
+    return _tag("text", words, class_=kind, x=f"{x:.2f}%", y=f"{y:.1f}", text_anchor=anchor, **more)
+
+
+def _chart(title: str, spoken: Sequence[str], height: int, parts: Sequence[str]) -> Markup:
+    """The whole picture, which can be read aloud."""
+    said = (_tag("title", title), _tag("desc", f"{'; '.join(spoken)}."))
+    look = {"class_": "chart", "role": "img", "aria_label": title, "width": "100%", "height": height}
+    return _tag("svg", *said, *parts, **look)

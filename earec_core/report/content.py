@@ -216,7 +216,7 @@ def _standard(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: _standard(one) for key, one in value.items()}
+        return {key: _standard(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_standard(one) for one in value]
+        return [_standard(part) for part in value]
     return value

@@ -59,15 +59,15 @@ def resolved(rows: Sequence[Recommendation], metric: str = HEADLINE) -> str:
     known = [(row.model, *row.interval(metric)) for row in rows if math.isfinite(row.interval(metric)[0])]
     if not known:
         return ""
-    name, value, low, high = max(known, key=lambda one: one[1])
-    others = [one for one in known if one[0] != name]
+    name, value, low, high = max(known, key=lambda row: row[1])
+    others = [row for row in known if row[0] != name]
     if not others:
         return f"{name} has {metric.upper()} {value:.4f}."
     best = f"Best {metric.upper()}: {name}, {value:.4f}"
-    if not all(math.isfinite(bound) for one in known for bound in one[2:]):
+    if not all(math.isfinite(bound) for row in known for bound in row[2:]):
         return f"{best}. Without intervals for all it cannot be said whether that is chance."
-    same = [one[0] for one in others if one[3] >= low and one[2] <= high]
-    clear = [one[0] for one in others if one[0] not in same]
+    same = [other for other, _, start, end in others if end >= low and start <= high]
+    clear = [other for other, *_ in others if other not in same]
     if not same:
         return f"{best}; its 95% interval lies above all others."
     above = f"lies above {_that(clear)} but " if clear else ""
@@ -91,11 +91,11 @@ def precision(rows: Sequence[Recommendation], metric: str = HEADLINE) -> str:
     )
 
 
-def directions(one: Composition) -> str:
+def directions(composition: Composition) -> str:
     """How much the adapters' changes agree."""
-    if not one.cosines:
+    if not composition.cosines:
         return ""
-    pair, value = max(one.cosines.items(), key=lambda item: abs(item[1]))
+    pair, value = max(composition.cosines.items(), key=lambda item: abs(item[1]))
     first, _, second = pair.partition(",")
     how = "nearly unrelated" if abs(value) < 0.1 else "partly shared" if value > 0 else "partly opposed"
     return f"The directions are {how}: the strongest cosine is {value:.3f}, between {first} and {second}."

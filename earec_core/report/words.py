@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from html import escape
+from itertools import groupby
+
+from markupsafe import Markup
 
 _PIECES = re.compile(r"[^\W_]+|[\W_]+")
 
@@ -16,20 +18,20 @@ def common(ours: Sequence[str], theirs: Sequence[str]) -> list[int]:
         for j in range(len(theirs) - 1, -1, -1):
             same = ours[i] == theirs[j]
             table[i][j] = table[i + 1][j + 1] + 1 if same else max(table[i + 1][j], table[i][j + 1])
-    found, i, j = [], 0, 0
+    positions, i, j = [], 0, 0
     while i < len(ours) and j < len(theirs):
         if ours[i] == theirs[j]:
-            found.append(i)
+            positions.append(i)
             i, j = i + 1, j + 1
         elif table[i + 1][j] >= table[i][j + 1]:
             i += 1
         else:
             j += 1
-    return found
+    return positions
 
 
-def highlight(text: str, anchor: str) -> str:
-    """`text` as HTML, the words that it shares with the anchor in `<mark>`, neighbours in one.
+def highlight(text: str, anchor: str) -> Markup:
+    """`text` as markup, the words that it shares with the anchor in `<mark>`, neighbours in one.
 
     Case does not matter. Words are compared as they are: ROUGE-L with a stemmer may count a few more.
     """
@@ -39,12 +41,11 @@ def highlight(text: str, anchor: str) -> str:
     marked = {words[i] for i in common([pieces[n].casefold() for n in words], theirs)}
     # A blank between two marked words belongs to the mark, so that a phrase reads as one.
     marked |= {n for n, p in enumerate(pieces) if p.isspace() and {n - 1, n + 1} <= marked}
-    parts: list[str] = []
-    for n, piece in enumerate(pieces):
-        opens = "<mark>" if n in marked and n - 1 not in marked else ""
-        closes = "</mark>" if n in marked and n + 1 not in marked else ""
-        parts.append(f"{opens}{escape(piece)}{closes}")
-    return "".join(parts)
+    runs = groupby(range(len(pieces)), marked.__contains__)
+    parts = ((shared, "".join(pieces[n] for n in run)) for shared, run in runs)
+    return Markup("").join(
+        Markup("<mark>{}</mark>").format(part) if shared else part for shared, part in parts
+    )
 
 
 def _is_word(piece: str) -> bool:

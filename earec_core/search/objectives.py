@@ -12,16 +12,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from earec_core.align.samples import Sample
-from earec_core.align.train import response_loss
-from earec_core.aligned.instructions import Instructions
+from earec_core.aligned.model import AlignedModel
 from earec_core.catalog import Catalog
 from earec_core.config import RecommenderConfig
 from earec_core.encode import item_vectors
 from earec_core.errors import DataError
 from earec_core.metrics.rouge import rouge_l
-from earec_core.recommend.evaluate import evaluate
-from earec_core.recommend.train import train
+from earec_core.recommend import MODELS, evaluate, train
 
 
 class Validation:
@@ -31,22 +28,14 @@ class Validation:
         DataError: there is none.
     """
 
-    def __init__(
-        self, instructions: Instructions, catalog: Catalog, seed: int, max_items: int | None
-    ) -> None:
-        self.instructions = instructions
-        samples = []
-        for row in catalog.item_split("valid").tolist():
-            anchor = instructions.builder.anchor(instructions.items[row])
-            if anchor is None or not any(row in one for one in instructions.inputs.values()):
-                continue
-            response = instructions.builder.response(anchor)
-            prompt = instructions.prompt(row, reserve=len(response))
-            samples.append(Sample(prompt, response, instructions.length(prompt) + len(response)))
+    def __init__(self, model: AlignedModel, catalog: Catalog, seed: int, max_items: int | None) -> None:
+        self.model = model
+        rows = catalog.item_split("valid").tolist()
+        samples = [sample for row in rows if (sample := model.prompts.sample(row)) is not None]
         if not samples:
             raise DataError(
                 f"No validation item of {catalog.name} has both an anchor and one of "
-                f"{', '.join(instructions.inputs)}.",
+                f"{', '.join(model.inputs)}.",
                 "Choose other modalities, or import the missing columns.",
             )
         if max_items is not None and len(samples) > max_items:
@@ -59,8 +48,7 @@ class Validation:
         ordered = sorted(self.samples, key=lambda s: s.length)
         with torch.inference_mode():
             total = sum(
-                float(response_loss(self.instructions, ordered[i : i + batch_size]))
-                for i in range(0, len(ordered), batch_size)
+                float(self.model(ordered[i : i + batch_size])) for i in range(0, len(ordered), batch_size)
             )
         return total / sum(len(s.response) for s in ordered)
 
@@ -74,27 +62,26 @@ class Validation:
         ordered = sorted(self.samples, key=lambda s: s.length)
         for start in range(0, len(ordered), batch_size):
             prepare()
-            loss = response_loss(self.instructions, ordered[start : start + batch_size]) / tokens
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = self.model(ordered[start : start + batch_size]) / tokens
+            loss.backward()
             total += loss.item()
         return total
 
     def rouge(self, batch_size: int, max_new_tokens: int) -> float:
         """Mean ROUGE-L of what is generated."""
         prompts = [s.prompt for s in self.samples]
-        texts = self.instructions.generate(prompts, max_new_tokens, batch_size=batch_size)
-        items = self.instructions.items
-        anchors = [self.instructions.builder.anchor(items[p.item]) or "" for p in prompts]
+        texts = self.model.generate(prompts, max_new_tokens, batch_size=batch_size)
+        anchors = [self.model.prompts.anchor(p.item) or "" for p in prompts]
         return float(rouge_l(texts, anchors).mean())
 
 
 def validation_ndcg(
-    instructions: Instructions, catalog: Catalog, config: RecommenderConfig, batch_tokens: int
+    model: AlignedModel, catalog: Catalog, config: RecommenderConfig, batch_tokens: int
 ) -> float:
     """NDCG@10 on the users' validation items of a recommender over the vectors of this weighting."""
-    vectors = item_vectors(instructions, range(len(catalog)), batch_tokens=batch_tokens)
+    vectors = item_vectors(model, range(len(catalog)), batch_tokens=batch_tokens)
     split = catalog.leave_one_out()
     # Test targets are taken out, so that nothing can look at them.
     hidden = replace(split, test=np.full_like(split.test, -1))
-    trained = train(hidden, len(catalog), config, vectors=torch.from_numpy(vectors))
+    trained = train(MODELS["earec"], hidden, len(catalog), config, vectors=torch.from_numpy(vectors))
     return evaluate(trained.model, hidden, "valid").ndcg(10)

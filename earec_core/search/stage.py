@@ -18,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 import earec_core
-from earec_core.aligned.instructions import Instructions
-from earec_core.aligned.stored import Show, StoredModel, instructions_for
+from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.prompts import ItemPrompts
+from earec_core.aligned.stored import StoredModel, stored_model
 from earec_core.catalog import Catalog
 from earec_core.compose.guards import open_adapters
 from earec_core.config import RecommenderConfig, RunConfig
@@ -30,6 +31,7 @@ from earec_core.llm.lora import Mixture
 from earec_core.search import strategies
 from earec_core.search.learn import Descent, Surrogate
 from earec_core.search.objectives import Validation, validation_ndcg
+from earec_core.types import Show
 from earec_registry import Registry
 
 Objective = Literal["loss", "rouge", "ndcg@10"]
@@ -150,9 +152,9 @@ def search(
     log = _Log(folder / "path.jsonl")
 
     backbone = backbone or Backbone.load(config.backbone, note)
-    instructions = _instructions(models, catalog, backbone, registry, config, show)
+    model = _model(models, catalog, backbone, registry, config, show)
     names = tuple(models)
-    mixture = Mixture(backbone, {m: models[m].folder for m in names})
+    mixture = Mixture({m: models[m].folder for m in names})
     budget = _Budget(max_evaluations, max_minutes)
     steps = [line for line in log.lines if "gradient" in line]
     path = [_evaluation(line) for line in log.lines]
@@ -161,12 +163,12 @@ def search(
     budget.done = len(path)
     validation = None
     if objective != "ndcg@10":
-        validation = Validation(instructions, catalog, config.align.seed, max_items)
+        validation = Validation(model, catalog, config.align.seed, max_items)
 
     def value(weights: Tensor, gradient: bool) -> float:
         mixture.set(weights)
         if validation is None:
-            return validation_ndcg(instructions, catalog, recommender, config.encode.batch_tokens)
+            return validation_ndcg(model, catalog, recommender, config.encode.batch_tokens)
         if gradient:
             return validation.loss_with_gradient(config.align.batch_size, lambda: mixture.set(weights))
         if objective == "loss":
@@ -199,7 +201,7 @@ def search(
         show(len(path), min(ends, default=0), f"{objective} {found:.4f}")
         return made
 
-    try:
+    with backbone.adapted(mixture):
         if strategy == "learn":
             complete = _learn(
                 Surrogate(mixture.layers if descent.per_layer else 1, len(names)),
@@ -220,8 +222,6 @@ def search(
                 lambda weights: evaluate(np.array([[weights[name] for name in names]])),
                 budget,
             )
-    finally:
-        mixture.remove()
     best = (min if objective == "loss" else max)(path, key=lambda one: one.value)
     return Found(
         strategy, objective, best, tuple(path), tuple(steps), folder, complete, catalog.name, catalog.digest
@@ -286,7 +286,7 @@ def _check(strategy: str, objective: str, evaluations: int | None, minutes: floa
         raise UsageError(f"There is no objective {objective!r}.", f"Choose one of {', '.join(OBJECTIVES)}.")
     if strategy == "learn" and objective != "loss":
         raise UsageError(
-            f"The search learn descends the loss; {objective} has no gradient.",
+            f"The search learn follows gradients of the loss; {objective} has no gradient.",
             "Say --objective loss, or search by grid or bayes.",
         )
     if strategy == "bayes" and evaluations is None and minutes is None:
@@ -295,24 +295,23 @@ def _check(strategy: str, objective: str, evaluations: int | None, minutes: floa
         )
 
 
-def _instructions(
+def _model(
     models: Mapping[str, StoredModel],
     catalog: Catalog,
     backbone: Backbone,
     registry: Registry,
     config: RunConfig,
     show: Show,
-) -> Instructions:
-    """The catalog's prompts with the inputs of every adapter, each with its own projector."""
+) -> AlignedModel:
+    """A model with the inputs of every adapter, each with its own projector."""
     items = catalog.all_items()
     parts = [
-        instructions_for(
-            model, items, catalog.name, backbone, registry, overrides=config.modalities, show=show
-        )
-        for model in models.values()
+        stored_model(one, items, catalog.name, backbone, registry, overrides=config.modalities, show=show)
+        for one in models.values()
     ]
     inputs = {name: one for part in parts for name, one in part.inputs.items()}
-    return Instructions(items, backbone, inputs, parts[0].config, catalog.name)
+    prompts = ItemPrompts(items, inputs, parts[0].prompts.config, backbone.tokenizer, catalog.name)
+    return AlignedModel(backbone, inputs, prompts)
 
 
 def _evaluation(line: Mapping[str, Any]) -> Evaluation:

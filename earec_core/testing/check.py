@@ -100,7 +100,7 @@ class _Collect:
         self._total = len(session.items)
 
     def pytest_runtest_makereport(self, item: Any, call: pytest.CallInfo[Any]) -> None:
-        from earec_core.testing.kit import ContractError, said
+        from earec_core.testing.clauses import ContractError, said
 
         error = call.excinfo.value if call.excinfo else None
         if isinstance(error, ContractError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
@@ -50,10 +51,12 @@ def damaged(item: Item, folder: Path) -> Iterator[tuple[str, Item]]:
     Yields:
         What was done, for a message, and the item.
     """
+    named = dict(files(item))
     for name, value in item.fields.items():
         if name in _KEPT:
             continue
-        for how, other in (*_cut(value, folder), *((f"{bad!r}", bad) for bad in _ANYTHING)):
+        copies = _copies(named[name], folder) if name in named else ()
+        for how, other in (*_cut(value), *copies, *((f"{bad!r}", bad) for bad in _ANYTHING)):
             what = f"field {name!r} of item {item.id} being {how}"
             yield what, replace(item, fields={**item.fields, name: other})
     for title in (None, ""):
@@ -61,17 +64,35 @@ def damaged(item: Item, folder: Path) -> Iterator[tuple[str, Item]]:
         yield f"title of item {item.id} being {title!r}", replace(item, title=title, fields=fields)
 
 
-def _cut(value: Any, folder: Path) -> Iterator[tuple[str, Any]]:
-    """Half of a value, or parts of it replaced; for the path of a file, a damaged copy of the file."""
+def lengthened(item: Item) -> Iterator[Item]:
+    """An item with one field 50 times as long, for every field that has a length."""
+    for name, value in item.fields.items():
+        if name not in _KEPT and isinstance(value, str | bytes | list):
+            yield replace(item, fields={**item.fields, name: value * 50})
+
+
+def files(item: Item) -> Iterator[tuple[str, Path]]:
+    """Fields that name a file that is there, and the file."""
+    for name in item.fields:
+        path = item.path(name)
+        if path is not None and os.path.isfile(path):  # noqa: PTH113 - a text may be too long for a Path's is_file
+            yield name, Path(path)
+
+
+def _copies(file: Path, folder: Path) -> Iterator[tuple[str, str]]:
+    """Paths of damaged copies of a file."""
+    yield "a file that is not there", str(folder / "not-there") + file.suffix
+    yield "a folder", str(folder)
+    for how, content in _bytes(file.read_bytes()):
+        copy = folder / f"{how.replace(' ', '-')}{file.suffix}"
+        copy.write_bytes(content)
+        yield f"a file that is {how}", str(copy)
+
+
+def _cut(value: Any) -> Iterator[tuple[str, Any]]:
+    """Half of a value, or parts of it replaced."""
     if isinstance(value, str):
         yield "cut in half", value[: len(value) // 2]
-        if Path(value).is_absolute() and Path(value).is_file():
-            yield "a file that is not there", str(folder / "not-there") + Path(value).suffix
-            yield "a folder", str(folder)
-            for how, content in _bytes(Path(value).read_bytes()):
-                copy = folder / f"{how.replace(' ', '-')}{Path(value).suffix}"
-                copy.write_bytes(content)
-                yield f"a file that is {how}", str(copy)
     elif isinstance(value, bytes):
         yield from _bytes(value)
     elif isinstance(value, list) and value:

@@ -2,73 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from earec_core import plugins
 from earec_core.align import Alignment, align
-from earec_core.aligned.features import create
 from earec_core.catalog import Catalog
 from earec_core.config import AlignConfig, BackboneConfig, LoraSettings, PromptConfig, RunConfig
 from earec_core.encode import encode
 from earec_core.llm.backbone import Backbone
-from earec_core.modality import Context, Encoded, Encoder, Modality, PluginConfig, Projector
+from earec_core.modality import Context, Encoded, Encoder, Item, Modality, PluginConfig, Projector, create
 from earec_core.plugins import Plugin
 from earec_core.plugins.spec import ModalitySpec
 from earec_core.testing import tiny_backbone
-from earec_core.types import Item
+from earec_core.testing.clauses import expecting, require, seeded
+from earec_core.testing.compare import shaped
+from earec_core.testing.examples import catalog_of
 from earec_registry import Registry
 
 FEWEST = 3
 """Examples that a check needs: fewer cannot show that rows mix."""
 
 Given = tuple[PluginConfig, Sequence[Item]] | None
-
-
-class ContractError(AssertionError):
-    """The plugin does not keep the contract: what it wants and what was found, in one sentence."""
-
-
-def require(met: bool, sentence: str) -> None:
-    """Fail with `sentence` unless `met`."""
-    __tracebackhide__ = True
-    if not met:
-        raise ContractError(sentence)
-
-
-@contextmanager
-def expecting(contract: str) -> Iterator[None]:
-    """Turn whatever the plugin raises in this block into a failure of `contract`, a clause without full stop."""
-    try:
-        yield
-    except ContractError:
-        raise
-    except Exception as error:
-        raise ContractError(f"{contract}, but it raised {said(error)}.") from error
-
-
-def said(error: BaseException) -> str:
-    """An exception in one line, without full stop."""
-    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Torch's global generator seeded, and put back afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 class Kit:
@@ -171,7 +134,8 @@ class Kit:
     @cached_property
     def backbone(self) -> Backbone:
         """A tiny LLM that the checks leave as it was loaded."""
-        return self._backbone()
+        with self._own_home():
+            return Backbone.load(self._tiny)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -229,28 +193,10 @@ class Kit:
 
     @cached_property
     def catalog(self) -> Catalog:
-        """The examples as a catalog; items without a title get one, to be aligned to."""
+        """The examples as a catalog."""
         _, items = self.examples
-        rows = [
-            {**item.fields, "item_id": item.id, "title": item.title or f"Example {row}"}
-            for row, item in enumerate(items)
-        ]
-        relations = [
-            (row, related, rank)
-            for row, item in enumerate(items)
-            for rank, related in enumerate(item.relations)
-        ]
         with expecting("The examples' fields must be what a catalog's columns can hold"):
-            frame = pl.from_dicts(rows, infer_schema_length=None)
-        return _Examples(
-            self.folder,
-            {"name": "examples", "digest": hashlib.sha256(repr(rows).encode()).hexdigest()},
-            frame,
-            pl.DataFrame(schema={"user": pl.Int64, "user_id": pl.String, "item": pl.Int64}),
-            pl.DataFrame(
-                relations, schema={"item": pl.Int64, "related": pl.Int64, "rank": pl.Int64}, orient="row"
-            ),
-        )
+            return catalog_of(items, self.new_folder("examples"))
 
     @cached_property
     def registry(self) -> Registry:
@@ -281,26 +227,26 @@ class Kit:
     def alignment(self) -> Alignment:
         """A tiny alignment of the modality, its adapter registered."""
         with self._own_home(), seeded(0), expecting("The modality must align on its own examples"):
-            return align(self.catalog, self.name, self.run_config, self.registry, backbone=self._backbone())
+            return align(self.catalog, self.name, self.run_config, self.registry, backbone=self.backbone)
 
     def vectors(self, reference: str) -> Float[np.ndarray, "n d"]:
         """Item vectors of the examples by a model of the registry (Eq. 5)."""
         with self._own_home(), expecting("The stored model must encode the examples"):
             return encode(
-                self.catalog, reference, self.run_config, self.registry, backbone=self._backbone()
+                self.catalog, reference, self.run_config, self.registry, backbone=self.backbone
             ).vectors
 
     @property
     def _context(self) -> Context:
-        return Context("examples", self.registry.root)
+        return Context("examples", self.registry.root, self._home)
+
+    @property
+    def _home(self) -> Path:
+        return self.folder / "home"
 
     @cached_property
     def _tiny(self) -> BackboneConfig:
         return BackboneConfig(model=str(tiny_backbone(self.folder / "llm")), dtype="float32", device="cpu")
-
-    def _backbone(self) -> Backbone:
-        with self._own_home():
-            return Backbone.load(self._tiny)
 
     def new_folder(self, name: str) -> Path:
         """A folder of the kit's own."""
@@ -312,7 +258,7 @@ class Kit:
     def _own_home(self) -> Iterator[None]:
         """Runs and caches of the checks stay out of the user's home."""
         before = os.environ.get("EAREC_HOME")
-        os.environ["EAREC_HOME"] = str(self.folder / "home")
+        os.environ["EAREC_HOME"] = str(self._home)
         try:
             yield
         finally:
@@ -320,36 +266,3 @@ class Kit:
                 del os.environ["EAREC_HOME"]
             else:
                 os.environ["EAREC_HOME"] = before
-
-
-class _Examples(Catalog):
-    """Too few items to split: all are trained on, all are validated on."""
-
-    def item_split(self, split: str, seed: int = 0) -> Any:
-        return np.arange(len(self))
-
-
-def shaped(encoded: Any, b: int, d: int, what: str) -> None:
-    """Fail unless an encoder's or projector's output is (b n d) with a mask (b n) of bool."""
-    require(
-        isinstance(encoded, tuple) and len(encoded) == 2 and all(isinstance(x, Tensor) for x in encoded),
-        f"The {what} must give an Encoded(h, mask) of two tensors, not a {type(encoded).__name__}.",
-    )
-    h, mask = encoded
-    require(
-        h.ndim == 3 and (h.shape[0], h.shape[2]) == (b, d) and h.is_floating_point(),
-        f"The {what} must give h of floats (b n d), here ({b} n {d}), but it gives {h.dtype} {tuple(h.shape)}.",
-    )
-    require(
-        mask.dtype == torch.bool and mask.shape == h.shape[:2],
-        f"The {what} must give a bool mask for h's first two dimensions {tuple(h.shape[:2])}, but it gives "
-        f"{mask.dtype} {tuple(mask.shape)}.",
-    )
-
-
-def states(module: torch.nn.Module) -> Mapping[str, Tensor]:
-    """Copies of a module's parameters and buffers, those that are not saved included."""
-    return {
-        name: tensor.detach().clone()
-        for name, tensor in (*module.named_parameters(), *module.named_buffers())
-    }

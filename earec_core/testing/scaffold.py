@@ -86,7 +86,7 @@ def _check_name(name: str) -> None:
             f"{name!r} is a column of every catalog or a section of the configuration.",
             "Choose another name.",
         )
-    if name in plugins.names():
+    if name in plugins.names(plugins.MODALITY):
         raise UsageError(f"A modality {name!r} is installed already.", "Choose another name.")
     if find_spec(f"earec_{name}") is not None:
         raise UsageError(f"A package earec_{name} is installed already.", "Choose another name.")

@@ -11,12 +11,11 @@ from .errors import (
     RegistryError,
     StorageError,
 )
-from .manifest import KINDS, FileEntry, Manifest, Parent
+from .manifest import FileEntry, Manifest, Parent
 from .refs import LogEntry, Problem
 from .registry import Entry, Listing, Registry
 
 __all__ = [
-    "KINDS",
     "DamagedError",
     "Entry",
     "FileEntry",

@@ -17,7 +17,7 @@ from typing import Any
 
 from .errors import DamagedError, InvalidError
 
-KINDS = ("adapter", "composite", "features", "index", "recommender")
+KIND = re.compile(r"[a-z][a-z0-9-]{0,63}")
 HEX64 = re.compile(r"[0-9a-f]{64}")
 _DEEPEST = 64
 _VERIFY = "Run `earec registry verify` to see everything that is damaged, then add the model again."
@@ -46,7 +46,7 @@ class Manifest:
 
     Attributes:
         id: SHA-256 of its canonical JSON, 64 hex digits.
-        kind: one of `KINDS`.
+        kind: a lower-case word; what it means is its users' business.
         files: the model's files by their path inside it.
         parents: the models it was made from.
         data: everything it says, as read; changing it changes nothing that is stored.
@@ -169,8 +169,8 @@ def parse(raw: bytes, id_: str, where: str) -> Manifest:
 def _read(raw: bytes, id_: str) -> Manifest:
     data = json.loads(raw)
     kind = data.get("kind") if isinstance(data, dict) else None
-    if kind not in KINDS:
-        raise InvalidError(f"The manifest's kind is {kind!r}.", f"Use one of: {', '.join(KINDS)}.")
+    if not isinstance(kind, str) or not KIND.fullmatch(kind):
+        raise InvalidError(f"The manifest's kind is {kind!r}.", "Use a word of lower-case letters.")
     return Manifest(
         id_, kind, _files(data.get("files")), _parents(data.get("parents")), MappingProxyType(data)
     )

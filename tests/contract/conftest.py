@@ -17,8 +17,7 @@ MODALITY = """
 import numpy as np
 import torch
 
-from earec_core.modality import Encoded, Encoder, Modality, PluginConfig, PromptSlot
-from earec_core.modality.projectors import MlpProjector
+from earec_core.modality import Encoded, Encoder, MlpProjector, Modality, PluginConfig
 
 
 class Config(PluginConfig):
@@ -34,7 +33,9 @@ class Lengths(Encoder):
 
 
 class Factory(Modality[Config]):
-    cache_features = False
+    @property
+    def cache_features(self):
+        return False
 
     def read(self, item):
         return np.array([len(item.title or "")], dtype=np.float32)
@@ -45,8 +46,8 @@ class Factory(Modality[Config]):
     def build_projector(self, d_enc, d_llm):
         return MlpProjector(d_enc, d_llm)
 
-    def prompt_slot(self):
-        return PromptSlot("<length>", 1)
+    def positions(self):
+        return 1
 
     def describe(self, item):
         return str(len(item.title or ""))
@@ -88,7 +89,7 @@ class Site:
             shutil.rmtree(info)
 
     def modality(
-        self, name: str, *, version: str = "1.0", api: str = "(1, 0)", more: str = "", source: str = MODALITY
+        self, name: str, *, version: str = "1.0", api: str = "(2, 0)", more: str = "", source: str = MODALITY
     ) -> None:
         """Install a modality of this name that works, unless `more` or `source` make it otherwise."""
         module = f"kit_{name}"

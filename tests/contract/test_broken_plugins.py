@@ -21,14 +21,20 @@ BREAKAGES: dict[str, tuple[str, str, str]] = {
     "exits": ("modality", "import-error", "SystemExit: 7"),
     "gone": ("modality", "missing-dependency", "a_module_that_is_not_there"),
     "needy": ("modality", "missing-dependency", "another_that_is_not_there"),
-    "newer": ("modality", "incompatible-api", "plugin API 1.9"),
+    "older": ("modality", "incompatible-api", "written for plugin API 1.0; this earec has 2.0"),
+    "newer": ("modality", "incompatible-api", "plugin API 2.9"),
     "untyped": ("modality", "invalid-spec", "dict, not a ModalitySpec"),
     "nowhere": ("modality", "invalid-spec", "no module kit_nowhere.elsewhere"),
     "unlined": ("modality", "invalid-spec", "not of the form package.module:name"),
     "nameless": ("modality", "invalid-spec", "METADATA"),
     "twice": ("modality", "duplicate-name", "earec-twice1 (kit_twice1:SPEC) and earec-twice2"),
     "argued": ("observer", "invalid-spec", "mood"),
-    "unhooked": ("observer", "invalid-spec", "earec_align_middle"),
+    "unhooked": ("observer", "invalid-spec", "earec_run_middle"),
+    "former": (
+        "observer",
+        "invalid-spec",
+        "now earec_run_step: called for every stage, with the new argument stage",
+    ),
     "halting": ("observer", "import-error", "no luck either"),
     "breaks": ("command", "import-error", "no luck at all"),
 }
@@ -46,7 +52,8 @@ def install_broken(site: Site) -> None:
     add("exits", "print('to stdout'); raise SystemExit(7)")
     add("gone", "import a_module_that_is_not_there")
     site.modality("needy", more=", requires=('another_that_is_not_there',)")
-    site.modality("newer", api="(1, 9)")
+    site.modality("newer", api="(2, 9)")
+    site.modality("older", api="(1, 0)")
     add("untyped", "SPEC = {'name': 'untyped'}")
     site.modality("nowhere")
     spec = site.folder / "kit_nowhere" / "spec.py"
@@ -57,8 +64,9 @@ def install_broken(site: Site) -> None:
         points = f"[earec.modalities]\ntwice = kit_{module}:SPEC\n"
         site.add(f"earec-{module}", points, {f"kit_{module}.py": "raise RuntimeError('never imported')"})
     wrong = "class SPEC:\n    @hookimpl\n    def {}: pass\n"
-    add("argued", HOOK + wrong.format("earec_align_step(self, mood)"), group="observers")
-    add("unhooked", HOOK + wrong.format("earec_align_middle(self, run)"), group="observers")
+    add("argued", HOOK + wrong.format("earec_run_step(self, mood)"), group="observers")
+    add("unhooked", HOOK + wrong.format("earec_run_middle(self, run)"), group="observers")
+    add("former", HOOK + wrong.format("earec_align_step(self, run, step)"), group="observers")
     add("halting", "raise RuntimeError('no luck either')", group="observers")
     add("breaks", "raise RuntimeError('no luck at all')", group="commands")
 
@@ -196,7 +204,7 @@ def test_the_error_of_one_asked_for(
         (MODALITY.replace("class Factory(Modality[Config])", "class Factory"), "invalid-spec", "no Modality"),
         (MODALITY.replace("def read(", "def raed("), "import-error", "abstract method"),
         (
-            MODALITY.replace("cache_features = False", "def __init__(self, *_): raise OSError('no ear')"),
+            MODALITY.replace("def read(", "def __init__(self, *_): raise OSError('no ear')\n\n    def read("),
             "import-error",
             "no ear",
         ),
@@ -206,10 +214,9 @@ def test_a_spec_whose_classes_do_not_load_is_found_when_it_is_asked_for(
     site: Site, monkeypatch: pytest.MonkeyPatch, source: str, state: str, said: str
 ) -> None:
     from earec_core import plugins
-    from earec_core.aligned.features import create
     from earec_core.cli import run
     from earec_core.errors import PluginError
-    from earec_core.modality import Context, Modality, PluginConfig
+    from earec_core.modality import Context, Modality, PluginConfig, create
 
     for module in [name for name in sys.modules if name.startswith("kit_lame")]:
         monkeypatch.delitem(sys.modules, module)
@@ -238,7 +245,7 @@ def test_fifty_plugins_are_not_imported_for_their_names(
     script = tmp_path / "script.py"
     script.write_text(
         "import io, sys\nfrom contextlib import redirect_stdout\nfrom earec_core import plugins\n"
-        "print(*plugins.names())\nfrom earec_core.cli import run\n"
+        "print(*plugins.names(plugins.MODALITY))\nfrom earec_core.cli import run\n"
         "with redirect_stdout(io.StringIO()):\n    assert run(['--help']) == 0\nprint(*sys.modules)\n"
         "plugins.get('m07')\nprint(*sys.modules)\n"
     )
@@ -259,7 +266,7 @@ def test_installing_and_removing_needs_nothing_else(site: Site, monkeypatch: pyt
     from earec_core.errors import PluginError
 
     monkeypatch.syspath_prepend(str(site.folder))
-    assert "smell" not in plugins.names()
+    assert "smell" not in plugins.names(plugins.MODALITY)
     site.modality("smell")
     assert plugins.get("smell").version == "1.0"
     site.modality("smell", version="1.1")
@@ -278,10 +285,10 @@ def test_a_file_of_entry_points_that_does_not_parse_costs_its_own_line_alone(
 
     site.add("earec-cut", "[earec.modalities]\ncut\n[earec.commands]\n = nothing:here\n")
     monkeypatch.syspath_prepend(str(site.folder))
-    assert {"cut", "text"} <= set(plugins.names())
+    assert {"cut", "text"} <= set(plugins.names(plugins.MODALITY))
     assert run(["--help"]) == 0
     assert "behavior" in capsys.readouterr().out
-    assert [p.state for p in plugins.discover.__wrapped__() if p.name == "cut"] == ["invalid-spec"]
+    assert [p.state for p in plugins.installed(plugins.MODALITY) if p.name == "cut"] == ["invalid-spec"]
 
 
 def test_one_distribution_through_two_paths_is_one_plugin(
@@ -294,7 +301,7 @@ def test_one_distribution_through_two_paths_is_one_plugin(
     site.modality("smell", version="1.0")
     monkeypatch.syspath_prepend(str(other.folder))
     monkeypatch.syspath_prepend(str(site.folder))
-    found = [plugin for plugin in plugins.discover.__wrapped__() if plugin.name == "smell"]
+    found = [plugin for plugin in plugins.installed(plugins.MODALITY) if plugin.name == "smell"]
     assert [(plugin.state, plugin.version) for plugin in found] == [("ok", "1.0")]
 
 

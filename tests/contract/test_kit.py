@@ -1,4 +1,4 @@
-"""The conformance kit: it passes the three plugins, and each wrong plugin fails the check made for its fault."""
+"""The conformance kit: it passes the plugins, and each wrong plugin fails the check made for its fault."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from earec_core import plugins
 from earec_core.cli import run
 from earec_core.errors import MissingDependencyError, PluginError
 from earec_core.testing import ModalityConformance, pytest_plugin
 from earec_core.testing import check as checking
-from earec_core.testing.kit import ContractError, Kit
+from earec_core.testing.clauses import ContractError
+from earec_core.testing.kit import Kit
 
 CHECKS = [name for name in dir(ModalityConformance) if name.startswith("test_")]
 
@@ -31,7 +31,8 @@ def __getattr__(name):
     if name != "good" and not name.startswith("wrong_"):
         raise AttributeError(name)
     return ModalitySpec(
-        name, (1, 0), "A test.", f"kit_parts:{name}_config", f"kit_parts:{name}_factory", "<n>"
+        name, (2, 0), "A test.", f"kit_parts:{name}_config", f"kit_parts:{name}_factory",
+        "n" if name == "wrong_token" else "<n>",
     )
 '''
 
@@ -43,10 +44,9 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import nn
 
-from earec_core.errors import DamagedInputError
-from earec_core.modality import Encoded, Encoder, Modality, PluginConfig, Projector, PromptSlot, pad
-from earec_core.modality.projectors import MlpProjector
-from earec_core.types import Item
+from earec_core.modality import (
+    DamagedInputError, Encoded, Encoder, Item, MlpProjector, Modality, PluginConfig, pad
+)
 
 
 class Config(PluginConfig):
@@ -65,7 +65,7 @@ class Waves(Encoder):
 
 
 class Good(Modality[Config]):
-    cache_features = False
+    cache_features = property(lambda self: False)
     encoder, projector = Waves, MlpProjector
 
     def read(self, item):
@@ -76,7 +76,7 @@ class Good(Modality[Config]):
             array = np.array(value, dtype=np.float64)
             if array.ndim != 1 or not array.size or not (np.abs(array) < 1e9).all():
                 raise ValueError("no finite numbers")
-            return array.astype(np.float32)
+            return array.astype(np.float32)[:3]
         except (TypeError, ValueError):
             raise DamagedInputError(f"The numbers of item {item.id} are {value!r}.", "Mend them.") from None
 
@@ -86,8 +86,8 @@ class Good(Modality[Config]):
     def build_projector(self, d_enc, d_llm):
         return self.projector(d_enc, d_llm)
 
-    def prompt_slot(self):
-        return PromptSlot("<n>", 3)
+    def positions(self):
+        return 3
 
     def describe(self, item):
         return str(item.fields.get("n", ""))
@@ -170,6 +170,12 @@ class Pooled(MlpProjector):
         return Encoded(h.mean(1, keepdim=True), mask.any(1, keepdim=True))
 
 
+class Empty(MlpProjector):
+    def forward(self, x):
+        h, mask = super().forward(x)
+        return Encoded(h, mask & (mask.sum(1, keepdim=True) > 1))
+
+
 class Loud(MlpProjector):
     def calibrate(self, x, rms):
         pass
@@ -243,6 +249,18 @@ def nan(self, item):
         return np.array([np.nan], dtype=np.float32)
 
 
+def opened(self, item):
+    """Opens what the field says, from wherever the process is."""
+    with open(item.fields["n"]) as file:
+        return np.array([float(file.read())], dtype=np.float32)
+
+
+def named(cls, folder):
+    for n in range(3):
+        (folder / f"{n}.txt").write_text(str(n))
+    return Config(), [Item(n, f"e{n}", None, {"n": str(folder / f"{n}.txt")}) for n in range(3)]
+
+
 numbers = itertools.count()
 wrong("mixing", encoder=Mixing)
 wrong("drawn", encoder=Drawn)
@@ -256,6 +274,7 @@ wrong("infinite", encoder=Infinite)
 wrong("intmask", encoder=IntMask)
 wrong("thresholded", projector=Thresholded)
 wrong("pooled", projector=Pooled)
+wrong("empty", projector=Empty)
 wrong("loud", projector=Loud)
 wrong("forgetful", projector=Forgetful)
 wrong("dead", projector=Dead)
@@ -275,7 +294,13 @@ wrong("objects", read=lambda self, item: item.fields.get("n"))
 wrong("changing", read=lambda self, item: np.array([next(numbers)], dtype=np.float32))
 wrong("silent", describe=lambda self, item: str(item.fields["n"]))
 wrong("markup", describe=lambda self, item: "data:text/html,<b>")
-wrong("token", prompt_slot=lambda self: PromptSlot("<m>", 3))
+wrong("token")
+wrong("cached", cache_features=1)
+wrong("seed", adapter_config=lambda self, settings: settings.model_copy(update={"seed": 1}))
+wrong("rank", adapter_config=lambda self, settings: settings.model_copy(update={"r": 0}))
+wrong("zero", positions=lambda self: 0)
+wrong("endless", read=lambda self, item: np.array(item.fields["n"], dtype=np.float32))
+wrong("opened", read=opened, examples=classmethod(named))
 wrong("sources", sources=lambda self: ("embeddings/shop",))
 wrong("fingerprint", fingerprint=lambda self: str(id(self)))
 wrong("none", examples=classmethod(lambda cls, folder: None))
@@ -311,13 +336,20 @@ FAULTS = {
     "lossy": ("the_config_round_trips_through_json", "must come back from JSON equal"),
     "lenient": ("the_config_refuses_unknown_keys", "must refuse unknown keys"),
     "thawed": ("the_config_is_frozen", "must be frozen"),
-    "token": ("the_prompt_slot_has_the_token_of_the_spec", "it has '<m>'"),
+    "token": ("the_slot_token_is_a_word", "it is 'n'"),
+    "cached": ("cache_features_is_a_bool", "two modalities give 1 and 1"),
+    "seed": ("the_adapter_keeps_the_seed", r"seed=0\) it gives .*seed=1\)"),
+    "rank": ("the_adapter_keeps_the_seed", "valid LoraSettings, but it raised ValidationError"),
     "sources": ("sources_are_ids", "must give a tuple of ids"),
     "fingerprint": ("the_fingerprint_is_stable", "one text for one configuration"),
     "objects": ("read_gives_the_same_typed_input_every_time", "item e0 gives list"),
     "changing": ("read_gives_the_same_typed_input_every_time", "that of item e0 changes"),
     "alike": ("read_gives_the_same_typed_input_every_time", "inputs must differ"),
     "without": ("the_encoder_gives_finite_values_of_the_stated_shape", "read gives None for item e3"),
+    "opened": (
+        "files_are_found_by_item_path",
+        r"open item\.path\('n'\), here 0\.txt in .* FileNotFoundError",
+    ),
     "raising": ("read_gives_none_without_the_modality", "it raised KeyError"),
     "fragile": ("damaged_input_is_none_or_an_error_never_a_wrong_vector", "raises (Value|Type)Error"),
     "nan": ("damaged_input_is_none_or_an_error_never_a_wrong_vector", "a vector with NaN or infinity"),
@@ -333,7 +365,13 @@ FAULTS = {
     "trainable": ("the_encoder_is_frozen", "2 parameters train, out.weight first"),
     "training": ("the_encoder_is_frozen", "in training mode"),
     "counting": ("the_encoder_is_frozen", "it changes calls"),
-    "long": ("the_projector_fits_the_slot_and_the_llm", "uses 4 to 12"),
+    "empty": ("the_projector_fits_the_llm", "uses none of some"),
+    "long": (
+        "no_item_takes_more_than_its_positions",
+        r"at most positions\(\) = 3 positions, but one takes 12",
+    ),
+    "zero": ("no_item_takes_more_than_its_positions", "1 or more, but it gives 0"),
+    "endless": ("no_item_takes_more_than_its_positions", "but one takes 150"),
     "thresholded": ("the_mask_of_the_projector_follows_from_the_input_mask_alone", "changes with the values"),
     "pooled": ("projection_does_not_depend_on_the_batch", "item e0 differs"),
     "ownseed": ("the_projector_is_drawn_from_the_global_generator", "out.weight differ"),
@@ -364,10 +402,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
             "import numpy\nimport kit_specs\nSPEC = kit_specs.wrong_heavy\n"
         )
         monkeypatch.syspath_prepend(str(tmp_path))
-        plugins.discover.cache_clear()
 
     yield install
-    plugins.discover.cache_clear()
     for module in ("kit_specs", "kit_parts", "kit_heavy"):
         sys.modules.pop(module, None)
 
@@ -398,9 +434,11 @@ def test_the_page_lists_every_check() -> None:
     page = (Path(__file__).parents[2] / "docs" / "plugin-kit.md").read_text()
     table = page.partition("## What is checked")[2].split("\n\n")[1].splitlines()[2:]
     documented = [row.split("|")[1].strip() for row in table]
-    assert documented == [
-        n.removeprefix("test_").replace("_", " ") for n in vars(ModalityConformance) if n in CHECKS
+    # As pytest runs them: those of the last base first.
+    in_order = [
+        name for base in reversed(ModalityConformance.__mro__) for name in vars(base) if name in CHECKS
     ]
+    assert documented == [name.removeprefix("test_").replace("_", " ") for name in in_order]
 
 
 def test_the_spec_check_says_what_is_wrong(installed: Callable[..., None], tmp_path: Path) -> None:
@@ -419,7 +457,7 @@ def test_an_alignment_that_does_not_lower_the_loss_fails(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["text", "behavior", "vision"])
-def test_the_three_plugins_pass(name: str) -> None:
+def test_the_plugins_pass(name: str) -> None:
     findings = checking.check(name)
     assert [f.check for f in findings if f.outcome != "passed"] == []
     assert len(findings) == len(CHECKS)

@@ -7,14 +7,18 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
 from earec_core import plugins
-from earec_core.cli import COMMANDS, run
+from earec_core.cli import COMMAND, run
+from earec_core.cli.plugins import KINDS
 from earec_core.errors import PluginError
-from earec_core.plugins import State
+from earec_core.plugins import MODALITY, Entry, Kind, Plugin, State
 
 from .conftest import Site
 
@@ -22,11 +26,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def _on_the_path(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _on_the_path(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(site.folder))
-    plugins.discover.cache_clear()
-    yield
-    plugins.discover.cache_clear()
 
 
 def test_disabled_and_strict(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,16 +36,15 @@ def test_disabled_and_strict(site: Site, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("EAREC_DISABLE_PLUGINS", "fine, other")
     with pytest.raises(PluginError, match="Take 'fine' out of EAREC_DISABLE_PLUGINS"):
         plugins.get("fine")
-    assert next(p for p in plugins.discover() if p.name == "fine").state is State.DISABLED
+    assert next(p for p in plugins.installed(MODALITY) if p.name == "fine").state is State.DISABLED
     source = {"kit_raising.py": "raise RuntimeError('no luck')"}
     site.add("earec-raising", "[earec.modalities]\nraising = kit_raising:SPEC\n", source)
     with pytest.raises(PluginError) as caught:
         plugins.get("raising")
     assert isinstance(caught.value.__cause__, RuntimeError)
     monkeypatch.setenv("EAREC_STRICT_PLUGINS", "1")
-    plugins.discover.cache_clear()
     with pytest.raises(RuntimeError, match="no luck"):
-        plugins.discover()
+        plugins.installed(MODALITY)
     # One that nobody asked for stops nobody, strict or not.
     assert plugins.get("text").state is State.OK
 
@@ -83,30 +83,131 @@ def test_a_requirement_that_does_not_import_is_missing(site: Site) -> None:
         plugins.get("leaning")
 
 
-def test_commands_of_one_name(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_that_cannot_be_had(
+    site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = "import click\n\n@click.command()\ndef hum():\n    click.echo('{}')\n"
     for n in (1, 2):
         site.add(
             f"earec-hum{n}",
-            f"[earec.commands]\nhum = kit_hum{n}:hum\nalign = kit_hum{n}:hum\n",
+            f"[earec.commands]\nhum = kit_hum{n}:hum\nsing{n} = kit_hum{n}:hum\nalign = kit_hum{n}:hum\n",
             {f"kit_hum{n}.py": source.format(n)},
         )
     site.add("earec-dumb", "[earec.commands]\ndumb = json:loads\n")
-    assert run(["hum"]) == 0
+    monkeypatch.setenv("EAREC_DISABLE_PLUGINS", "sing2")
+    assert run(["sing1"]) == 0
     assert capsys.readouterr().out == "1\n"
-    states = {(p.name, p.distribution): (p.state, p.cause) for p in plugins.commands(COMMANDS)}
-    assert states["hum", "earec-hum1"][0] is State.OK
-    assert states["hum", "earec-hum2"] == (State.DUPLICATE_NAME, "The command 'hum' is that of earec-hum1.")
-    assert states["align", "earec-hum1"] == (
-        State.DUPLICATE_NAME,
-        "The command 'align' is that of earec itself.",
+    states = {(p.name, p.distribution): (p.state, p.cause) for p in plugins.installed(COMMAND)}
+    assert states["sing1", "earec-hum1"] == (State.OK, "")
+    brought = "'hum' is brought by earec-hum1 (kit_hum1:hum) and earec-hum2 (kit_hum2:hum)."
+    own = "The command 'align' is that of earec itself."
+    for n in (1, 2):
+        assert states["hum", f"earec-hum{n}"] == (State.DUPLICATE_NAME, brought)
+        assert states["align", f"earec-hum{n}"] == (State.DUPLICATE_NAME, own)
+    assert states["sing2", "earec-hum2"][0] is State.DISABLED
+    not_a_command = "json:loads is a function, not a click command."
+    assert states["dumb", "earec-dumb"] == (State.INVALID_SPEC, not_a_command)
+    for name, said in (("hum", "brought by"), ("sing2", "EAREC_DISABLE_PLUGINS"), ("dumb", not_a_command)):
+        assert run([name]) == 3
+        assert said in capsys.readouterr().err
+    assert run(["align", "--help"]) == 0
+    assert "Fine-tune an adapter" in capsys.readouterr().out
+
+
+OWNER = """
+from dataclasses import dataclass
+from earec_core.plugins import Kind, instance_check
+
+
+@dataclass(frozen=True)
+class Scale:
+    name: str
+    factor: float
+
+
+SCALE = Kind("scale", "kit.scales", instance_check(Scale), reserved=lambda: ["unit"])
+"""
+POINTS = """
+[kit.scales]
+twice = kit_scales:TWICE
+thrice = kit_scales:TWICE
+unit = kit_scales:UNIT
+words = kit_scales:WORDS
+lost = kit_lost:SCALE
+zero = kit_scales:ZERO
+"""
+BROUGHT = """
+from kit_scale_owner import Scale
+
+TWICE, UNIT, WORDS, ZERO = Scale("twice", 2.0), Scale("unit", 1.0), "two", Scale("zero", 0.0)
+"""
+
+
+@pytest.fixture
+def scale(site: Site) -> Iterator[Kind]:
+    """A kind that the core does not know, defined by a module outside it, and a distribution's plugins of it."""
+    (site.folder / "kit_scale_owner.py").write_text(OWNER)
+    site.add(
+        "earec-scales", POINTS, {"kit_scales.py": BROUGHT, "kit_lost.py": "raise RuntimeError('no scale')"}
     )
-    assert states["dumb", "earec-dumb"] == (
-        State.INVALID_SPEC,
-        "json:loads is a function, not a click command.",
+    kind: Kind = import_module("kit_scale_owner").SCALE
+    yield kind
+    for module in ("kit_scale_owner", "kit_scales", "kit_lost"):
+        sys.modules.pop(module, None)
+
+
+def test_a_kind_is_whatever_its_owner_defines(scale: Kind) -> None:
+    assert plugins.names(scale) == ["lost", "thrice", "twice", "unit", "words", "zero"]
+    assert "kit_scales" not in sys.modules
+    assert plugins.load(scale, "twice").factor == 2.0
+    assert "kit_lost" not in sys.modules
+    assert plugins.load(scale, "nothing") is None
+    listed = {plugin.name: plugin for plugin in plugins.installed(scale)}
+    assert {plugin.kind for plugin in listed.values()} == {"scale"}
+    said = {
+        "lost": (State.IMPORT_ERROR, "Importing kit_lost:SCALE raised RuntimeError: no scale."),
+        "thrice": (State.INVALID_SPEC, "kit_scales:TWICE is the scale 'twice', not a Scale named 'thrice'."),
+        "unit": (State.DUPLICATE_NAME, "The scale 'unit' is that of earec itself."),
+        "words": (State.INVALID_SPEC, "kit_scales:WORDS is a str, not a Scale named 'words'."),
+    }
+    for name, plugin in listed.items():
+        assert (plugin.state, plugin.cause) == said.get(name, (State.OK, ""))
+        assert (plugin.loaded is None) == (name in said) == bool(plugin.fix)
+        if name in said:
+            with pytest.raises(PluginError, match=f"The scale '{name}' is unusable") as caught:
+                plugins.load(scale, name)
+            assert said[name][1] in str(caught.value)
+
+
+def test_a_check_of_its_own_says_what_is_wrong_and_one_that_raises_stops_nobody(
+    scale: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(entry: Entry, plugin: Plugin) -> Plugin:
+        brought = plugins.imported(entry, plugin)
+        if 1 / brought.factor > 0.9:
+            plugins.unusable(plugin, State.MISSING_DEPENDENCY, "It is too small.", "Enlarge it.")
+        return replace(plugin, loaded=brought)
+
+    own = replace(scale, check=check, reserved=tuple)
+    listed = {plugin.name: plugin for plugin in plugins.installed(own)}
+    assert {name for name, plugin in listed.items() if plugin.state is State.OK} == {"twice", "thrice"}
+    assert (listed["unit"].state, listed["unit"].cause, listed["unit"].fix) == (
+        State.MISSING_DEPENDENCY,
+        "It is too small.",
+        "Enlarge it.",
     )
-    assert run(["dumb"]) == 3
-    assert "not a click command" in capsys.readouterr().err
+    assert listed["zero"].state is State.IMPORT_ERROR
+    assert "Checking kit_scales:ZERO raised ZeroDivisionError" in listed["zero"].cause
+    monkeypatch.setenv("EAREC_STRICT_PLUGINS", "1")
+    with pytest.raises(ZeroDivisionError):
+        plugins.load(own, "zero")
+
+
+@pytest.mark.parametrize("group", KINDS)
+def test_every_group_listed_has_its_kind(group: str) -> None:
+    kind = resolve_name(KINDS[group])
+    assert isinstance(kind, Kind)
+    assert kind.group == group
 
 
 def _imported(code: str) -> set[str]:
@@ -123,10 +224,14 @@ def test_help_and_listing_import_nothing_heavy() -> None:
         modules = _imported(f"from earec_core.cli import run\n{quiet} run({argv!r})")
         assert not modules & heavy
         assert not any(name.startswith(packages) for name in modules)
-    modules = _imported("from earec_core import plugins; plugins.names()")
+    modules = _imported("from earec_core import plugins; plugins.names(plugins.MODALITY)")
     assert not any(name.startswith(packages) for name in modules)
-    modules = _imported("from earec_core import plugins; plugins.discover()")
+    modules = _imported("from earec_core import plugins; plugins.installed(plugins.MODALITY)")
     assert not modules & heavy
+    # No method of composition is installed here, so that what owns that kind is not asked.
+    modules = _imported(f"from earec_core.cli import run\n{quiet} run(['plugins', 'list'])")
+    assert "earec_core.cli.plugins" in modules
+    assert "earec_core.compose" not in modules
 
 
 def _names() -> list[str]:
@@ -139,9 +244,10 @@ def _names() -> list[str]:
 
 
 WORDS = {
-    ("catalog/dataset.py", "audio"): "a column of an item table whose values are paths",
-    ("catalog/formats.py", "text"): "a column of the reviews' own files",
+    ("catalog/formats/columns.py", "text"): "a column of the reviews' own files",
     ("explain/__init__.py", "text"): "a column of the table of texts",
+    ("report/explained.py", "text"): "the same column",
+    ("report/charts.py", "text"): "an element of SVG",
 }
 """Where a string is a plugin's name by being the same word, and what it means there."""
 

@@ -38,9 +38,7 @@ def written(
     ]
     (info / "entry_points.txt").write_text("\n".join(groups))
     monkeypatch.syspath_prepend(str(folder))
-    plugins.discover.cache_clear()
     yield folder
-    plugins.discover.cache_clear()
     for module in [name for name in sys.modules if name.startswith(f"earec_{NAME}")]:
         del sys.modules[module]
 

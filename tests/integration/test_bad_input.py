@@ -127,6 +127,7 @@ def test_a_name_is_refused_before_the_work(
     "argv",
     [
         ["explain", "composite", "--out"],
+        ["explain", "composite", "--report"],
         ["reproduce", "--table", "4", "--modalities", "text", "--out"],
         ["search", "grid", "--modalities", "text", *TEXT, "--report"],
         ["search", "grid", "--modalities", "text", *TEXT, "--out"],

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Callable
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +18,12 @@ import pytest
 import torch
 
 from earec_core.align import train as training
-from earec_core.aligned.stored import StoredModel, adapt, instructions_for
+from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.stored import StoredModel, stored_model
 from earec_core.catalog import Catalog
-from earec_core.config import BackboneConfig, RunConfig
-from earec_core.encode import ItemVectors, item_vectors
+from earec_core.config import BackboneConfig, RunConfig, resolve
+from earec_core.encode import ItemVectors, encode, item_vectors
+from earec_core.explain import Text, explain
 from earec_core.llm.backbone import Backbone
 from earec_registry import Registry
 
@@ -26,13 +33,19 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 OutJson = Callable[[], Any]
 
 
-def _instructions(pipeline: Pipeline, reference: str, **kwargs: Any) -> tuple[Any, StoredModel]:
+@contextmanager
+def _model(pipeline: Pipeline, reference: str, **kwargs: Any) -> Iterator[AlignedModel]:
     backbone = Backbone.load(BackboneConfig(model=str(pipeline.llm), dtype="float32"))
     registry, catalog = Registry.open(pipeline.registry), Catalog.open(pipeline.data)
     stored = StoredModel.open(registry, reference)
-    made = instructions_for(stored, catalog.all_items(), catalog.name, backbone, registry, **kwargs)
-    adapt(backbone, stored)
-    return made, stored
+    model = stored_model(stored, catalog.all_items(), catalog.name, backbone, registry, **kwargs)
+    with backbone.adapted(stored.adapter()):
+        yield model
+
+
+def _vectors(pipeline: Pipeline, reference: str) -> np.ndarray:
+    with _model(pipeline, reference) as model:
+        return item_vectors(model, range(20))
 
 
 def test_alignment_lowers_the_validation_loss(in_home: Pipeline, out_json: OutJson) -> None:
@@ -105,55 +118,59 @@ def test_a_killed_alignment_resumes_to_the_same_adapter(
 def test_the_loss_is_eq_3_computed_by_hand(in_home: Pipeline) -> None:
     from earec_core.align import samples
 
-    made, _ = _instructions(in_home, "text/things")
-    rows = [row for row in range(6) if row in made.inputs["text"]]
-    chosen = samples.build(made, "text", rows).samples
-    found = training.response_loss(made, chosen).item()
-    backbone, expected = made.backbone, 0.0
-    for sample in chosen:
-        batch = made.splice([sample.prompt])
-        words = torch.cat([backbone.embed(batch.prefix), batch.body[0], backbone.embed(sample.response)])
-        logits = backbone.model(inputs_embeds=words[None]).logits[0].log_softmax(-1)
-        start = len(batch.prefix) + int(batch.lengths[0])
-        expected -= sum(logits[start - 1 + t, token].item() for t, token in enumerate(sample.response))
+    with _model(in_home, "text/things") as model:
+        rows = [row for row in range(6) if model.prompts.has(row, ["text"])]
+        chosen = samples.build(model.prompts, "text", rows).samples
+        found = model(chosen).item()
+        backbone, expected = model.backbone, 0.0
+        for sample in chosen:
+            batch = model.splice([sample.prompt])
+            words = torch.cat([backbone.embed(batch.prefix), batch.body[0], backbone.embed(sample.response)])
+            logits = backbone.model(inputs_embeds=words[None]).logits[0].log_softmax(-1)
+            start = len(batch.prefix) + int(batch.lengths[0])
+            expected -= sum(logits[start - 1 + t, token].item() for t, token in enumerate(sample.response))
     assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_composing_one_adapter_at_weight_1_gives_its_vectors_back(in_home: Pipeline) -> None:
     adapter = ["--adapter", "text=text/things"]
     assert in_home.run("compose", "--weights", "text=1", *adapter, "--name", "alone") == 0
-    vectors = [item_vectors(_instructions(in_home, ref)[0], range(20)) for ref in ("text/things", "alone")]
+    vectors = [_vectors(in_home, reference) for reference in ("text/things", "alone")]
     np.testing.assert_allclose(*vectors, atol=1e-5)
 
 
 def test_vectors_do_not_depend_on_the_batch_size(in_home: Pipeline) -> None:
-    made, _ = _instructions(in_home, "composite")
-    alone = item_vectors(made, range(20), batch_tokens=1)
-    np.testing.assert_allclose(item_vectors(made, range(20), batch_tokens=100000), alone, atol=1e-4)
-    np.testing.assert_allclose(item_vectors(made, [7, 3], batch_tokens=512), alone[[7, 3]], atol=1e-4)
+    with _model(in_home, "composite") as model:
+        alone = item_vectors(model, range(20), batch_tokens=1)
+        np.testing.assert_allclose(item_vectors(model, range(20), batch_tokens=100000), alone, atol=1e-4)
+        np.testing.assert_allclose(item_vectors(model, [7, 3], batch_tokens=512), alone[[7, 3]], atol=1e-4)
 
 
 def test_a_vector_is_the_last_hidden_state_of_plain_transformers(in_home: Pipeline) -> None:
-    made, _ = _instructions(in_home, "composite")
-    batch = made.splice([made.prompt(3)])
-    words = torch.cat([made.backbone.embed(batch.prefix), batch.body[0]])
-    plain = made.backbone.model(inputs_embeds=words[None], output_hidden_states=True).hidden_states[-1][0, -1]
-    np.testing.assert_allclose(item_vectors(made, [3])[0], plain.detach().numpy(), atol=1e-5)
+    with _model(in_home, "composite") as model:
+        batch = model.splice([model.prompts.prompt(3)])
+        words = torch.cat([model.backbone.embed(batch.prefix), batch.body[0]])
+        plain = model.llm(inputs_embeds=words[None], output_hidden_states=True).hidden_states[-1][0, -1]
+        np.testing.assert_allclose(item_vectors(model, [3])[0], plain.detach().numpy(), atol=1e-5)
 
 
 def test_a_missing_modality_equals_one_that_never_was(in_home: Pipeline) -> None:
-    both, _ = _instructions(in_home, "composite")
-    without = [row for row in range(20) if row not in both.inputs["text"]]
-    assert without
-    only, _ = _instructions(in_home, "composite", names=["behavior"])
-    np.testing.assert_allclose(item_vectors(both, without), item_vectors(only, without), atol=1e-6)
+    with (
+        _model(in_home, "composite") as both,
+        _model(in_home, "composite", names=["behavior"]) as only,
+    ):
+        without = [row for row in range(20) if not both.prompts.has(row, ["text"])]
+        assert without
+        np.testing.assert_allclose(item_vectors(both, without), item_vectors(only, without), atol=1e-6)
 
 
 def test_explain_scores_every_source_and_control(
     in_home: Pipeline, out_json: OutJson, tmp_path: Path
 ) -> None:
     argv = ["explain", "composite", "--data", str(in_home.data), "--split", "all", *in_home.settings()]
-    assert in_home.run(*argv, "--out", str(tmp_path / "texts.parquet"), "--json") == 0
+    page = tmp_path / "page.html"
+    outputs = ["--out", str(tmp_path / "texts.parquet"), "--report", str(page)]
+    assert in_home.run(*argv, *outputs, "--json") == 0
     rows = {row["source"]: row for row in out_json()}
     assert list(rows) == ["text", "behavior", "all"]
     texts = pl.read_parquet(tmp_path / "texts.parquet")
@@ -163,6 +180,55 @@ def test_explain_scores_every_source_and_control(
         assert rows[source]["items"] == count
     assert rows["text"]["items"] == 18
     assert set(texts["variant"]) == {"aligned", "shuffled", "unaligned"}
+    shown = page.read_text()
+    means = dict(
+        texts.filter(variant="aligned").group_by("item_id").agg(pl.col("rouge_l").mean()).iter_rows()
+    )
+    cards = re.findall(r'<p class="kicker">item (\w+)</p>', shown)
+    ranked = sorted(means.values(), reverse=True)
+    assert [means[item] for item in cards] == pytest.approx([*ranked[:3], *ranked[10:13]])
+    things = {item.id: item for item in Catalog.open(in_home.data).all_items()}
+    for item in cards:
+        assert f"<h3>{things[item].title}</h3>" in shown
+        assert f'<p class="in">{things[item].fields.get("description", "item embedding")}' in shown
+    assert f"<code>earec {shlex.join([*argv, *outputs])}" in unescape(shown)
+
+
+def test_a_plugin_that_cannot_show_an_input_is_named_after_the_scores(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plugin = importlib.import_module("earec_text.modality")
+    monkeypatch.setattr(plugin.TextModality, "describe", lambda *_: {}["colour"])
+    argv = ["explain", "text/things", "--data", str(in_home.data), "--items", "1", *in_home.settings()]
+    assert in_home.run(*argv, "--report", str(tmp_path / "page.html")) == 3
+    said = capsys.readouterr()
+    assert "'text' is unusable" in said.err
+    assert "KeyError" in said.err
+    assert said.out.startswith("source\titems\taligned")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_one_loaded_llm_serves_stage_after_stage(in_home: Pipeline) -> None:
+    """Control, model and another model on one backbone, in any order, as each on a backbone of its own."""
+    registry, catalog = Registry.open(in_home.registry), Catalog.open(in_home.data)
+    flags = {"backbone.model": str(in_home.llm), "backbone.dtype": "float32", "explain.max_new_tokens": 4}
+    config = resolve(flags=flags)
+    kept = Backbone.load(config.backbone)
+
+    def texts(backbone: Backbone | None, *variants: str) -> list[Text]:
+        explained = explain(
+            catalog, "composite", config, registry, split="all", variants=variants, backbone=backbone
+        )
+        return list(explained.texts)
+
+    def vectors(backbone: Backbone | None) -> np.ndarray:
+        return encode(catalog, "text/things", config, registry, name="kept", backbone=backbone).vectors
+
+    first = [texts(kept, "aligned"), vectors(kept), texts(kept, "unaligned"), vectors(kept)]
+    fresh = [texts(None, "aligned"), vectors(None), texts(None, "unaligned"), vectors(None)]
+    for one, other in zip(first, fresh, strict=True):
+        assert np.array_equal(one, other)
+    assert first[0] != first[2]
 
 
 def test_encode_recommend_and_topk(in_home: Pipeline, out_json: OutJson) -> None:
@@ -220,10 +286,11 @@ def test_a_materialised_adapter_loads_with_plain_peft(in_home: Pipeline) -> None
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    made, stored = _instructions(in_home, "composite")
-    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(in_home.llm), str(stored.folder))
+    folder = StoredModel.open(Registry.open(in_home.registry), "composite").folder
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(in_home.llm), str(folder))
     ids = torch.tensor([[0, 30, 60, 90]])
-    torch.testing.assert_close(plain(ids).logits, made.backbone.model(ids).logits, atol=1e-4, rtol=1e-4)
+    with _model(in_home, "composite") as model:
+        torch.testing.assert_close(plain(ids).logits, model.llm(ids).logits, atol=1e-4, rtol=1e-4)
 
 
 def test_identical_input_gives_an_identical_composite(in_home: Pipeline, out_json: OutJson) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from earec_core.config import BackboneConfig, LoraSettings, PromptConfig
 from earec_core.llm.backbone import Backbone
+from earec_core.llm.lora import TrainableLora
 from earec_core.llm.prompts import Prompt, PromptBuilder
 from earec_core.llm.store import pull
 from earec_core.types import Item, Slot
@@ -49,15 +50,13 @@ def test_it_answers_what_its_slots_ask(smollm: Backbone) -> None:
 
 def test_sharing_the_prefix_changes_nothing(smollm: Backbone) -> None:
     prompts, slots = _prompts(smollm)
-    parameters = smollm.attach_lora(LoraSettings(r=4))
-    with torch.no_grad():
-        for name, parameter in parameters.items():
+    with torch.no_grad(), smollm.adapted(TrainableLora(LoraSettings(r=4))) as lora:
+        for name, parameter in lora.parameters.items():
             if ".lora_B." in name:
                 parameter.normal_(0, 0.01, generator=torch.Generator().manual_seed(len(name)))
         batch = smollm.splice(prompts, slots)
         shared = smollm.hidden(batch)
-        smollm.share_prefix = False
-        whole = smollm.hidden(batch)
+        whole = smollm.hidden(batch, share_prefix=False)
     real = torch.arange(shared.shape[1])[None] < batch.lengths[:, None]
     scale = whole[real].abs().max()
     assert (shared - whole)[real].abs().max() / scale < 1e-5

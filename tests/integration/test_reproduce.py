@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from earec_core.catalog import Catalog
+from earec_core.config import BackboneConfig
 from earec_core.encode import ItemVectors
+from earec_core.llm.backbone import Backbone
 from earec_core.studies.reproduce import stage
 from earec_registry import Registry
 
@@ -167,6 +170,24 @@ def test_what_is_made_is_not_made_again(
     trained.clear()
     assert _measure(in_home, "--set", "recommender.lr=0.02") == 0
     assert len(trained) == 2 * len(ROWS)
+
+
+def test_one_llm_serves_every_row(
+    in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, out_json: OutJson
+) -> None:
+    loads: list[Backbone] = []
+    load = Backbone.load
+
+    def watched(*args: Any) -> Backbone:
+        loads.append(load(*args))
+        return loads[-1]
+
+    monkeypatch.setattr(Backbone, "load", watched)
+    # A setting of its own, so that nothing is in the registry yet.
+    assert _measure(in_home, "--set", "text.max_tokens=7") == 0
+    assert len(loads) == 1
+    plain = load(BackboneConfig(model=str(in_home.llm))).model.state_dict()
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in loads[0].model.state_dict().items())
 
 
 def test_other_settings_of_a_plugin_encode_again(

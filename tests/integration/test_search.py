@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from earec_core.align.samples import Sample
-from earec_core.aligned.stored import StoredModel, adapt, instructions_for
+from earec_core.aligned.prompts import Sample
+from earec_core.aligned.stored import StoredModel, stored_model
 from earec_core.catalog import Catalog
 from earec_core.config import BackboneConfig, RecommenderConfig, RunConfig, resolve
 from earec_core.errors import EarecError, UsageError
@@ -50,12 +50,12 @@ def found_at(pipeline: Pipeline, text: float) -> float:
     backbone = Backbone.load(BackboneConfig(model=str(pipeline.llm), dtype="float32"))
     registry, catalog = Registry.open(pipeline.registry), Catalog.open(pipeline.data)
     models = {m: StoredModel.open(registry, ref) for m, ref in ADAPTERS.items()}
-    instructions = instructions_for(
+    model = stored_model(
         StoredModel.open(registry, "composite"), catalog.all_items(), catalog.name, backbone, registry
     )
-    mixture = Mixture(backbone, {m: model.folder for m, model in models.items()})
-    mixture.set({"text": text, "behavior": 1 - text})
-    return Validation(instructions, catalog, 0, None).loss(16)
+    with backbone.adapted(Mixture({m: one.folder for m, one in models.items()})) as mixture:
+        mixture.set({"text": text, "behavior": 1 - text})
+        return Validation(model, catalog, 0, None).loss(16)
 
 
 def test_the_grid_is_the_simplex() -> None:
@@ -85,9 +85,9 @@ def test_a_value_is_that_of_the_stored_composite(in_home: Pipeline) -> None:
     backbone = Backbone.load(BackboneConfig(model=str(in_home.llm), dtype="float32"))
     registry, catalog = Registry.open(in_home.registry), Catalog.open(in_home.data)
     stored = StoredModel.open(registry, "composite")
-    instructions = instructions_for(stored, catalog.all_items(), catalog.name, backbone, registry)
-    adapt(backbone, stored)
-    merged = Validation(instructions, catalog, 0, None).loss(16)
+    model = stored_model(stored, catalog.all_items(), catalog.name, backbone, registry)
+    with backbone.adapted(stored.adapter()):
+        merged = Validation(model, catalog, 0, None).loss(16)
     assert path[1].value == pytest.approx(merged, rel=1e-4)
 
 

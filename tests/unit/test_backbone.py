@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from earec_core.config import BackboneConfig, LoraSettings
 from earec_core.errors import IntegrityError, UsageError
-from earec_core.llm.backbone import Backbone, load_lora, save_lora
-from earec_core.llm.lora import merge
+from earec_core.llm.backbone import Backbone
+from earec_core.llm.lora import MergedLora, TrainableLora
 from earec_core.llm.prompts import Prompt
 from earec_core.types import Slot
 
@@ -54,29 +55,46 @@ def test_hidden_states_equal_plain_transformers_row_by_row(backbone: Backbone) -
 
 
 def test_shared_prefix_gives_the_same_gradients(backbone: Backbone) -> None:
-    parameters = backbone.attach_lora(LoraSettings(r=4))
-    _randomize(parameters)
     gradients = []
-    for share in (True, False):
-        backbone.share_prefix = share
-        batch = backbone.splice(_prompts([3, 7, 5]), _slots(backbone, 3))
-        hidden = backbone.hidden(batch)
-        hidden[torch.arange(3), batch.lengths - 1].square().sum().backward()
-        gradients.append([p.grad.clone() for p in parameters.values()])
-        for parameter in parameters.values():
-            parameter.grad = None
+    with backbone.adapted(TrainableLora(LoraSettings(r=4))) as lora:
+        _randomize(lora.parameters)
+        for share in (True, False):
+            batch = backbone.splice(_prompts([3, 7, 5]), _slots(backbone, 3))
+            hidden = backbone.hidden(batch, share_prefix=share)
+            hidden[torch.arange(3), batch.lengths - 1].square().sum().backward()
+            gradients.append([p.grad.clone() for p in lora.parameters.values()])
+            for parameter in lora.parameters.values():
+                parameter.grad = None
     for shared, whole in zip(*gradients, strict=True):
         torch.testing.assert_close(shared, whole, atol=1e-4, rtol=1e-4)
 
 
 def test_dropout_works_while_training_alone(backbone: Backbone) -> None:
     batch = backbone.splice(_prompts([4, 6]), _slots(backbone, 2))
-    _randomize(backbone.attach_lora(LoraSettings(r=4, dropout=0.5)))
-    without = backbone.hidden(batch)
-    backbone.train_lora(True)
-    assert not torch.allclose(backbone.hidden(batch), backbone.hidden(batch))
-    backbone.train_lora(False)
-    assert torch.equal(backbone.hidden(batch), without)
+    with backbone.adapted(TrainableLora(LoraSettings(r=4, dropout=0.5))) as lora:
+        _randomize(lora.parameters)
+        without = backbone.hidden(batch)
+        lora.train(True)
+        assert lora.random
+        assert not torch.allclose(backbone.hidden(batch), backbone.hidden(batch))
+        lora.train(False)
+        assert not lora.random
+        assert torch.equal(backbone.hidden(batch), without)
+
+
+def test_dropout_draws_masks_for_every_row_over_the_prefix_too(backbone: Backbone) -> None:
+    """Rows that are the same differ in the hidden state of what follows the prefix, however little follows."""
+    prompt = Prompt(0, (PREFIX, (40,)))
+    batch = backbone.splice([prompt] * 3, {})
+    with backbone.adapted(TrainableLora(LoraSettings(r=4, dropout=0.5))) as lora:
+        _randomize(lora.parameters)
+        seen: list[tuple[int, ...]] = []
+        layer = backbone.model.base_model.layers[0].self_attn.k_proj
+        layer.register_forward_hook(lambda _, args, __: seen.append(tuple(args[0].shape[:2])))
+        for training in (False, True):
+            lora.train(training)
+            backbone.hidden(batch)
+    assert seen == [(1, 4), (3, 1), (3, 5)]
 
 
 def test_lora_a_follows_from_its_seed_alone(tiny_llm: Path) -> None:
@@ -84,18 +102,10 @@ def test_lora_a_follows_from_its_seed_alone(tiny_llm: Path) -> None:
     for noise in (1, 2):
         torch.manual_seed(noise)
         one = Backbone.load(BackboneConfig(model=str(tiny_llm)))
-        found.append({n: p.detach().clone() for n, p in one.attach_lora(LoraSettings(r=4, seed=3)).items()})
+        with one.adapted(TrainableLora(LoraSettings(r=4, seed=3))) as lora:
+            found.append({n: p.detach().clone() for n, p in lora.parameters.items()})
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
     assert any(found[0][name].any() for name in found[0])
-
-
-def test_detaching_gives_the_plain_backbone_back(backbone: Backbone) -> None:
-    batch = backbone.splice(_prompts([4]), _slots(backbone, 1))
-    before = backbone.hidden(batch)
-    _randomize(backbone.attach_lora(LoraSettings(r=4)))
-    assert not torch.allclose(backbone.hidden(batch), before)
-    backbone.detach_lora()
-    assert torch.equal(backbone.hidden(batch), before)
 
 
 def test_saved_adapter_loads_with_plain_peft_and_merging_equals_it(
@@ -105,49 +115,59 @@ def test_saved_adapter_loads_with_plain_peft_and_merging_equals_it(
     from transformers import AutoModelForCausalLM
 
     settings = LoraSettings(r=4, alpha=8)
-    parameters = backbone.attach_lora(settings)
-    _randomize(parameters)
     batch = backbone.splice(_prompts([4, 6]), _slots(backbone, 2))
-    attached = backbone.hidden(batch).detach()
-    save_lora(tmp_path / "adapter", parameters, settings, backbone.info)
     ids = torch.tensor([[0, 12, 55, 103]])
-    attached_logits = backbone.model(ids).logits.detach()
+    with backbone.adapted(TrainableLora(settings)) as lora:
+        _randomize(lora.parameters)
+        attached = backbone.hidden(batch).detach()
+        attached_logits = backbone.model(ids).logits.detach()
+        lora.save(tmp_path / "adapter")
 
     plain = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(tiny_llm), str(tmp_path / "adapter")
     )
     torch.testing.assert_close(plain(ids).logits, attached_logits, atol=1e-5, rtol=1e-5)
 
-    backbone.detach_lora()
-    merge(backbone, tmp_path / "adapter")
-    torch.testing.assert_close(backbone.hidden(batch), attached, atol=1e-4, rtol=1e-4)
+    with backbone.adapted(MergedLora(tmp_path / "adapter")):
+        torch.testing.assert_close(backbone.hidden(batch), attached, atol=1e-4, rtol=1e-4)
 
 
-def test_load_lora_refuses_another_rank(backbone: Backbone, tmp_path: Path) -> None:
-    settings = LoraSettings(r=4)
-    save_lora(tmp_path, backbone.attach_lora(settings), settings, backbone.info)
-    backbone.detach_lora()
-    with pytest.raises(UsageError, match=r"Set lora\.r"):
-        load_lora(backbone.attach_lora(LoraSettings(r=8)), tmp_path / "adapter_model.safetensors")
+def _save(backbone: Backbone, folder: Path) -> Path:
+    with backbone.adapted(TrainableLora(LoraSettings(r=4))) as lora:
+        _randomize(lora.parameters)
+        lora.save(folder)
+    return folder
+
+
+def test_loading_refuses_another_rank(backbone: Backbone, tmp_path: Path) -> None:
+    file = _save(backbone, tmp_path) / "adapter_model.safetensors"
+    with backbone.adapted(TrainableLora(LoraSettings(r=8))) as lora:
+        with pytest.raises(UsageError, match=r"Set lora\.r"):
+            lora.load(file)
+    with backbone.adapted(TrainableLora(LoraSettings(r=4, seed=1))) as lora:
+        lora.load(file)
+        loaded = {name: p.detach() for name, p in lora.parameters.items()}
+    stored = load_file(file)
+    assert stored.keys() == loaded.keys()
+    assert all(torch.equal(stored[name], p) for name, p in loaded.items())
 
 
 def test_merge_refuses_an_adapter_of_another_shape(backbone: Backbone, tmp_path: Path) -> None:
     from earec_core.testing import tiny_backbone
 
     wider = Backbone.load(BackboneConfig(model=str(tiny_backbone(tmp_path / "wide", hidden=64))))
-    settings = LoraSettings(r=4)
-    save_lora(tmp_path / "adapter", wider.attach_lora(settings), settings, wider.info)
-    with pytest.raises(IntegrityError, match="does not fit the backbone"):
-        merge(backbone, tmp_path / "adapter")
+    folder = _save(wider, tmp_path / "adapter")
+    with (
+        pytest.raises(IntegrityError, match="does not fit the backbone"),
+        backbone.adapted(MergedLora(folder)),
+    ):
+        pass
 
 
 def test_merge_refuses_a_damaged_adapter(backbone: Backbone, tmp_path: Path) -> None:
-    settings = LoraSettings(r=4)
-    save_lora(tmp_path, backbone.attach_lora(settings), settings, backbone.info)
-    backbone.detach_lora()
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"\x08\x00")
-    with pytest.raises(IntegrityError, match="cannot be read"):
-        merge(backbone, tmp_path)
+    (_save(backbone, tmp_path) / "adapter_model.safetensors").write_bytes(b"\x08\x00")
+    with pytest.raises(IntegrityError, match="cannot be read"), backbone.adapted(MergedLora(tmp_path)):
+        pass
 
 
 def test_generation_equals_transformers_generate(backbone: Backbone) -> None:

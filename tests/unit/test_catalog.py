@@ -23,6 +23,7 @@ from earec_core.catalog.importing import cooccurrence, k_core
 from earec_core.catalog.splits import item_split, leave_one_out
 from earec_core.cli import run
 from earec_core.errors import DataError
+from earec_core.types import Item
 
 Row = tuple[str, str, int]
 USES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=60)
@@ -213,18 +214,46 @@ def test_item_split_is_a_partition_that_other_items_do_not_change() -> None:
     assert set((item_split(ids[1000:], "test") + 1000).tolist()) == {n for n in parts["test"] if n >= 1000}
 
 
-def test_paths_are_absolute_and_addresses_stay(tmp_path: Path) -> None:
-    items = [
-        {"item_id": "a", "title": "A", "image": "pictures/a.jpg"},
-        {"item_id": "b", "title": "B", "image": "https://example.org/b.jpg"},
-        {"item_id": "c", "title": "C", "image": "/pictures/c.jpg"},
-        {"item_id": "d", "title": "D"},
+@pytest.mark.parametrize("column", ["image", "video"])
+def test_any_columns_files_are_found_and_addresses_stay(
+    tmp_path: Path, column: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = ["clips/../clips/a.bin", "https://example.org/b.bin", "/clips/c.bin", None, ["d.bin", "e.bin"]]
+    rows = [{"item_id": str(n), "title": "T", column: value} for n, value in enumerate(values)]
+    # One kind of value a column: texts and lists come from sources of their own.
+    for name, part in (("texts", rows[:4]), ("lists", rows[3:])):
+        source = write_source(tmp_path / "here" / name, [("u", row["item_id"], 0) for row in part], part)
+        (source / "clips").mkdir()
+        (source / "clips" / "a.bin").write_bytes(b"a")
+        import_dataset(source, tmp_path / "here" / "deep" / "er" / name, core=1)
+    # Source and dataset move together.
+    moved = tmp_path / "there"
+    (tmp_path / "here").rename(moved)
+    monkeypatch.chdir(moved)
+    texts, lists = (Catalog.open(Path("deep") / "er" / name) for name in ("texts", "lists"))
+    assert [item.fields.get(column) for item in texts.all_items()] == values[:4]
+    assert [item.path(column) for item in texts.all_items()] == [
+        str(moved / "texts/clips/a.bin"),
+        "https://example.org/b.bin",
+        "/clips/c.bin",
+        None,
     ]
-    source = write_source(tmp_path / "s", [("u", i, 0) for i in "abcd"], items)
-    catalog = import_dataset(source, tmp_path / "deep" / "er" / "d", core=1)
-    images = [i.fields.get("image") for i in catalog.all_items()]
-    assert images == [str(source / "pictures/a.jpg"), "https://example.org/b.jpg", "/pictures/c.jpg", None]
-    assert catalog.manifest["counts"]["image"] == 3
+    path = texts.item(0).path(column)
+    assert path is not None
+    assert Path(path).read_bytes() == b"a"
+    assert lists.item(1).fields[column] == values[4]
+    assert [item.path(column) for item in lists.all_items()] == [None, str(moved / "lists/d.bin")]
+    assert texts.manifest["counts"]["columns"][column] == 3
+
+
+@pytest.mark.parametrize("value", [None, "", [], [None], [1.0], 3, b"content", {"a": "b"}])
+def test_what_names_no_file_has_no_path(value: Any, tmp_path: Path) -> None:
+    assert Item(0, "i", None, {"f": value}, folder=tmp_path).path("f") is None
+    assert Item(0, "i", None, {}, folder=tmp_path).path("f") is None
+
+
+def test_without_a_folder_a_path_is_as_it_stands() -> None:
+    assert Item(0, "i", None, {"f": "a/b"}).path("f") == "a/b"
 
 
 def test_the_digest_is_of_the_content(tmp_path: Path) -> None:

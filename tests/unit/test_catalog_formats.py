@@ -225,8 +225,9 @@ def test_a_mapping_takes_the_first_that_is_not_empty_and_joins_lists(make: Calla
             "long": "L",
             "kinds": ["x", "y"],
             "image": ["a.jpg", "b.jpg"],
+            "tags": ["", " "],
         },
-        {"item_id": 2, "title": "B", "short": "S", "long": "L", "kinds": [], "image": []},
+        {"item_id": 2, "title": "B", "short": "S", "long": "L", "kinds": [], "image": [], "tags": ["t"]},
         {"item_id": 3, "title": "C", "short": None, "long": None, "kinds": None, "image": None},
     ]
     catalog = make(
@@ -235,11 +236,9 @@ def test_a_mapping_takes_the_first_that_is_not_empty_and_joins_lists(make: Calla
     items = catalog.all_items()
     assert [i.fields.get("description") for i in items] == ["L", "S", None]
     assert [i.fields.get("category") for i in items] == ["x, y", None, None]
-    assert [Path(i.fields["image"]).name if "image" in i.fields else None for i in items] == [
-        "a.jpg",
-        None,
-        None,
-    ]
+    # Of any other column the values stay as they are, what is empty left out.
+    assert [i.fields.get("image") for i in items] == [["a.jpg", "b.jpg"], None, None]
+    assert [i.fields.get("tags") for i in items] == [None, ["t"], None]
 
 
 @pytest.mark.parametrize(
@@ -467,9 +466,10 @@ def test_the_real_folders_give_their_published_counts(
 ) -> None:
     catalog = import_dataset(shared_data / name, tmp_path / name, **options)
     got = catalog.manifest["counts"]
-    assert tuple(got[k] for k in ("users", "items", "interactions", "image", "without_title")) == counts
-    images = [i.fields["image"] for i in catalog.all_items() if "image" in i.fields]
-    assert all(Path(image).is_file() for image in images)
+    assert tuple(got[k] for k in ("users", "items", "interactions")) == counts[:3]
+    assert (got["columns"].get("image", 0), got["without_title"]) == counts[3:]
+    images = [i.path("image") for i in catalog.all_items() if "image" in i.fields]
+    assert all(image and Path(image).is_file() for image in images)
     lengths = catalog.interactions.group_by("user").len()["len"]
     assert catalog.leave_one_out().eval_users.size == (lengths >= 3).sum()
     assert import_dataset(shared_data / name, tmp_path / "b" / name, **options).digest == catalog.digest

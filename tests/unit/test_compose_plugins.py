@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from earec_core import plugins
 from earec_core.cli import run
 from earec_core.compose import METHODS, Recipe, compose, get_method, method_names
+from earec_core.compose.methods import METHOD
 from earec_core.errors import PluginError, UsageError
 from earec_core.plugins import State
 
@@ -218,4 +219,4 @@ def test_strict_raises_what_the_plugin_raised(
     with pytest.raises(KeyError, match="no such part"):
         compose(adapters, Recipe(WEIGHTS, method="raises"), tmp_path / "out")
     with pytest.raises(RuntimeError, match="no luck"):
-        plugins.get_method("halts")
+        plugins.load(METHOD, "halts")

@@ -8,6 +8,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,15 @@ import pytest
 from pydantic import BaseModel
 
 from earec_core import plugins
-from earec_core.aligned.features import create
 from earec_core.cli import cli
 from earec_core.cli.options import pairs, run_config
 from earec_core.config import PRESETS, RecommenderConfig, RunConfig, resolve
 from earec_core.errors import UsageError
 from earec_core.llm.prompts import PromptBuilder
-from earec_core.modality import Context, PluginConfig
+from earec_core.modality import Context, PluginConfig, create
 from earec_core.plugins import State, observers
 from earec_core.plugins.hooks import Hooks, Observers
-from earec_core.plugins.spec import OBSERVER_GROUP, ModalitySpec
+from earec_core.plugins.spec import ModalitySpec
 from earec_core.recommend.stage import recommender_config
 from earec_core.types import Item, Slot
 
@@ -127,13 +127,13 @@ def test_every_observer_is_documented_with_an_example(tmp_path: Path) -> None:
     example = json.loads(shown[1])
     # The line shown is the line written: the same keys in the same order, from the same arguments.
     told = observers.manager(jsonl=tmp_path / "events.jsonl")
-    told.fire("earec_align_step", **{key: example[key] for key in ("run", "step", "metrics")})
+    told.fire("earec_run_step", **{key: example[key] for key in ("stage", "run", "step", "metrics")})
     written = json.loads((tmp_path / "events.jsonl").read_text())
     assert list(written) == list(example)
     assert {**written, "time": example["time"]} == example
 
 
-@pytest.mark.parametrize("name", plugins.names())
+@pytest.mark.parametrize("name", plugins.names(plugins.MODALITY))
 def test_every_setting_of_an_installed_plugin_is_documented(name: str) -> None:
     """`earec plugins show` prints the description; the plugin's README has a table row for each setting."""
     plugin = plugins.get(name)
@@ -251,8 +251,29 @@ def test_the_observer_example_is_a_hook(capsys: pytest.CaptureFixture[str]) -> N
     for block in (b for b in blocks if "hookimpl" in b or "watching" in b):
         exec(block, scope)  # noqa: S102 - our own page
     assert type(scope["watching"]) is Observers
-    scope["watching"].fire("earec_align_step", run="r", step=7, metrics={"valid_loss": 0.5})
+    scope["watching"].fire("earec_run_step", stage="align", run="r", step=7, metrics={"valid_loss": 0.5})
     assert capsys.readouterr().out == "7 0.5\n"
     group = re.search(r'```toml\n\[project.entry-points."(earec.observers)"\]\n', _page("plugins.md"))
     assert group is not None
-    assert group[1] == OBSERVER_GROUP
+    assert group[1] == observers.OBSERVER.group
+
+
+def test_the_kind_example_finds_a_plugin_of_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = _page("plugins.md").partition("\n## Kinds\n")[2].partition("\n## ")[0]
+    block = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert block is not None
+    (tmp_path / "kit_scale_example.py").write_text(block[1] + '\nLOG = Scale("log", 0.5)\n')
+    info = tmp_path / "kit_scale-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kit-scale\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[earec_price.scales]\nlog = kit_scale_example:LOG\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    owner = import_module("kit_scale_example")
+    calls = re.findall(r"^\| `(.*?)` \|", section, re.MULTILINE)
+    given = {call.partition("(")[0]: eval(call, vars(owner)) for call in calls}  # noqa: S307 - our own page
+    assert set(given) == {"names", "load", "installed"}
+    assert given["names"] == ["log"]
+    assert given["load"] is owner.LOG
+    assert [(plugin.kind, plugin.state) for plugin in given["installed"]] == [("scale", State.OK)]

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from earec_core import plugins
-from earec_core.cli import run
+from earec_core.cli import COMMAND, run
 from earec_registry import Registry
 
 Report = dict[str, list[dict[str, str]]]
@@ -23,7 +23,6 @@ def report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[[], R
     """Run it on `tmp_path/registry`; rows by what they are about."""
 
     def doctor() -> Report:
-        plugins.discover.cache_clear()
         capsys.readouterr()
         assert run(["doctor", "--json", "--registry", str(tmp_path / "registry")]) == 0
         found: Report = {}
@@ -47,9 +46,9 @@ def test_a_sound_installation(report: Callable[[], Report], tmp_path: Path) -> N
     assert found["engine torch"][0]["value"].startswith(torch.__version__)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     assert found["dtype auto"][0]["value"].startswith(str(auto_dtype(device)[0]).removeprefix("torch."))
-    for name in plugins.names():
+    for name in plugins.names(plugins.MODALITY):
         assert found[f"modality {name}"][0]["state"] == "ok"
-    assert {f"command {name}" for name in plugins.command_entry_points()} <= set(found)
+    assert {f"command {name}" for name in plugins.names(COMMAND)} <= set(found)
     assert float(found["free disk"][0]["value"].removesuffix(" GiB")) > 0
     assert "not there yet" in found["registry"][0]["value"]
     assert not (tmp_path / "registry").exists()

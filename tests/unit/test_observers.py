@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ from earec_core.cli import run
 from earec_core.cli.options import open_registry
 from earec_core.errors import MissingDependencyError, UsageError
 from earec_core.plugins import observers
-from earec_core.plugins.hooks import Observers, PluginValidationError, hookimpl
+from earec_core.plugins.hooks import Hooks, Observers, PluginValidationError, hookimpl
 
 MANIFEST = {"kind": "index", "method": "none"}
 
@@ -26,13 +26,26 @@ def test_tensorboard_holds_what_was_observed(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     told = observers.manager(tmp_path)
-    told.fire("earec_align_step", run="somewhere/run-1", step=0, metrics={"valid_loss": 4.0})
-    told.fire("earec_align_step", run="somewhere/run-1", step=1, metrics={"loss": 3.5, "tokens_per_s": 100.0})
-    told.fire("earec_align_end", run="somewhere/run-1", step=1, metrics={})
+    told.fire("earec_run_step", stage="align", run="somewhere/run-1", step=0, metrics={"valid_loss": 4.0})
+    told.fire(
+        "earec_run_step",
+        stage="align",
+        run="somewhere/run-1",
+        step=1,
+        metrics={"loss": 3.5, "tokens_per_s": 100.0},
+    )
+    told.fire("earec_run_step", stage="recommend", run="somewhere/run-2", step=3, metrics={"ndcg@10": 0.25})
+    for stage, run_ in (("align", "somewhere/run-1"), ("recommend", "somewhere/run-2")):
+        told.fire("earec_run_end", stage=stage, run=run_, step=3, metrics={})
     events = EventAccumulator(str(tmp_path / "run-1"))
     events.Reload()
     assert set(events.Tags()["scalars"]) == {"valid_loss", "loss", "tokens_per_s"}
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 3.5)]
+    events = EventAccumulator(str(tmp_path / "run-2"))
+    events.Reload()
+    assert {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]} == {
+        "ndcg@10": [(3, 0.25)]
+    }
 
 
 def test_tensorboard_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,18 +57,31 @@ def test_tensorboard_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pyte
 def test_json_lines_are_whole_lines_in_order(tmp_path: Path) -> None:
     file = tmp_path / "new" / "events.jsonl"
     told = observers.manager(jsonl=file)
-    told.fire("earec_align_start", run="runs/a", config={"align": {"lr": 1e-4}, "modality": "m"})
+    told.fire("earec_run_start", stage="align", run="runs/a", config={"align": {"lr": 1e-4}, "modality": "m"})
     # Each line is there before the run goes on: nothing is kept back that a kill would lose.
     assert len(file.read_text().splitlines()) == 1
-    told.fire("earec_align_step", run="runs/a", step=1, metrics={"loss": 3.5, "odd": float("nan")})
-    told.fire("earec_align_end", run="runs/a", step=1, metrics={"valid_loss": 3.0})
+    told.fire(
+        "earec_run_step", stage="align", run="runs/a", step=1, metrics={"loss": 3.5, "odd": float("nan")}
+    )
+    told.fire("earec_run_end", stage="align", run="runs/a", step=1, metrics={"valid_loss": 3.0})
     told.fire("earec_registered", name="m/a:latest", digest="0" * 64, manifest={"kind": "adapter"})
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     times = [datetime.fromisoformat(line.pop("time")) for line in lines]
     assert lines == [
-        {"event": "start", "run": "runs/a", "config": {"align": {"lr": 1e-4}, "modality": "m"}},
-        {"event": "step", "run": "runs/a", "step": 1, "metrics": {"loss": 3.5, "odd": None}},
-        {"event": "end", "run": "runs/a", "step": 1, "metrics": {"valid_loss": 3.0}},
+        {
+            "event": "start",
+            "stage": "align",
+            "run": "runs/a",
+            "config": {"align": {"lr": 1e-4}, "modality": "m"},
+        },
+        {
+            "event": "step",
+            "stage": "align",
+            "run": "runs/a",
+            "step": 1,
+            "metrics": {"loss": 3.5, "odd": None},
+        },
+        {"event": "end", "stage": "align", "run": "runs/a", "step": 1, "metrics": {"valid_loss": 3.0}},
         {"event": "registered", "name": "m/a:latest", "digest": "0" * 64, "manifest": {"kind": "adapter"}},
     ]
     assert times == sorted(times)
@@ -66,7 +92,7 @@ def test_json_lines_are_whole_lines_in_order(tmp_path: Path) -> None:
 def test_json_lines_go_on_after_a_line_that_was_cut(tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     file.write_text('{"event": "start"}\n{"event": "st')
-    observers.manager(jsonl=file).fire("earec_align_end", run="r", step=1, metrics={})
+    observers.manager(jsonl=file).fire("earec_run_end", stage="align", run="r", step=1, metrics={})
     first, cut, last = file.read_text().splitlines()
     assert (json.loads(first)["event"], cut, json.loads(last)["event"]) == ("start", '{"event": "st', "end")
 
@@ -77,7 +103,7 @@ def test_json_lines_that_cannot_be_written_are_said_before_the_run(tmp_path: Pat
 
 
 def test_a_disk_that_fills_up_costs_the_events_and_not_the_run(tmp_path: Path) -> None:
-    if not os.path.exists("/dev/full"):  # noqa: PTH110
+    if not Path("/dev/full").is_char_device():
         pytest.skip("no /dev/full here")
     notes: list[str] = []
     told = Observers(notes.append)
@@ -85,9 +111,9 @@ def test_a_disk_that_fills_up_costs_the_events_and_not_the_run(tmp_path: Path) -
     (tmp_path / "events.jsonl").unlink()
     (tmp_path / "events.jsonl").symlink_to("/dev/full")
     for step in (1, 2):
-        told.fire("earec_align_step", run="r", step=step, metrics={})
+        told.fire("earec_run_step", stage="align", run="r", step=step, metrics={})
     assert len(notes) == 1
-    assert "'jsonl' raised in earec_align_step" in notes[0]
+    assert "'jsonl' raised in earec_run_step" in notes[0]
     assert "No space left" in notes[0]
 
 
@@ -96,15 +122,15 @@ class Steps:
         self.seen: list[int] = []
 
     @hookimpl
-    def earec_align_step(self, step: int) -> None:
+    def earec_run_step(self, step: int) -> None:
         self.seen.append(step)
 
 
 def test_an_observer_takes_only_the_arguments_it_names() -> None:
     steps, told = Steps(), Observers()
     told.register(steps)
-    told.fire("earec_align_step", run="r", step=7, metrics={})
-    told.fire("earec_align_end", run="r", step=7, metrics={})
+    told.fire("earec_run_step", stage="align", run="r", step=7, metrics={})
+    told.fire("earec_run_end", stage="align", run="r", step=7, metrics={})
     assert steps.seen == [7]
 
 
@@ -113,7 +139,7 @@ class Failing:
         self.error, self.calls = error, 0
 
     @hookimpl
-    def earec_align_step(self, step: int) -> None:
+    def earec_run_step(self, step: int) -> None:
         self.calls += 1
         raise self.error
 
@@ -126,11 +152,11 @@ def test_an_observer_that_raises_is_named_once_and_left_out(error: BaseException
     for one in (before, failing, after):
         told.register(one)
     for step in (1, 2, 3):
-        told.fire("earec_align_step", run="r", step=step, metrics={})
+        told.fire("earec_run_step", stage="align", run="r", step=step, metrics={})
     assert before.seen == after.seen == [1, 2, 3]
     assert failing.calls == 1
     assert len(notes) == 1
-    assert "'Failing' raised in earec_align_step" in notes[0]
+    assert "'Failing' raised in earec_run_step" in notes[0]
     assert "\n" not in notes[0]
 
 
@@ -138,39 +164,57 @@ def test_strict_and_ctrl_c_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     told = Observers()
     told.register(Failing(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        told.fire("earec_align_step", run="r", step=1, metrics={})
+        told.fire("earec_run_step", stage="align", run="r", step=1, metrics={})
     monkeypatch.setenv("EAREC_STRICT_PLUGINS", "1")
     told = Observers()
     told.register(Failing(ValueError("no luck")))
     with pytest.raises(ValueError, match="no luck"):
-        told.fire("earec_align_step", run="r", step=1, metrics={})
+        told.fire("earec_run_step", stage="align", run="r", step=1, metrics={})
 
 
 def test_what_an_observer_does_to_its_arguments_stays_with_it() -> None:
     class Rude:
         @hookimpl
-        def earec_align_start(self, config: dict[str, Any]) -> None:
+        def earec_run_start(self, config: dict[str, Any]) -> None:
             config["align"].clear()
 
     config = {"align": {"lr": 1.0}}
     told = Observers()
     told.register(Rude())
-    told.fire("earec_align_start", run="r", config=config)
+    told.fire("earec_run_start", stage="align", run="r", config=config)
     assert config == {"align": {"lr": 1.0}}
 
 
 def test_an_observer_that_fits_no_hook_is_refused() -> None:
     class Misspelt:
         @hookimpl
-        def earec_align_stop(self) -> None: ...
+        def earec_run_stop(self) -> None: ...
 
     class Argued:
         @hookimpl
-        def earec_align_end(self, mood: str) -> None: ...
+        def earec_run_end(self, mood: str) -> None: ...
 
-    for observer, said in ((Misspelt(), "earec_align_stop"), (Argued(), "mood"), (object(), "no @hookimpl")):
+    for observer, said in ((Misspelt(), "earec_run_stop"), (Argued(), "mood"), (object(), "no @hookimpl")):
         with pytest.raises(PluginValidationError, match=said):
             Observers().register(observer)
+
+
+def test_an_observer_of_the_former_hooks_is_told_the_new_ones() -> None:
+    class Former:
+        @hookimpl
+        def earec_align_start(self, run: str) -> None: ...
+
+        @hookimpl
+        def earec_align_step(self, step: int) -> None: ...
+
+    with pytest.raises(PluginValidationError) as caught:
+        Observers().register(Former(), "former")
+    assert str(caught.value) == (
+        "'former' implements earec_align_start, earec_align_step, now earec_run_start, earec_run_step: called "
+        "for every stage, with the new argument stage ('align' for an alignment)"
+    )
+    for hook in ("earec_run_start", "earec_run_step"):
+        assert "stage" in inspect.signature(getattr(Hooks, hook)).parameters
 
 
 OBSERVER = """

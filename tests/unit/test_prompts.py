@@ -102,11 +102,13 @@ def test_the_response_ends_the_sequence(tokenizer: Any) -> None:
         (("title",), "Blue Pen"),
         (("title", "category", "brand"), "Blue Pen. Pens. Acme"),
         (("title", "colour", "brand"), "Blue Pen. Acme"),
+        (("title", "tags"), "Blue Pen. red, green"),
         (("colour", "title"), None),
     ],
 )
 def test_the_anchor_joins_the_fields_that_are_there(tokenizer: Any, fields: Any, anchor: str | None) -> None:
-    assert PromptBuilder(PromptConfig(anchor=fields), tokenizer, "x").anchor(_item()) == anchor
+    item = _item(tags=["red", "green"])
+    assert PromptBuilder(PromptConfig(anchor=fields), tokenizer, "x").anchor(item) == anchor
 
 
 def test_a_template_without_its_slot_is_refused(tokenizer: Any) -> None:

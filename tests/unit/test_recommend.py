@@ -15,13 +15,17 @@ from torch.nn import functional as F
 from earec_core.catalog import LeaveOneOut, Sequences
 from earec_core.catalog.splits import leave_one_out
 from earec_core.config import RecommenderConfig
-from earec_core.errors import DataError, EarecError, UsageError
-from earec_core.recommend import SequenceModel, evaluate, train
-from earec_core.recommend.evaluate import Metrics, paired, rank_of
-from earec_core.recommend.index import topk
-from earec_core.recommend.model import Dropout, scaled
-from earec_core.recommend.train import FullSoftmax, TrainedRecommender, _batches, batch_loss, make_table
+from earec_core.errors import DataError, EarecError, IntegrityError, UsageError
+from earec_core.metrics.ranking import Metrics, rank_of
+from earec_core.recommend import MODELS, Retriever, TrainedRecommender, evaluate, train
+from earec_core.recommend.batches import epoch_batches
+from earec_core.recommend.index import ItemIndex
+from earec_core.recommend.item_tables import scaled
+from earec_core.recommend.loss import FullSoftmax
+from earec_core.recommend.models.transformer import Dropout, TransformerRecommender
 
+SASREC, EAREC = MODELS["sasrec"], MODELS["earec"]
+IDS = [f"i{row}" for row in range(12)]
 SMALL = RecommenderConfig(dim=8, inner=16, dropout=0.0, max_len=6, lr=0.01, batch_size=64, epochs=3)
 
 
@@ -33,11 +37,11 @@ def _split(n_users: int = 40, n_items: int = 12, seed: int = 0, longest: int = 1
     return leave_one_out(Sequences(users, offsets, rng.integers(0, n_items, offsets[-1])))
 
 
-def _model(
-    n_items: int = 12, config: RecommenderConfig = SMALL, vectors: torch.Tensor | None = None
-) -> SequenceModel:
+def _model(config: RecommenderConfig = SMALL) -> TransformerRecommender:
     torch.manual_seed(0)
-    return SequenceModel(make_table(vectors, n_items, config), config).eval()
+    model = SASREC.build(config, 12, None).eval()
+    assert isinstance(model, TransformerRecommender)
+    return model
 
 
 def test_ranks_follow_the_stated_rule() -> None:
@@ -67,7 +71,7 @@ def test_metrics_equal_ranx() -> None:
 @pytest.mark.parametrize("exclude_seen", [False, True])
 def test_evaluation_equals_brute_force(exclude_seen: bool) -> None:
     split, model = _split(), _model()
-    items = model.table()
+    items = model.items()
     for which in ("valid", "test"):
         found = evaluate(model, split, which, exclude_seen=exclude_seen, batch=7)
         for user, rank in zip(found.users, found.ranks, strict=True):
@@ -109,8 +113,8 @@ def test_the_chunked_softmax_equals_cross_entropy(n: int, monkeypatch: pytest.Mo
 def test_all_positions_at_once_equal_one_row_per_prefix(similarity: str) -> None:
     model = _model(config=SMALL.model_copy(update={"similarity": similarity}))
     windows = [np.array([1, 4, 2, 9]), np.array([3, 3])]
-    loss, count = batch_loss(model, windows)
-    items = model.table()
+    loss, count = model.loss(windows)
+    items = model.items()
     expected = torch.zeros(())
     for window in windows:
         for end in range(1, len(window)):
@@ -122,7 +126,7 @@ def test_all_positions_at_once_equal_one_row_per_prefix(similarity: str) -> None
 
 def test_no_position_sees_a_later_one() -> None:
     model = _model()
-    items = model.table()
+    items = model.items()
     one, other = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 2, 7, 8]])
     torch.testing.assert_close(model(items, one)[:, :2], model(items, other)[:, :2])
 
@@ -174,7 +178,7 @@ def test_windows_cover_every_transition_once() -> None:
     split = _split(longest=40)
     seen = [
         pair
-        for batch in _batches(split.train, SMALL, np.random.default_rng(3))
+        for batch in epoch_batches(split.train, SMALL, np.random.default_rng(3))
         for window in batch
         for pair in pairwise(window)
     ]
@@ -192,14 +196,14 @@ def test_a_markov_chain_is_learned() -> None:
     offsets = np.arange(0, sequences.size + 1, 8)
     split = leave_one_out(Sequences(np.arange(len(sequences)).astype(str), offsets, sequences.ravel()))
     config = RecommenderConfig(dim=16, dropout=0.0, lr=0.01, epochs=60, patience=60, max_len=10)
-    trained = train(split, n, config)
+    trained = train(SASREC, split, n, config)
     assert evaluate(trained.model, split, "test").hr(1) > 0.9
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     split = _split()
     config = SMALL.model_copy(update={"dropout": 0.3, "epochs": 5, "patience": 5})
-    whole = train(split, 12, config)
+    whole = train(SASREC, split, 12, config)
 
     class KilledError(Exception):
         pass
@@ -209,8 +213,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(split, 12, config, checkpoint=tmp_path / "c", progress=kill)
-    resumed = train(split, 12, config, checkpoint=tmp_path / "c")
+        train(SASREC, split, 12, config, checkpoint=tmp_path / "c", progress=kill)
+    resumed = train(SASREC, split, 12, config, checkpoint=tmp_path / "c")
     assert [e.loss for e in resumed.history] == [e.loss for e in whole.history]
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name])
@@ -218,7 +222,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
 def test_the_best_epoch_is_kept() -> None:
     split = _split()
-    trained = train(split, 12, SMALL.model_copy(update={"epochs": 8, "patience": 2}))
+    trained = train(SASREC, split, 12, SMALL.model_copy(update={"epochs": 8, "patience": 2}))
     best = max(trained.history, key=lambda e: e.ndcg10)
     assert trained.best_epoch == best.epoch
     assert evaluate(trained.model, split, "valid").ndcg(10) == pytest.approx(best.ndcg10)
@@ -226,21 +230,68 @@ def test_the_best_epoch_is_kept() -> None:
 
 def test_frozen_vectors_stay_as_they_are() -> None:
     vectors = torch.randn(12, 30) * 100 + 5
-    trained = train(_split(), 12, SMALL, vectors=vectors.clone())
+    trained = train(EAREC, _split(), 12, SMALL, vectors=vectors.clone())
     torch.testing.assert_close(trained.model.table.vectors, scaled(vectors, "whiten"))
 
 
 @pytest.mark.parametrize("vectors", [None, torch.randn(12, 30)], ids=["ids", "vectors"])
-def test_a_stored_recommender_scores_as_the_trained_one_does(
-    vectors: torch.Tensor | None, tmp_path: Path
+@pytest.mark.parametrize("similarity", ["inner", "cosine"])
+def test_a_stored_recommender_answers_as_the_trained_one_does(
+    vectors: torch.Tensor | None, similarity: str, tmp_path: Path
 ) -> None:
-    trained = train(_split(), 12, SMALL, vectors=vectors)
+    kind = SASREC if vectors is None else EAREC
+    split, config = _split(), SMALL.model_copy(update={"similarity": similarity})
+    trained = train(kind, split, 12, config, vectors=vectors)
     trained.save(tmp_path)
     again = TrainedRecommender.load(tmp_path)
+    assert (again.name, again.model.config) == (kind.name, config)
+    assert not any("vectors" in name for name in load_file(tmp_path / "model.safetensors"))
+    ranks = [evaluate(one.model, split, "test").ranks for one in (trained, again)]
+    np.testing.assert_array_equal(*ranks)
+    _same(Retriever(trained.model, IDS), Retriever.open(tmp_path, IDS))
+
+
+def test_the_stored_index_is_read_and_one_that_is_not_there_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(SASREC, _split(), 12, SMALL).save(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(ItemIndex, "build", lambda *_: pytest.fail("it builds the index"))
+        stored = Retriever.open(tmp_path, IDS)
+    (tmp_path / "index.faiss").unlink()
+    _same(stored, Retriever.open(tmp_path, IDS))
+
+
+def test_one_stored_before_there_was_a_table_of_models_is_loaded(tmp_path: Path) -> None:
+    trained = train(EAREC, _split(), 12, SMALL, vectors=torch.randn(12, 30))
+    trained.save(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert settings.pop("model") == "earec"
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "index.faiss").unlink()
+    _same(Retriever(trained.model, IDS), Retriever.open(tmp_path, IDS))
+
+
+@pytest.mark.parametrize("fault", ["bytes", "other items", "other catalog"])
+def test_an_index_or_a_catalog_that_does_not_belong_is_said(fault: str, tmp_path: Path) -> None:
+    train(SASREC, _split(), 12, SMALL).save(tmp_path)
+    file, ids = tmp_path / "index.faiss", IDS
+    if fault == "bytes":
+        file.write_bytes(file.read_bytes()[:40])
+    elif fault == "other items":
+        ItemIndex.build(torch.randn(11, 8)).save(file)
+    else:
+        ids = IDS[1:]
+    with pytest.raises(IntegrityError, match=r"cannot be read|12 items"):
+        Retriever.open(tmp_path, ids)
+
+
+def _same(a: Retriever, b: Retriever) -> None:
     histories = [torch.tensor([1, 2, 3]), torch.tensor([4, 5])]
-    for a, b in zip(topk(trained.model, histories, 4), topk(again.model, histories, 4), strict=True):
-        assert np.array_equal(a, b)
-    assert again.config == trained.config
+    for mine, other in zip(*(one.recommend(histories, 4) for one in (a, b)), strict=True):
+        assert mine.ids == other.ids == tuple(IDS[row] for row in mine.rows)
+        assert np.array_equal(mine.rows, other.rows)
+        assert np.array_equal(mine.scores, other.scores)
 
 
 def test_scaled_vectors_are_what_their_name_says() -> None:
@@ -271,7 +322,7 @@ def test_few_vectors_are_whitened_in_their_leading_directions_alone() -> None:
 
 @pytest.mark.parametrize("broken", ["setting", "layers"])
 def test_a_recommender_of_another_version_is_said(broken: str, tmp_path: Path) -> None:
-    train(_split(), 12, SMALL).save(tmp_path)
+    train(SASREC, _split(), 12, SMALL).save(tmp_path)
     if broken == "setting":
         settings = json.loads((tmp_path / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps({**settings, "standardise": True}))
@@ -282,17 +333,41 @@ def test_a_recommender_of_another_version_is_said(broken: str, tmp_path: Path) -
         TrainedRecommender.load(tmp_path)
 
 
-def test_topk_equals_brute_force() -> None:
-    model = _model()
-    histories = [torch.tensor([1, 2, 3]), torch.tensor([4, 4, 5, 6, 7, 8, 9])]
-    rows, scores = topk(model, histories, 4)
-    items = model.table()
-    for history, row, score in zip(histories, rows, scores, strict=True):
-        state = model(items, history[-SMALL.max_len :][None])[0, -1]
-        expected = (items @ state).detach()
-        order = [i for i in expected.argsort(descending=True).tolist() if i not in history.tolist()][:4]
-        assert row.tolist() == order
-        np.testing.assert_allclose(score, expected[order].numpy(), rtol=1e-4)
+@pytest.mark.parametrize("similarity", ["inner", "cosine"])
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_recommendations_equal_a_brute_force_ranking(similarity: str, exclude_seen: bool) -> None:
+    model = _model(SMALL.model_copy(update={"similarity": similarity}))
+    retriever = Retriever(model, IDS)
+    histories = [torch.tensor([1, 2, 3]), torch.tensor([4, 4, 5, 6, 7, 8, 9]), torch.tensor([11])]
+    items = model.items().detach().double().numpy()
+    for k in (1, 4, 12):
+        rankings = retriever.recommend(histories, k, exclude_seen=exclude_seen)
+        for history, ranking in zip(histories, rankings, strict=True):
+            with torch.no_grad():
+                state = model(model.items(), history[-SMALL.max_len :][None])[0, -1].double().numpy()
+            expected = items @ state
+            if similarity == "cosine":
+                expected /= np.linalg.norm(items, axis=1) * np.linalg.norm(state) * SMALL.temperature
+            rivals = [i for i in range(12) if not (exclude_seen and i in history.tolist())]
+            order = sorted(rivals, key=lambda i: -expected[i])[:k]
+            assert ranking.rows.tolist() == order
+            np.testing.assert_allclose(ranking.scores, expected[order], rtol=1e-4)
+
+
+def test_a_user_without_items_is_refused() -> None:
+    with pytest.raises(UsageError, match="without items"):
+        Retriever(_model(), IDS).recommend([torch.tensor([1]), torch.tensor([], dtype=torch.long)], 2)
+
+
+def test_items_are_computed_once_for_many_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = _model(), []
+    items = model.items
+    monkeypatch.setattr(model, "items", lambda: calls.append(1) or items())
+    retriever = Retriever(model, IDS)
+    opened = len(calls)
+    for row in range(3):
+        retriever.recommend([torch.tensor([row])], 2)
+    assert len(calls) == opened
 
 
 def test_users_without_targets_are_not_evaluated() -> None:
@@ -306,13 +381,4 @@ def test_users_without_targets_are_not_evaluated() -> None:
 def test_nothing_to_learn_from_is_said() -> None:
     split = leave_one_out(Sequences(np.array(["a"]), np.array([0, 1]), np.array([0])))
     with pytest.raises(DataError, match="two training interactions"):
-        train(split, 3, SMALL)
-
-
-def test_the_paired_test_sees_a_difference_and_none() -> None:
-    rng = np.random.default_rng(0)
-    ranks = rng.integers(1, 30, 500)
-    a = Metrics(ranks, np.arange(500))
-    assert paired(a, a)["p"] == pytest.approx(1.0)
-    better = Metrics(np.maximum(1, ranks - 5), np.arange(500))
-    assert paired(better, a)["p"] < 1e-6
+        train(SASREC, split, 3, SMALL)

@@ -133,7 +133,7 @@ def test_canonical_json_keeps_the_value_and_forgets_the_order(value: dict[str, A
         {"metrics": {1: "a"}},
         {"where": Path("/tmp")},
         {"note": "\ud800"},
-        {"kind": "model"},
+        {"kind": "A model"},
         {"kind": None},
         {"files": {}},
         {"parents": ["text/demo"]},

@@ -6,14 +6,16 @@ import itertools
 import json
 import math
 import re
-from dataclasses import replace
-from html import escape, unescape
+from dataclasses import fields, replace
+from html import unescape
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import escape
 
 from earec_core.errors import DataError, UsageError
 from earec_core.report import (
@@ -27,10 +29,13 @@ from earec_core.report import (
     StageRow,
     Suggestion,
     charts,
+    examples,
+    explained,
     render,
     verdicts,
     write,
 )
+from earec_core.report.render import SECTIONS
 from earec_core.report.words import common, highlight
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\""
@@ -94,6 +99,7 @@ class _Page(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
         self.feed(text)
         self.close()
         assert self.open == []
@@ -108,6 +114,9 @@ class _Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
 
     def count(self, tag: str) -> int:
         return sum(name == tag for name, _ in self.tags)
@@ -152,8 +161,37 @@ def test_what_comes_from_data_is_never_markup() -> None:
     text = render(hostile)
     page = _Page(text)
     assert page.count("script") == 0
-    assert escape(HOSTILE) in text
+    assert str(escape(HOSTILE)) in text
     assert [name for name, _ in page.tags].count("img") == 2
+
+
+def test_a_title_with_markup_is_text_wherever_it_stands() -> None:
+    def pages(title: str) -> list[_Page]:
+        says = [Says(title, title, title, title, 0.5)]
+        whole = replace(
+            REPORT,
+            title=title,
+            subtitle=title,
+            facts=[(title, title)],
+            examples=[
+                Example(title, title, says),
+                Example(title, "anchor", says, title=title, image=PICTURE),
+            ],
+            suggestions=[Suggestion(title, [title], title, {"ids": [title]})],
+            notes=[title],
+        )
+        run = explained(_scores([title]), _texts(title), lambda *_: title, model=title, catalog=title,
+                        split=title, command=title)  # fmt: skip
+        return [_Page(render(whole)), _Page(render(run))]
+
+    hostile = "<u onclick='x'>Alien</u> & \"u\""
+    for page, plain in zip(pages(hostile), pages("Alien"), strict=True):
+        assert page.text.count(hostile) == plain.text.count("Alien") > 10
+        assert page.text.replace(hostile, "Alien") == plain.text
+        shown, expected = (
+            [(name, attrs) for name, attrs in part.tags if name != "mark"] for part in (page, plain)
+        )
+        assert str(shown).replace(repr(hostile)[1:-1], "Alien") == str(expected)
 
 
 def test_an_input_that_is_no_picture_is_text() -> None:
@@ -162,10 +200,58 @@ def test_an_input_that_is_no_picture_is_text() -> None:
     assert page.count("img") == 0
 
 
+def _scores(sources: list[str]) -> list[dict[str, object]]:
+    bounds = {"aligned": 0.5, "aligned_low": 0.4, "aligned_high": 0.6}
+    return [{"source": source, "items": 9, **bounds} for source in sources]
+
+
+def _texts(anchor: str, items: int = 9) -> list[dict[str, object]]:
+    """ROUGE-L of `text` grows by item, that of `all` falls half as fast."""
+    rouge = {"text": lambda n: n / 10, "all": lambda n: 0.5 - n / 20}
+    return [
+        {"item_id": f"i{n}", "anchor": anchor, "source": source, "variant": variant,
+         "text": f"{variant} {source} {n}", "rouge_l": score(n)}
+        for variant in ("unaligned", "aligned", "shuffled")
+        for source, score in rouge.items()
+        for n in range(items)
+    ]  # fmt: skip
+
+
+def test_a_run_of_explain_has_the_closest_items_and_as_many_from_the_middle() -> None:
+    asked = []
+
+    def describe(item: str, modality: str) -> str:
+        asked.append((item, modality))
+        return f"input of {item}"
+
+    report = explained(_scores(["text", "all"]), _texts("red pen"), describe, model="composite",
+                       catalog="things", split="test", command="earec explain composite --data things")  # fmt: skip
+    # The mean of n / 10 and 0.5 - n / 20 grows with n: ranked i8 ... i0, the middle begins at the fifth, i4.
+    assert [example.item for example in report.examples] == ["i8", "i7", "i6", "i4", "i3", "i2"]
+    assert asked == [(example.item, "text") for example in report.examples]
+    first = report.examples[0]
+    assert first.says == [
+        Says("text", "input of i8", "aligned text 8", "unaligned text 8", 0.8),
+        Says("all", "", "aligned all 8", "unaligned all 8", pytest.approx(0.1)),
+    ]
+    assert report.rouge == [RougeRow(s, 9, {"aligned": (0.5, 0.4, 0.6)}) for s in ("text", "all")]
+    assert dict(report.facts)["items scored"] == "9"
+    page = _Page(render(report))
+    assert [attrs["id"] for name, attrs in page.tags if name == "section"] == ["examples", "rouge"]
+    assert page.text.count("earec explain composite --data things") == 2
+
+
+@pytest.mark.parametrize("items", range(5))
+def test_a_run_over_few_items_shows_each_once(items: int) -> None:
+    shown = [example.item for example in examples(_texts("red pen", items), lambda *_: "")]
+    assert sorted(shown) == [f"i{n}" for n in range(items)]
+
+
 def test_json_gives_the_same_page(tmp_path: Path) -> None:
-    saved = write(REPORT, tmp_path / "new" / "report.html").with_suffix(".json").read_text(encoding="utf-8")
-    again = Report.from_json(saved)
-    assert render(again) == render(REPORT) == (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
+    data = tmp_path / "new" / "report.json"
+    page = write(REPORT, tmp_path / "new" / "report.html", data)
+    again = Report.from_json(data.read_text(encoding="utf-8"))
+    assert render(again) == render(REPORT) == page.read_text(encoding="utf-8")
     assert json.loads(again.to_json()) == json.loads(REPORT.to_json())
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["report.html", "report.json"]
 
@@ -188,7 +274,7 @@ def test_json_of_something_else_is_refused(text: str) -> None:
 
 
 def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = write(REPORT, tmp_path / "report.html")
+    target = write(REPORT, tmp_path / "report.html", tmp_path / "report.json")
     before = target.read_text(encoding="utf-8")
 
     def full(_: int) -> None:
@@ -247,6 +333,12 @@ def test_sentences_say_what_cannot_be_told() -> None:
     assert heard.startswith(
         "From text the model says something of this very item; from vision that is not shown"
     )
+
+
+def test_every_section_has_its_field_and_its_template() -> None:
+    templates = resources.files("earec_core.report") / "templates" / "sections"
+    assert sorted(f"{key}.html.j2" for key in SECTIONS) == sorted(file.name for file in templates.iterdir())
+    assert set(SECTIONS) <= {field.name for field in fields(Report)}
 
 
 def test_empty_parts_are_left_out() -> None:
@@ -319,14 +411,18 @@ def test_ticks_cover_their_range_in_even_steps(low: float, span: float) -> None:
 
 def test_bars_are_as_long_as_their_values() -> None:
     svg = charts.bars(
-        "t", [charts.Group("g", "red", [charts.Bar("a", 0.4, 0.3, 0.5), charts.Bar("b", 0.2, 0.1, 0.3)])]
+        "t", [charts.Group("g", "red", [charts.Value("a", 0.4, 0.3, 0.5), charts.Value("b", 0.2, 0.1, 0.3)])]
     )
     first, second = (float(w) for w in re.findall(r'<rect [^>]*width="([\d.]+)%"', svg))
     assert first == pytest.approx(2 * second)
 
 
 def test_dots_stand_where_their_values_are() -> None:
-    rows = [charts.Dot("a", 0.1, 0.05, 0.15), charts.Dot("b", 0.2, 0.1, 0.3), charts.Dot("c", 0.3, 0.2, 0.4)]
+    rows = [
+        charts.Value("a", 0.1, 0.05, 0.15),
+        charts.Value("b", 0.2, 0.1, 0.3),
+        charts.Value("c", 0.3, 0.2, 0.4),
+    ]
     x = [float(v) for v in re.findall(r'<circle cx="([\d.]+)%"', charts.dots("t", rows))]
     assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.02)
 

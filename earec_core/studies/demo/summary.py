@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,29 +12,27 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from earec_core.aligned.features import create
 from earec_core.aligned.stored import StoredModel
 from earec_core.catalog import Catalog
-from earec_core.home import registry_root
-from earec_core.modality import Context
+from earec_core.home import home, registry_root
+from earec_core.modality import Context, Modality, create
 from earec_core.recommend.evaluate import histories
-from earec_core.recommend.index import topk
-from earec_core.recommend.stage import open_recommender
+from earec_core.recommend.stage import open_retriever
 from earec_core.report import (
     Composition,
     Curve,
-    Example,
     Recommendation,
     Report,
-    RougeRow,
-    Says,
     StageRow,
     Suggestion,
+    examples,
+    rouge_rows,
 )
+from earec_core.report.explained import Describe
 from earec_core.studies.demo.run import Done
 from earec_registry import Registry
 
-_CARDS, _USERS, _SHOWN = 6, 3, 8
+_USERS, _SHOWN = 3, 8
 
 _WHAT = {
     "ids": "SASRec: one trained vector per item id, nothing of what the item is",
@@ -47,8 +46,7 @@ _NOTES = (
     "The catalog is MovieLens-100K, read from the recbole package: titles, genres, years and 100,000 ratings. "
     "It has no descriptions, so the text modality reads genres and year, and repeating the genres of the anchor "
     "is easy for it.",
-    "Nothing here is picked by hand: the cards show the items whose texts came closest to their anchors, and as "
-    "many from the middle; the users are the first that some recommender serves well.",
+    "The users shown are the first that some recommender serves well.",
     "The items shown and scored are held back: no alignment was trained on them.",
     "MovieLens-100K has no pictures. Vision is aligned on drawings of OpenMoji (CC BY-SA 4.0) with their "
     "names and categories; that says nothing of movies. Its own adapter names the pictures here: the composite, "
@@ -86,9 +84,11 @@ def report(folder: Path, done: Sequence[Done]) -> Report:
         examples=[
             example
             for name, catalog in catalogs.items()
-            for example in _examples(folder / "texts" / f"{name}.parquet", catalog, registry)
+            for example in examples(
+                pl.read_parquet(folder / "texts" / f"{name}.parquet").to_dicts(), _inputs(catalog, registry)
+            )
         ],
-        rouge=[_rouge(row) for one in explained.values() for row in one.result],
+        rouge=rouge_rows([row for one in explained.values() for row in one.result]),
         rouge_commands=[one.stage.line for one in explained.values()],
         curves=[_curve(one) for one in done if one.stage.name.startswith("align-")],
         composition=_composition(by_name["compose"]),
@@ -122,15 +122,6 @@ def _curve(one: Done) -> Curve:
     )
 
 
-def _rouge(row: Mapping[str, Any]) -> RougeRow:
-    variants = {
-        name: (row[name], row[f"{name}_low"], row[f"{name}_high"])
-        for name in ("aligned", "shuffled", "unaligned")
-        if name in row
-    }
-    return RougeRow(row["source"], row["items"], variants)
-
-
 def _composition(one: Done) -> Composition:
     result = one.result
     return Composition(
@@ -138,50 +129,29 @@ def _composition(one: Done) -> Composition:
     )
 
 
-def _examples(texts: Path, catalog: Catalog, registry: Registry) -> list[Example]:
-    """The items whose aligned texts are closest to their anchors, and as many from the middle."""
-    table = pl.read_parquet(texts)
+def _inputs(catalog: Catalog, registry: Registry) -> Describe:
+    """What the composite reads of an item, by modality."""
     model = StoredModel.open(registry, "composite")
-    context = Context(catalog.name, registry.root)
-    modalities = {
-        name: create(name, model.modalities[name]["config"], context)
-        for name in table["source"].unique()
-        if name in model.modalities
-    }
     items = {item.id: item for item in catalog.all_items()}
-    aligned = table.filter(pl.col("variant") == "aligned")
-    ranked = (
-        aligned.group_by("item_id").agg(pl.col("rouge_l").mean()).sort("rouge_l", "item_id", descending=True)
-    )
-    ids = ranked["item_id"].to_list()
-    half = _CARDS // 2
-    chosen = list(dict.fromkeys([*ids[:half], *ids[len(ids) // 2 :][:half]]))
-    found = []
-    for item_id in chosen:
-        rows = {(r["source"], r["variant"]): r for r in table.filter(pl.col("item_id") == item_id).to_dicts()}
-        says = [
-            Says(
-                source,
-                modalities[source].describe(items[item_id]) if source in modalities else "",
-                row["text"],
-                rows.get((source, "unaligned"), {}).get("text", ""),
-                row["rouge_l"],
-            )
-            for (source, variant), row in rows.items()
-            if variant == "aligned"
-        ]
-        found.append(Example(item_id, next(iter(rows.values()))["anchor"], says))
-    return found
+
+    @cache
+    def modality(name: str) -> Modality[Any]:
+        return create(name, model.modalities[name]["config"], Context(catalog.name, registry.root, home()))
+
+    return lambda item_id, name: modality(name).describe(items[item_id])
 
 
 def _suggestions(catalog: Catalog, registry: Registry, models: Sequence[str]) -> list[Suggestion]:
     """What each recommender offers to a few users, some of whom the last one serves well."""
     split = catalog.leave_one_out()
     titles = [item.title or item.id for item in catalog.all_items()]
-    opened = {name: open_recommender(registry, f"recommender/{name}", catalog) for name in models}
+    opened = {name: open_retriever(registry, f"recommender/{name}", catalog) for name in models}
     users = split.eval_users[:200]
     known = histories(split, "test", users)
-    lists = {name: topk(one.model, known, _SHOWN, exclude_seen=False)[0] for name, one in opened.items()}
+    lists = {
+        name: [ranking.rows for ranking in retriever.recommend(known, _SHOWN, exclude_seen=False)]
+        for name, retriever in opened.items()
+    }
     served = [any(split.test[user] in lists[name][i] for name in models) for i, user in enumerate(users)]
     order = np.argsort(~np.array(served), kind="stable")[:_USERS]
     return [

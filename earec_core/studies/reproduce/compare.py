@@ -1,40 +1,14 @@
-"""What can be said of the difference of two rows."""
+"""What one factor of a table does over all levels of the other."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-Z = 1.959964
-"""Two-sided 5% of the normal distribution."""
-
-
-def difference(a: Float[np.ndarray, " users"], b: Float[np.ndarray, " users"]) -> dict[str, float]:
-    """Mean of a - b over users, its standard error, and the p of a two-sided z-test (paired)."""
-    each = a - b
-    error = float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else 0.0
-    z = float(each.mean()) / error if error else 0.0
-    return {"difference": float(each.mean()), "se": error, "p": math.erfc(abs(z) / math.sqrt(2))}
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p's that keep the chance of any false finding among all of them."""
-    corrected, largest = [0.0] * len(ps), 0.0
-    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
-        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
-        corrected[i] = largest
-    return corrected
-
-
-def versus(gains: Mapping[str, Float[np.ndarray, " users"]], reference: str) -> dict[str, dict[str, float]]:
-    """`difference` of each to the reference, with `p_holm` over them all."""
-    found = {name: difference(gain, gains[reference]) for name, gain in gains.items() if name != reference}
-    corrected = holm([one["p"] for one in found.values()])
-    return {n: {**one, "p_holm": p} for (n, one), p in zip(found.items(), corrected, strict=True)}
+from earec_core.metrics.statistics import versus
 
 
 @dataclass(frozen=True)
@@ -45,7 +19,7 @@ class Effect:
         level: which.
         rows: over how many rows.
         ndcg: mean NDCG@10.
-        versus: see `versus`; None for the reference's own level.
+        versus: see `metrics.statistics.versus`; None for the reference's own level.
     """
 
     level: str
@@ -74,14 +48,5 @@ def main_effects(
     if min(len(levels), len(across)) < 2 or reference not in levels:
         return ()
     means = {level: np.mean([cells[level, a] for a in across], axis=0) for level in levels}
-    found = versus(means, reference)
-    return tuple(Effect(level, len(across), float(means[level].mean()), found.get(level)) for level in levels)
-
-
-def resolution(rate: float, users: int) -> dict[str, float]:
-    """Standard error of a hit rate over users, and the smallest difference of two such rates that shows.
-
-    The difference is that of two independent rates at the two-sided 5% level.
-    """
-    error = math.sqrt(rate * (1 - rate) / users)
-    return {"rate": rate, "se": error, "smallest": Z * math.sqrt(2) * error}
+    tests = versus(means, reference)
+    return tuple(Effect(level, len(across), float(means[level].mean()), tests.get(level)) for level in levels)

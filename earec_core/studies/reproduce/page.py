@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from earec_core.studies.reproduce.compare import Z
+from earec_core.metrics.statistics import Z
 from earec_core.studies.reproduce.stage import METRICS, Report, Result
 
 COLUMNS = (

@@ -18,20 +18,23 @@ import numpy as np
 from jaxtyping import Bool, Float
 from safetensors.numpy import load_file, save_file
 
-from earec_core.aligned.features import create
-from earec_core.aligned.stored import Show, StoredModel, inputs_for
+from earec_core.aligned.build import inputs_for
+from earec_core.aligned.stored import StoredModel
 from earec_core.catalog import Catalog
 from earec_core.compose import Recipe
 from earec_core.compose.stage import choose_adapters, compose_models
 from earec_core.config import AlignConfig, RecommenderConfig, RunConfig
 from earec_core.encode import ItemVectors, encode
 from earec_core.errors import DataError
+from earec_core.home import home
 from earec_core.llm.backbone import Backbone
-from earec_core.modality import Context
-from earec_core.recommend.evaluate import KS, Metrics
+from earec_core.metrics import statistics
+from earec_core.metrics.ranking import KS, Metrics
+from earec_core.modality import Context, create
 from earec_core.recommend.stage import train_registered
 from earec_core.studies.reproduce import compare, controls
 from earec_core.studies.reproduce.plan import Row, label
+from earec_core.types import Show
 from earec_registry import Manifest, NotFoundError, Registry
 
 METRICS = tuple(f"{name}@{k}" for name in ("hr", "ndcg") for k in KS)
@@ -67,7 +70,7 @@ class Report:
         recommender: its configuration, the seed left out.
         seeds: how many trainings of the recommender a row.
         reference: the row that the others are compared with.
-        resolution: see `compare.resolution`, for HR@10 of the reference.
+        resolution: see `statistics.resolution`, for HR@10 of the reference.
         results: by row.
         effects: of `method` and `weighting`, see `compare.main_effects`; empty where the rows are too few.
     """
@@ -139,7 +142,7 @@ def reproduce(
         hits = [metrics.hr(10) for metrics in measured[row.name]]
         note(f"{row.name}: HR@10 {np.mean(hits):.4f} ({', '.join(f'{hit:.4f}' for hit in hits)})")
     gains = {name: np.mean([m.gains(10) for m in runs], axis=0) for name, runs in measured.items()}
-    versus = compare.versus(gains, reference)
+    versus = statistics.versus(gains, reference)
     results = tuple(
         Result(
             row,
@@ -159,7 +162,7 @@ def reproduce(
         recommender.model_dump(mode="json", exclude={"seed"}),
         seeds,
         reference,
-        compare.resolution(rate, users),
+        statistics.resolution(rate, users),
         results,
         _effects(rows, gains, reference),
     )
@@ -295,8 +298,7 @@ class _Work:
             # Untrained projectors are drawn from the default seed, whatever the adapters were aligned with.
             update = {"prompt": first.prompt, "modalities": self._settings, "align": AlignConfig()}
             config = config.model_copy(update=update)
-        backbone = Backbone.load(config.backbone, self.note)
-        first.check_base(backbone)
+        first.check_base(self._backbone)
         made = encode(
             self.catalog,
             model,
@@ -304,7 +306,7 @@ class _Work:
             self.registry,
             names=row.modalities,
             name=name,
-            backbone=backbone,
+            backbone=self._backbone,
             note=self.note,
             show=lambda done, total, text: self.show(done, total, f"{row.name}: {text}"),
         )
@@ -341,6 +343,10 @@ class _Work:
             return self.registry.add(manifest, files, name=name, why="reproduce")
 
     @cached_property
+    def _backbone(self) -> Backbone:
+        return Backbone.load(self.config.backbone, self.note)
+
+    @cached_property
     def _settings(self) -> dict[str, dict[str, Any]]:
         """Each plugin's configuration: the adapter's own, with what differs here."""
         return {
@@ -351,7 +357,7 @@ class _Work:
     @cached_property
     def _inputs(self) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
         """What `encode` will record of each modality: its exact configuration, and what it reads."""
-        context = Context(self.catalog.name, self.registry.root)
+        context = Context(self.catalog.name, self.registry.root, home())
         made = {m: create(m, settings, context) for m, settings in self._settings.items()}
         return (
             {m: one.resolved_config().model_dump(mode="json") for m, one in made.items()},
@@ -361,10 +367,9 @@ class _Work:
     @cached_property
     def _present(self) -> dict[str, Bool[np.ndarray, " n"]]:
         """Which items have each modality."""
-        context = Context(self.catalog.name, self.registry.root)
-        backbone = Backbone.load(self.config.backbone, self.note)
+        context = Context(self.catalog.name, self.registry.root, home())
         items = self.catalog.all_items()
-        inputs = inputs_for(list(self.models), self._settings, items, backbone, context, self.show)
+        inputs = inputs_for(list(self.models), self._settings, items, self._backbone, context, self.show)
         return {m: np.array([row in inputs[m] for row in range(len(items))]) for m in self.models}
 
     def _name(self, row: Row, part: str) -> str:

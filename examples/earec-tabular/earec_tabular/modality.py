@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -13,9 +13,7 @@ import torch
 from pydantic import Field
 
 from earec_core.errors import DamagedInputError
-from earec_core.modality import Encoded, Encoder, Modality, PluginConfig, PromptSlot, pad
-from earec_core.modality.projectors import MlpProjector
-from earec_core.types import Item
+from earec_core.modality import Encoded, Encoder, Item, MlpProjector, Modality, PluginConfig, pad
 
 
 class TabularConfig(PluginConfig):
@@ -41,7 +39,9 @@ class RowEncoder(Encoder):
 class TabularModality(Modality[TabularConfig]):
     """Price, rating, category, ..."""
 
-    cache_features: ClassVar[bool] = False  # encoding is as cheap as reading a cache
+    @property
+    def cache_features(self) -> bool:
+        return False  # encoding is as cheap as reading a cache
 
     def read(self, item: Item) -> Any | None:
         """float32 (t d_enc): a row for each field that the item has."""
@@ -54,7 +54,8 @@ class TabularModality(Modality[TabularConfig]):
         which = np.eye(len(self._fields))[self._fields.index(field)]
         words, waves = np.zeros(c.buckets), np.zeros(2 * c.waves)
         if field in c.categories:
-            for word in str(value).lower().replace(",", " ").split():
+            text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            for word in text.lower().replace(",", " ").split():
                 words[crc32(word.encode()) % c.buckets] += 1
         else:
             angles = math.log1p(_number(item.id, field, value)) * 2.0 ** np.arange(c.waves)
@@ -67,8 +68,8 @@ class TabularModality(Modality[TabularConfig]):
     def build_projector(self, d_enc: int, d_llm: int) -> MlpProjector:
         return MlpProjector(d_enc, d_llm)
 
-    def prompt_slot(self) -> PromptSlot:
-        return PromptSlot("<table>", positions=len(self._fields))
+    def positions(self) -> int:
+        return len(self._fields)
 
     def describe(self, item: Item) -> str:
         return ", ".join(f"{field} {item.fields[field]}" for field in self._fields if field in item.fields)

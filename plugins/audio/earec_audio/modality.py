@@ -15,20 +15,17 @@ from pydantic import Field, model_validator
 
 from earec_audio import sound
 from earec_audio.encoders import SPEECH_EMBEDDING, Source, Speech, Tower
-from earec_audio.spec import SPEC
 from earec_core.errors import DamagedInputError, UsageError
 from earec_core.modality import (
-    Context,
     Encoder,
+    Item,
     LanguageModel,
+    MlpProjector,
     Modality,
     PluginConfig,
     Projector,
-    PromptSlot,
 )
-from earec_core.modality.projectors import MlpProjector
 from earec_core.modality.tables import Table, VectorEncoder, read_table
-from earec_core.types import Item
 
 
 class AudioConfig(PluginConfig):
@@ -83,10 +80,10 @@ class AudioConfig(PluginConfig):
 class AudioModality(Modality[AudioConfig]):
     """An item's sound: windows of samples, (windows samples), or a row of a table, (d)."""
 
-    def __init__(self, config: AudioConfig, context: Context) -> None:
-        super().__init__(config, context)
+    @property
+    def cache_features(self) -> bool:
         # A table is its own cache.
-        self.cache_features = not config.features  # type: ignore[misc]
+        return not self.config.features
 
     def read(self, item: Item) -> sound.Windows | Float[np.ndarray, " d"] | None:
         if self.config.features:
@@ -105,9 +102,9 @@ class AudioModality(Modality[AudioConfig]):
     def build_projector(self, d_enc: int, d_llm: int) -> Projector:
         return MlpProjector(d_enc, d_llm, tokens=self.config.tokens)
 
-    def prompt_slot(self) -> PromptSlot:
+    def positions(self) -> int:
         windows = 1 if self.config.features else self.config.positions
-        return PromptSlot(SPEC.slot_token, windows * self.config.tokens)
+        return windows * self.config.tokens
 
     def describe(self, item: Item) -> str:
         try:
@@ -130,7 +127,8 @@ class AudioModality(Modality[AudioConfig]):
             path = folder / f"{row}.wav"
             angles = 2 * np.pi * hertz * np.arange(int(seconds * 16_000)) / 16_000
             soundfile.write(path, 0.3 * np.sin(angles), 16_000)
-            items.append(Item(row, str(row), f"A tone of {hertz} hertz", {"audio": str(path)}))
+            fields = {"audio": path.name}
+            items.append(Item(row, str(row), f"A tone of {hertz} hertz", fields, folder=folder))
         return AudioConfig(), items
 
     def resolved_config(self) -> AudioConfig:
@@ -145,7 +143,7 @@ class AudioModality(Modality[AudioConfig]):
         return json.dumps([self._source.revision, self.config.layer])
 
     def _value(self, item: Item) -> str | bytes | None:
-        value = item.fields.get(self.config.field)
+        value = item.path(self.config.field) or item.fields.get(self.config.field)
         if value is None or value in ("", b""):
             return None
         if not isinstance(value, (str, bytes)):
@@ -210,7 +208,9 @@ class AudioModality(Modality[AudioConfig]):
     @cached_property
     def _source(self) -> Source:
         c = self.config
-        return Speech(c.revision) if c.encoder == SPEECH_EMBEDDING else Tower(c.encoder, c.revision, c.layer)
+        if c.encoder == SPEECH_EMBEDDING:
+            return Speech(c.revision, self.context.home)
+        return Tower(c.encoder, c.revision, c.layer)
 
     @property
     def _cut(self) -> sound.Cut:
@@ -219,6 +219,5 @@ class AudioModality(Modality[AudioConfig]):
 
 def _name(item: Item, field: str) -> str:
     """What a message calls an item's sound."""
-    value = item.fields.get(field)
-    named = f"{field} of item {item.id}"
-    return f"{value} ({named})" if isinstance(value, str) else named
+    path, named = item.path(field), f"{field} of item {item.id}"
+    return f"{path} ({named})" if path else named

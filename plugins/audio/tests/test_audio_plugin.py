@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +18,14 @@ import soundfile
 import torch
 from safetensors.numpy import save_file
 
+from earec_audio import encoders
+from earec_audio.modality import AudioConfig, AudioModality
 from earec_audio.sound import Cut, windows
 from earec_core import plugins
-from earec_core.aligned.features import ModalityInputs, create
+from earec_core.aligned.features import read_inputs
 from earec_core.errors import DamagedInputError, EarecError, IntegrityError, UsageError
-from earec_core.modality import Context
+from earec_core.modality import Context, create
+from earec_core.testing import ModalityConformance
 from earec_core.types import Item
 
 LASTFM = (Path(__file__).parents[3] / "../shared/data/lastfm-2k-audio").resolve()
@@ -66,7 +70,7 @@ def pitch(samples: np.ndarray, rate: int) -> float:
 
 
 def test_the_plugin_is_usable_and_stands_between_vision_and_behavior() -> None:
-    spec = plugins.usable()["audio"]
+    spec = plugins.get("audio").spec
     assert (spec.order, spec.slot_token) == (25, "<audio>")
 
 
@@ -281,13 +285,29 @@ def test_describe_says_how_long_it_is(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def speech() -> Any:
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    context = Context("c", home=tmp_path_factory.mktemp("home"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIP_RETRIES", "0")
         try:
-            return make().build_encoder(LLM)
+            return create("audio", {}, context).build_encoder(LLM)
         except EarecError as error:
             pytest.skip(f"the wheel openwakeword cannot be fetched: {error}")
+
+
+def test_the_wheel_is_kept_in_earecs_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+
+    def fetch(wheel: Any, folder: Path, note: Any) -> Path:
+        asked.append(folder)
+        raise EarecError("No network.", "Connect it.")
+
+    monkeypatch.setattr(encoders, "fetch", fetch)
+    with pytest.raises(EarecError, match="No network"):
+        create("audio", {}, Context(home=tmp_path)).build_encoder(LLM)
+    assert asked == [tmp_path / "downloads"]
+    with pytest.raises(UsageError, match=r"no folder to keep it in.*Context\(home=FOLDER\)"):
+        make().build_encoder(LLM)
 
 
 @pytest.mark.real
@@ -336,7 +356,7 @@ def test_projector_and_slot_agree(speech: Any) -> None:
     modality = make(tokens=2)
     raws = [modality.read(item(coded(noise(seconds)))) for seconds in (1, 9)]
     h, mask = modality.build_projector(speech.d_enc, 32)(speech(raws))
-    assert h.shape == (2, modality.prompt_slot().positions, 32) == (2, 8, 32)
+    assert h.shape == (2, modality.positions(), 32) == (2, 8, 32)
     assert mask.sum(1).tolist() == [2, 8]
 
 
@@ -388,6 +408,17 @@ def _saved(folder: Path, kind: str) -> Path:
     model.eval().save_pretrained(folder)
     extractor.save_pretrained(folder)
     return folder
+
+
+class TestContract(ModalityConformance):
+    """The conformance kit, with a small random wav2vec 2.0 in place of the encoder that is downloaded."""
+
+    modality = "audio"
+
+    @classmethod
+    def examples(cls, folder: Path) -> tuple[AudioConfig, Sequence[Item]]:
+        _, items = AudioModality.examples(folder)
+        return AudioConfig(encoder=str(_saved(folder / "tower", "wav2vec2"))), items
 
 
 def _transformers_own(folder: Path, kind: str, samples: np.ndarray, layer: int) -> torch.Tensor:
@@ -453,7 +484,7 @@ def test_a_catalog_of_sounds_fills_slots_and_names_the_damaged(tmp_path: Path) -
     sounds = [coded(noise(5)), coded(tone(300, 1.2)), b"not a sound", None, coded(noise(5))]
     items = [item(sound, index) for index, sound in enumerate(sounds)]
     inputs = [
-        ModalityInputs("audio", make(encoder=str(folder)), items, LLM, cache=tmp_path / "cache") for _ in "ab"
+        read_inputs("audio", make(encoder=str(folder)), items, LLM, cache=tmp_path / "cache") for _ in "ab"
     ]
     for found in inputs:
         assert [found.positions(row) for row in (0, 1, 4)] == [4, 1, 4]
@@ -506,7 +537,7 @@ def test_features_are_the_tables_rows_standardised(tmp_path: Path) -> None:
     h, mask = modality.build_encoder(LLM)(raws)
     assert torch.equal(h[:, 0], torch.from_numpy(np.stack(raws)))
     assert mask.all()
-    assert modality.prompt_slot().positions == 1
+    assert modality.positions() == 1
     assert modality.build_projector(5, 32)(modality.build_encoder(LLM)(raws)).h.shape == (3, 1, 32)
     assert modality.describe(item(feature_row=3)) == "audio features, row 3 of a.npy, d=5"
 

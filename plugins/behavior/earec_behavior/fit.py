@@ -19,7 +19,6 @@ from earec_behavior.table import default_name
 from earec_core.catalog import Catalog
 from earec_core.config import RecommenderConfig, validate
 from earec_core.errors import UsageError
-from earec_core.recommend import item_embeddings
 from earec_core.recommend.stage import train_resumable
 from earec_registry import Registry
 
@@ -95,7 +94,7 @@ def fit(
     }
     with tempfile.TemporaryDirectory() as folder:
         files = {file: Path(folder) / file for file in ("embeddings.safetensors", "item_ids.json")}
-        values = torch.from_numpy(item_embeddings(trained)[known])
+        values = torch.from_numpy(trained.item_embeddings()[known])
         save_file({"embeddings": values}, files["embeddings.safetensors"])
         ids = [catalog.items["item_id"][int(row)] for row in known]
         files["item_ids.json"].write_text(json.dumps(ids, ensure_ascii=False))

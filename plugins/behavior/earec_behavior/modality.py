@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -13,12 +12,17 @@ from jaxtyping import Float
 from pydantic import Field
 
 from earec_behavior import table
-from earec_behavior.spec import SPEC
 from earec_core.errors import DamagedInputError, UsageError
-from earec_core.modality import Encoder, LanguageModel, Modality, PluginConfig, Projector, PromptSlot
-from earec_core.modality.projectors import MlpProjector
+from earec_core.modality import (
+    Encoder,
+    Item,
+    LanguageModel,
+    MlpProjector,
+    Modality,
+    PluginConfig,
+    Projector,
+)
 from earec_core.modality.tables import Table, VectorEncoder
-from earec_core.types import Item
 
 _NEIGHBOURS = 3
 
@@ -42,7 +46,9 @@ class BehaviorConfig(PluginConfig):
 class BehaviorModality(Modality[BehaviorConfig]):
     """An item's embedding in an existing recommender."""
 
-    cache_features: ClassVar[bool] = False
+    @property
+    def cache_features(self) -> bool:
+        return False
 
     def read(self, item: Item) -> Float[np.ndarray, " d"] | None:
         row = self._row(item)
@@ -63,8 +69,8 @@ class BehaviorModality(Modality[BehaviorConfig]):
     def build_projector(self, d_enc: int, d_llm: int) -> Projector:
         return MlpProjector(d_enc, d_llm, tokens=self.config.tokens)
 
-    def prompt_slot(self) -> PromptSlot:
-        return PromptSlot(SPEC.slot_token, self.config.tokens)
+    def positions(self) -> int:
+        return self.config.tokens
 
     def describe(self, item: Item) -> str:
         row = self._row(item)

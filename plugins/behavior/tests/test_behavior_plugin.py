@@ -17,11 +17,10 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from earec_core import plugins
-from earec_core.aligned.features import create
 from earec_core.catalog import Catalog, import_dataset
 from earec_core.cli import run
 from earec_core.errors import DamagedInputError, IntegrityError, UsageError
-from earec_core.modality import Context
+from earec_core.modality import Context, create
 from earec_core.types import Item
 from earec_registry import Registry
 
@@ -90,7 +89,7 @@ TABLES = {
 
 
 def test_the_plugin_is_usable_and_third_in_the_prompt() -> None:
-    spec = plugins.usable()["behavior"]
+    spec = plugins.get("behavior").spec
     assert (spec.order, spec.slot_token) == (30, "<behavior>")
 
 
@@ -261,7 +260,7 @@ def test_encoder_stacks_and_projector_fills_the_slot(tmp_path: Path) -> None:
     assert torch.equal(encoder(raws[::-1]).h, h.flip(0))
     assert torch.equal(encoder(raws[:1]).h, h[:1])
     out = modality.build_projector(6, 32)(encoder(raws))
-    assert out.h.shape == (4, modality.prompt_slot().positions, 32)
+    assert out.h.shape == (4, modality.positions(), 32)
 
 
 def test_describe_names_the_nearest_items(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field, field_validator
@@ -12,17 +12,15 @@ from pydantic import Field, field_validator
 from earec_core.modality import (
     Encoded,
     Encoder,
+    IdentityProjector,
+    Item,
     LanguageModel,
     Modality,
     PluginConfig,
     Projector,
-    PromptSlot,
     pad,
 )
-from earec_core.modality.projectors import IdentityProjector
-from earec_core.types import Item
 from earec_text.cleaning import Template, clean, join_sentences
-from earec_text.spec import SPEC
 
 _SHOWN = 300
 
@@ -83,7 +81,9 @@ class WordEncoder(Encoder):
 class TextModality(Modality[TextConfig]):
     """An item's words."""
 
-    cache_features: ClassVar[bool] = False
+    @property
+    def cache_features(self) -> bool:
+        return False
 
     def read(self, item: Item) -> str | None:
         if self.config.template is not None:
@@ -98,8 +98,8 @@ class TextModality(Modality[TextConfig]):
     def build_projector(self, d_enc: int, d_llm: int) -> Projector:
         return IdentityProjector()
 
-    def prompt_slot(self) -> PromptSlot:
-        return PromptSlot(SPEC.slot_token, self.config.max_tokens)
+    def positions(self) -> int:
+        return self.config.max_tokens
 
     @classmethod
     def examples(cls, folder: Path) -> tuple[TextConfig, Sequence[Item]]:

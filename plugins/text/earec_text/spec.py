@@ -4,7 +4,7 @@ from earec_core.plugins.spec import ModalitySpec
 
 SPEC = ModalitySpec(
     name="text",
-    api_version=(1, 0),
+    api_version=(2, 0),
     summary="An item's words (its description by default), through the LLM's own word embedding.",
     config="earec_text.modality:TextConfig",
     factory="earec_text.modality:TextModality",

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from earec_core import plugins
-from earec_core.aligned.features import create
 from earec_core.errors import UsageError
-from earec_core.modality import Context
+from earec_core.modality import Context, create
 from earec_core.testing import tiny_backbone
 from earec_core.types import Item
 from earec_text.cleaning import Template, clean, join_sentences
@@ -43,7 +42,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_the_plugin_is_usable_and_first_in_the_prompt() -> None:
-    spec = plugins.usable()["text"]
+    spec = plugins.get("text").spec
     assert (spec.order, spec.slot_token) == (10, "<text>")
 
 

@@ -16,14 +16,19 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from earec_core.errors import DamagedInputError, IntegrityError
-from earec_core.modality import Encoder, LanguageModel, Modality, PluginConfig, Projector, PromptSlot
-from earec_core.modality.projectors import MlpProjector
-from earec_core.types import Item
+from earec_core.modality import (
+    Encoder,
+    Item,
+    LanguageModel,
+    MlpProjector,
+    Modality,
+    PluginConfig,
+    Projector,
+)
 from earec_vision import llava
 from earec_vision.encoders import LITE0, Lite0, Pixels, Source, Tower
 from earec_vision.images import MOST_PIXELS, open_rgb, thumbnail
 from earec_vision.llava import LlavaProjector
-from earec_vision.spec import SPEC
 
 
 class VisionConfig(PluginConfig):
@@ -104,8 +109,8 @@ class VisionModality(Modality[VisionConfig]):
             return MlpProjector(d_enc, d_llm)
         return LlavaProjector(d_enc, d_llm, self._projector_weights and self._projector_weights[0])
 
-    def prompt_slot(self) -> PromptSlot:
-        return PromptSlot(SPEC.slot_token, self.config.positions)
+    def positions(self) -> int:
+        return self.config.positions
 
     def describe(self, item: Item) -> str:
         try:
@@ -134,11 +139,11 @@ class VisionModality(Modality[VisionConfig]):
             picture = Image.new(mode, (60 + 20 * row, 80), colour)
             picture.paste(Image.linear_gradient("L").resize((40, 30)), (10, 20 + 10 * row))
             picture.save(file)
-            items.append(Item(row, f"e{row}", f"Thing {row}", {"image": str(file)}))
+            items.append(Item(row, f"e{row}", f"Thing {row}", {"image": file.name}, folder=folder))
         return VisionConfig(), items
 
     def _open(self, item: Item) -> Image.Image | None:
-        value = item.fields.get(self.config.field)
+        value = item.path(self.config.field) or item.fields.get(self.config.field)
         if value is None or value in ("", b""):
             return None
         name = _name(item, self.config.field)
@@ -188,5 +193,4 @@ class VisionModality(Modality[VisionConfig]):
 
 
 def _name(item: Item, field: str) -> str:
-    value = item.fields.get(field)
-    return value if isinstance(value, str) else f"{field} of item {item.id}"
+    return item.path(field) or f"{field} of item {item.id}"

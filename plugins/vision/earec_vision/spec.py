@@ -4,7 +4,7 @@ from earec_core.plugins.spec import ModalitySpec
 
 SPEC = ModalitySpec(
     name="vision",
-    api_version=(1, 0),
+    api_version=(2, 0),
     summary="An item's picture, through EfficientNet-Lite0 or a CLIP, SigLIP or DINOv2 tower.",
     config="earec_vision.modality:VisionConfig",
     factory="earec_vision.modality:VisionModality",

@@ -17,9 +17,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from earec_core import plugins
-from earec_core.aligned.features import create
 from earec_core.errors import DamagedInputError, IntegrityError, UsageError
-from earec_core.modality import Context, Encoded
+from earec_core.modality import Context, Encoded, create
 from earec_core.types import Item
 
 DATA = (Path(__file__).parents[3] / "../shared/data").resolve()
@@ -52,7 +51,7 @@ def lite0() -> Any:
 
 
 def test_the_plugin_is_usable_and_second_in_the_prompt() -> None:
-    spec = plugins.usable()["vision"]
+    spec = plugins.get("vision").spec
     assert (spec.order, spec.slot_token) == (20, "<image>")
 
 
@@ -300,7 +299,7 @@ def test_a_tower_gives_what_transformers_gives(kind: str, tmp_path: Path) -> Non
         h, mask = encoder([raw, raw])
         assert mask.all()
         assert encoder.d_enc == 16
-        assert h.shape[1] == modality.prompt_slot().positions
+        assert h.shape[1] == modality.positions()
         assert torch.allclose(h[:1], expected, atol=1e-4), config
 
 
@@ -331,7 +330,7 @@ def test_projector_and_slot_agree(lite0: Any) -> None:
     modality = make()
     out = modality.build_projector(lite0.d_enc, 32)(lite0([modality.read(item(_bytes(picture())))]))
     assert out.h.shape == (1, 4, 32)
-    assert out.mask.shape[1] == modality.prompt_slot().positions
+    assert out.mask.shape[1] == modality.positions()
 
 
 def test_describe_is_a_small_picture() -> None:

@@ -1,0 +1,113 @@
+"""The model: an LLM and a projector for each modality, reading a catalog's items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from earec_core.aligned.features import ModalityInputs
+from earec_core.aligned.prompts import ItemPrompts, Sample
+from earec_core.llm.backbone import Backbone, Spliced
+from earec_core.llm.prompts import Prompt
+from earec_core.types import Show, Slot
+
+
+def itself(slot: Slot) -> int:
+    """The row whose input goes into a slot: the slot's own."""
+    return slot.item
+
+
+class AlignedModel(nn.Module):
+    """One module that holds everything with parameters, so that a training engine can wrap it.
+
+    Its `forward` is the loss. The LLM stays in evaluation mode, frozen but for what an adapter adds
+    (`Backbone.adapted`); `train` switches projectors and adapter.
+
+    Attributes:
+        llm: the transformers causal LM.
+        projectors: by modality.
+        backbone: the same LLM as what it can do.
+        inputs: the modalities' inputs of the catalog, by name, in slot order.
+        prompts: what is said of each item.
+    """
+
+    def __init__(
+        self, backbone: Backbone, inputs: Mapping[str, ModalityInputs], prompts: ItemPrompts
+    ) -> None:
+        super().__init__()
+        self.llm: nn.Module = backbone.model
+        self.projectors = nn.ModuleDict({name: one.projector for name, one in inputs.items()})
+        self.backbone, self.inputs, self.prompts = backbone, dict(inputs), prompts
+        self.eval()
+
+    def train(self, mode: bool = True) -> AlignedModel:
+        """Switch projectors and adapter to training; the LLM itself has no part in it."""
+        self.training = mode
+        self.projectors.train(mode)
+        if self.backbone.adapter is not None:
+            self.backbone.adapter.train(mode)
+        return self
+
+    def forward(self, samples: Sequence[Sample]) -> Float[Tensor, ""]:
+        """Eq. 3: negative log-likelihood summed over the response tokens, given prompt and earlier tokens."""
+        # The last token is predicted, never read.
+        prompts = [Prompt(s.prompt.item, (*s.prompt.pieces, s.response[:-1])) for s in samples]
+        spliced = self.splice(prompts)
+        hidden = self.backbone.hidden(spliced)
+        rows: list[int] = []
+        columns: list[int] = []
+        targets: list[int] = []
+        for i, (sample, length) in enumerate(zip(samples, spliced.lengths.tolist(), strict=True)):
+            n = len(sample.response)
+            rows += [i] * n
+            columns += range(length - n, length)
+            targets += sample.response
+        logits = self.backbone.logits(hidden[rows, columns])
+        return F.cross_entropy(logits, torch.tensor(targets, device=logits.device), reduction="sum")
+
+    def vectors(self, prompts: Sequence[Prompt]) -> Float[Tensor, "b d_llm"]:
+        """Eq. 5: the last hidden state at each prompt's last position."""
+        batch = self.splice(prompts)
+        return self.backbone.hidden(batch)[torch.arange(len(prompts)), batch.lengths - 1]
+
+    def splice(self, prompts: Sequence[Prompt], source: Callable[[Slot], int] = itself) -> Spliced:
+        """The prompts as embeddings (Eq. 1 and 2).
+
+        Args:
+            source: which row's input goes into a slot.
+        """
+        wanted = {slot: source(slot) for prompt in prompts for slot in prompt.slots}
+        embeddings: dict[Slot, Tensor] = {}
+        for name, one in self.inputs.items():
+            rows = sorted({row for slot, row in wanted.items() if slot.modality == name})
+            if rows:
+                h, mask = self.projectors[name](one.encoded(rows))
+                embeddings |= {Slot(name, row): h[i, mask[i]] for i, row in enumerate(rows)}
+        return self.backbone.splice(
+            prompts, {slot: embeddings[Slot(slot.modality, row)] for slot, row in wanted.items()}
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        *,
+        batch_size: int = 32,
+        source: Callable[[Slot], int] = itself,
+        show: Show = lambda *_: None,
+    ) -> list[str]:
+        """Greedy texts for prompts, in their order; batches hold prompts of similar length."""
+        order = sorted(range(len(prompts)), key=lambda i: self.prompts.length(prompts[i]))
+        texts = [""] * len(prompts)
+        for start in range(0, len(order), batch_size):
+            chunk = order[start : start + batch_size]
+            spliced = self.splice([prompts[i] for i in chunk], source)
+            for i, text in zip(chunk, self.backbone.generate(spliced, max_new_tokens), strict=True):
+                texts[i] = text
+            show(min(start + batch_size, len(order)), len(order), "generated")
+        return texts

@@ -1,0 +1,45 @@
+"""A recommender with its items as it reads and scores them; what it writes is its own business."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from earec_core.artifacts.base import DataRecord, Manifest, Record
+from earec_core.config import RecommenderConfig
+
+RANKS = "test_ranks.safetensors"
+"""Users' rows and the ranks of their test targets."""
+
+
+class FitRecord(Record):
+    """How a recommender was trained, and the epoch that was kept."""
+
+    config: RecommenderConfig
+    epoch: int
+
+
+class RecommenderManifest(Manifest):
+    """What a recommender says.
+
+    Attributes:
+        model: its name in the table of models.
+        parents: the item vectors, if it was trained on some.
+        metrics: HR@K and NDCG@K by `valid` and `test`.
+    """
+
+    title: ClassVar[str] = "a recommender"
+    remedy: ClassVar[str] = "Train one: earec recommend train."
+
+    kind: Literal["recommender"] = "recommender"
+    model: str
+    data: DataRecord
+    training: FitRecord
+    metrics: Mapping[str, Mapping[str, float]]
+
+    @classmethod
+    def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
+        names = {"ids": "sasrec", "vectors": "earec"}
+        return {key: value for key, value in data.items() if key != "method"} | {
+            "model": names[data["method"]]
+        }

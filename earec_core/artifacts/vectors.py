@@ -1,0 +1,129 @@
+"""Item vectors of a catalog. Files: `vectors.safetensors` with `vectors` (n d), `item_ids.json` in row order."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from earec_core.artifacts.base import BaseRecord, DataRecord, Manifest, Record, open_as, save
+from earec_core.catalog import Catalog
+from earec_core.config import PromptConfig
+from earec_core.errors import IntegrityError, UsageError
+from earec_registry import Registry
+
+TENSORS, IDS = "vectors.safetensors", "item_ids.json"
+
+
+class TableShape(Record):
+    """Rows and width of a table of items."""
+
+    items: int
+    d: int
+
+
+class VectorsManifest(Manifest):
+    """What item vectors say.
+
+    Attributes:
+        parents: the model, then what its encoders read.
+        method: how an item's vector was read off.
+        modalities: each plugin's configuration; empty for vectors made of vectors.
+        base, prompt: of the LLM that made them; None for vectors made of vectors.
+        coverage: items that have each modality, and `none` of them.
+    """
+
+    title: ClassVar[str] = "a table of item vectors"
+    remedy: ClassVar[str] = "Make them with `earec encode`."
+
+    kind: Literal["vectors"] = "vectors"
+    method: str
+    modalities: Mapping[str, Mapping[str, Any]] = {}
+    base: BaseRecord | None = None
+    prompt: PromptConfig | None = None
+    data: DataRecord
+    shapes: TableShape
+    coverage: Mapping[str, int] = {}
+
+    @classmethod
+    def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
+        return {**data, "kind": "vectors"}
+
+
+@dataclass(frozen=True)
+class ItemVectors:
+    """Vectors of a catalog's items.
+
+    Attributes:
+        id: their id in the registry.
+        vectors: one row an item, in the catalog's order.
+        item_ids: the items' ids, by row.
+        manifest: what they say.
+    """
+
+    id: str
+    vectors: Float[np.ndarray, "n d"]
+    item_ids: Sequence[str]
+    manifest: VectorsManifest
+
+    @classmethod
+    def open(cls, registry: Registry, reference: str, catalog: Catalog) -> ItemVectors:
+        """Stored vectors, checked against the catalog they are to be used with.
+
+        Raises:
+            UsageError: they are of another kind or another catalog.
+            IntegrityError: they cannot be read.
+        """
+        stored = open_as(registry, reference, VectorsManifest)
+        try:
+            item_ids = json.loads((stored.folder / IDS).read_text())
+            with safe_open(str(stored.folder / TENSORS), framework="np") as tensors:
+                vectors = tensors.get_tensor("vectors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise IntegrityError(
+                f"The vectors {reference!r} cannot be read: {error}.", "Encode again."
+            ) from error
+        if item_ids != catalog.items["item_id"].to_list():
+            raise UsageError(
+                f"The vectors {reference!r} are of {stored.manifest.data.name!r}, whose items are not "
+                f"those of {catalog.name!r}.",
+                f"Run `earec encode --data {catalog.path}`.",
+            )
+        return cls(stored.id, vectors, item_ids, stored.manifest)
+
+    @classmethod
+    def save(
+        cls,
+        registry: Registry,
+        vectors: Float[np.ndarray, "n d"],
+        catalog: Catalog,
+        *,
+        name: str,
+        why: str,
+        **manifest: Any,
+    ) -> ItemVectors:
+        """Store vectors of a catalog's items, one row an item.
+
+        Args:
+            manifest: fields of `VectorsManifest` beside the catalog and the shapes.
+        """
+        said = VectorsManifest(
+            data=DataRecord(name=catalog.name, digest=catalog.digest),
+            shapes=TableShape(items=len(vectors), d=int(vectors.shape[1])),
+            **manifest,
+        )
+        item_ids = catalog.items["item_id"].to_list()
+        with tempfile.TemporaryDirectory() as folder:
+            files = {file: Path(folder) / file for file in (TENSORS, IDS)}
+            save_file({"vectors": np.ascontiguousarray(vectors)}, files[TENSORS])
+            files[IDS].write_text(json.dumps(item_ids))
+            identity = save(registry, said, files, name=name, why=why)
+        return cls(identity, vectors, item_ids, said)

@@ -1,0 +1,72 @@
+"""Readers of the source formats: each gives items, interactions and relations under EAREC's column names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from earec_core.catalog.formats import amazon, generic, movielens, recbole
+from earec_core.catalog.formats.columns import RELATION_KINDS, Source, check_columns
+from earec_core.errors import DataError
+
+
+@dataclass(frozen=True)
+class Format:
+    """A source format.
+
+    Attributes:
+        name: what `--format` takes.
+        detect: whether a folder is of the format, by the files in it.
+        read: its tables; takes the folder, and EAREC's column names to the source's (several alternatives are
+            separated by `|`).
+    """
+
+    name: str
+    detect: Callable[[Path], bool]
+    read: Callable[[Path, Mapping[str, str]], Source]
+
+
+FORMATS: Mapping[str, Format] = {
+    each.name: each
+    for each in (
+        Format("movielens", movielens.detect, movielens.read),
+        Format("recbole", recbole.detect, recbole.read),
+        Format("generic", generic.detect, generic.read),
+        Format("amazon-2023", amazon.detect_2023, amazon.read),
+        Format("amazon-2018", amazon.detect_2018, amazon.read),
+    )
+}
+"""By name, in the order in which a folder is tried."""
+
+
+def detect(source: Path) -> str:
+    """The format of a folder, by the files in it.
+
+    Raises:
+        DataError: none of the formats' files is there.
+    """
+    for each in FORMATS.values():
+        if each.detect(source):
+            return each.name
+    raise DataError(
+        f"{source} holds no files of a known format.",
+        f"Name it with --format ({', '.join(FORMATS)}); see docs/data.md.",
+    )
+
+
+def read(source: Path, format: str, columns: Mapping[str, str]) -> Source:  # noqa: A002 - the option's name
+    """Read a source in a named format.
+
+    Args:
+        columns: EAREC's column names to the source's; several alternatives are separated by `|`.
+
+    Raises:
+        DataError: unknown format, missing or unreadable file, missing column.
+    """
+    if format not in FORMATS:
+        raise DataError(f"There is no format {format!r}.", f"Choose one of: {', '.join(FORMATS)}.")
+    return FORMATS[format].read(source, columns)
+
+
+__all__ = ["FORMATS", "RELATION_KINDS", "Format", "Source", "check_columns", "detect", "read"]

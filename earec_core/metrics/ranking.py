@@ -1,0 +1,66 @@
+"""HR@K and NDCG@K from the rank of each user's one target.
+
+The rank of a target is 1, plus the items that score higher, plus those that score the same and stand before it in
+the catalog.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from earec_core.errors import EarecError
+
+KS = (10, 50)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Figures of one evaluation.
+
+    Attributes:
+        ranks: rank of each evaluated user's target, from 1.
+        users: the users' rows.
+    """
+
+    ranks: Int[np.ndarray, " k"]
+    users: Int[np.ndarray, " k"]
+
+    def hr(self, k: int) -> float:
+        """Part of the users whose target is among the first k."""
+        return float(np.mean(self.ranks <= k))
+
+    def ndcg(self, k: int) -> float:
+        """Mean of 1 / log2(rank + 1) over the users, 0 beyond k (one relevant item: the ideal is 1)."""
+        return float(self.gains(k).mean())
+
+    def gains(self, k: int) -> Float[np.ndarray, " k"]:
+        """NDCG@k of each user."""
+        return np.where(self.ranks <= k, 1 / np.log2(self.ranks + 1), 0.0)
+
+    def summary(self) -> dict[str, float]:
+        """`hr@k` and `ndcg@k`, each with its standard error over users."""
+        figures: dict[str, float] = {"users": float(len(self.ranks))}
+        for k in KS:
+            for name, values in ((f"hr@{k}", self.ranks <= k), (f"ndcg@{k}", self.gains(k))):
+                figures[name] = round(float(np.mean(values)), 6)
+                figures[f"{name}_se"] = round(float(np.std(values) / math.sqrt(len(values))), 6)
+        return figures
+
+
+def rank_of(scores: Float[Tensor, "b n"], targets: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+    """Rank of each row's target by the rule of this module.
+
+    Raises:
+        EarecError: a score is not a number.
+    """
+    if torch.isnan(scores).any():
+        raise EarecError("The recommender's scores are not numbers.", "Lower recommender.lr and train again.")
+    own = scores.gather(1, targets[:, None])
+    before = torch.arange(scores.shape[1], device=scores.device) < targets[:, None]
+    return 1 + (scores > own).sum(1) + ((scores == own) & before).sum(1)

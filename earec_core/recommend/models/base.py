@@ -1,0 +1,114 @@
+"""What a recommender is: items and users become vectors whose similarity is the score.
+
+Symbols: b users of a batch, n items of the catalog, d the width of their vectors.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from earec_core.config import RecommenderConfig
+from earec_core.errors import UsageError
+
+
+class Recommender(nn.Module, ABC):
+    """A model that the trainer fits, the evaluation ranks with and the index serves.
+
+    Its parameters are what Adam trains. Epochs, early stopping, checkpoints, evaluation and the index are not its
+    business.
+
+    Args:
+        config: hyper-parameters; it reads those that it needs.
+    """
+
+    def __init__(self, config: RecommenderConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def loss(self, windows: Sequence[Int[np.ndarray, " _"]]) -> tuple[Float[Tensor, ""], int]:
+        """The loss of one batch, summed over its predictions, and their number.
+
+        Args:
+            windows: item rows of consecutive interactions of a user each, two at least and `max_len` + 1 at most;
+                every item but a window's first is to be predicted once.
+        """
+
+    @abstractmethod
+    def items(self) -> Float[Tensor, "n d"]:
+        """Every item of the catalog."""
+
+    @abstractmethod
+    def users(
+        self, histories: Sequence[Int[Tensor, " _"]], items: Float[Tensor, "n d"]
+    ) -> Float[Tensor, "b d"]:
+        """Users by what they did.
+
+        Args:
+            histories: item rows of each user in time order, one at least.
+            items: `items()`, computed once for many calls.
+        """
+
+    def scores(self, users: Float[Tensor, "b d"], items: Float[Tensor, "n d"]) -> Float[Tensor, "b n"]:
+        """Score of every item for every user (the exponent of Eq. 8): `queries(users) @ keys(items).T`."""
+        if self.config.similarity == "cosine":
+            return F.normalize(users, dim=-1) @ self.keys(items).T / self.config.temperature
+        return users @ items.T
+
+    def queries(self, users: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        """What an index by inner product is asked with."""
+        if self.config.similarity == "cosine":
+            return F.normalize(users, dim=-1) / self.config.temperature
+        return users
+
+    def keys(self, items: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """What an index by inner product holds."""
+        return F.normalize(items, dim=-1) if self.config.similarity == "cosine" else items
+
+    def to_store(self) -> dict[str, Tensor]:
+        """The tensors that `RecommenderModel.load` needs; neither item vectors nor what scaled them."""
+        return {name: tensor.detach() for name, tensor in self.state_dict().items()}
+
+
+@dataclass(frozen=True)
+class RecommenderModel:
+    """A row of the table of recommenders.
+
+    Attributes:
+        name: what `--model` takes.
+        summary: one line for a listing.
+        needs_vectors: whether it is built on frozen item vectors; otherwise it takes none.
+        build: a new model of a configuration, for n items, on their vectors [n, d_in] (None without); its
+            parameters are drawn from torch's global generator, which is seeded before.
+        load: a model of a configuration and the tensors of its `to_store`. KeyError or RuntimeError where they do
+            not belong together.
+    """
+
+    name: str
+    summary: str
+    needs_vectors: bool
+    build: Callable[[RecommenderConfig, int, Tensor | None], Recommender]
+    load: Callable[[RecommenderConfig, Mapping[str, Tensor]], Recommender]
+
+    def check(self, *, vectors: bool) -> None:
+        """Refuse item vectors that the model takes none of, or their absence where it needs them.
+
+        Raises:
+            UsageError: so it is.
+        """
+        if self.needs_vectors and not vectors:
+            raise UsageError(
+                f"The recommender {self.name!r} is built on item vectors.", "Give --vectors REF."
+            )
+        if vectors and not self.needs_vectors:
+            raise UsageError(
+                f"The recommender {self.name!r} takes no item vectors.",
+                "Leave --vectors out, or choose another --model.",
+            )

@@ -1,0 +1,145 @@
+"""The user transformer (Eqs. 6-7) over an item table.
+
+Symbols: b users of a batch, s positions, n items of the catalog, d the model's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from earec_core.config import RecommenderConfig
+from earec_core.recommend.batches import transitions
+from earec_core.recommend.item_tables import IdTable, ItemTable
+from earec_core.recommend.loss import full_softmax
+from earec_core.recommend.models.base import Recommender
+
+_TABLE = "table."
+
+
+class Dropout(nn.Module):
+    """`nn.Dropout` from 16 random bits an element; torch's own draws took a fifth of an epoch on a processor.
+
+    Args:
+        p: the probability of a zero, kept to 1/65536; what stays is divided by 1 - p.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        kept: Tensor = x * (bits >= round(self.p * 2**16) - 2**15) / (1 - self.p)
+        return kept
+
+
+class Block(nn.Module):
+    """One layer of Eq. 7: causal self-attention, then a feed-forward network, each added and normalised.
+
+    The arithmetic of `nn.TransformerEncoderLayer` (post-norm, GELU), with the dropout above.
+    """
+
+    def __init__(self, config: RecommenderConfig) -> None:
+        super().__init__()
+        d = config.dim
+        self.heads = config.heads
+        self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.up, self.down = nn.Linear(d, config.inner), nn.Linear(config.inner, d)
+        self.norm_attention, self.norm = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.dropout = Dropout(config.dropout)
+        for linear in (self.qkv, self.out, self.up, self.down):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+        nn.init.xavier_uniform_(self.qkv.weight)
+
+    def forward(self, h: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
+        h = self.norm_attention(h + self.dropout(self.out(self._attention(h))))
+        changed: Tensor = self.norm(h + self.dropout(self.down(self.dropout(F.gelu(self.up(h))))))
+        return changed
+
+    def _attention(self, h: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
+        b, s, d = h.shape
+        q, k, v = self.qkv(h).view(b, s, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        if self.training and self.dropout.p:
+            later = torch.full((s, s), -torch.inf, device=h.device).triu(1)
+            weights = torch.softmax(later + q @ k.mT * q.shape[-1] ** -0.5, dim=-1)
+            seen = self.dropout(weights) @ v
+        else:
+            seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        joined: Tensor = seen.transpose(1, 2).reshape(b, s, d)
+        return joined
+
+
+class TransformerRecommender(Recommender):
+    """A causal transformer over a user's items (Eqs. 6-7), post-norm as in SASRec of RecBole.
+
+    Args:
+        table: the items, read and scored against.
+        config: sizes and similarity.
+    """
+
+    def __init__(self, table: ItemTable, config: RecommenderConfig) -> None:
+        super().__init__(config)
+        self.table = table
+        self.positions = nn.Parameter(torch.randn(config.max_len, config.dim) * 0.02)
+        self.norm = nn.LayerNorm(config.dim)
+        self.dropout = Dropout(config.dropout)
+        self.layers = nn.Sequential(*(Block(config) for _ in range(config.layers)))
+
+    def forward(self, items: Float[Tensor, "n d"], sequences: Int[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
+        """State after each position of sequences that are padded on the right (with any row).
+
+        Args:
+            items: `items()`, computed once for inputs and candidates.
+            sequences: item rows, s at most `max_len`; no position sees a later one, so none sees padding.
+        """
+        h = self.norm(F.embedding(sequences, items) + self.positions[: sequences.shape[1]])
+        states: Tensor = self.layers(self.dropout(h))
+        return states
+
+    def loss(self, windows: Sequence[Int[np.ndarray, " _"]]) -> tuple[Float[Tensor, ""], int]:
+        """Eq. 8 summed over every position of the windows but the last, and how many those are."""
+        inputs, places, targets = transitions(windows, self.positions.device)
+        items = self.items()
+        states = self(items, inputs).flatten(0, 1)[places]
+        return full_softmax(self.queries(states), self.keys(items), targets), len(targets)
+
+    def items(self) -> Float[Tensor, "n d"]:
+        embeddings: Tensor = self.table()
+        return embeddings
+
+    def users(
+        self, histories: Sequence[Int[Tensor, " _"]], items: Float[Tensor, "n d"]
+    ) -> Float[Tensor, "b d"]:
+        """User vectors u = f_n^L: the state after the last of each user's most recent `max_len` items."""
+        recent = [history[-self.config.max_len :] for history in histories]
+        lengths = torch.tensor([len(history) for history in recent], device=items.device)
+        padded = nn.utils.rnn.pad_sequence(recent, batch_first=True).to(items.device)
+        states: Tensor = self(items, padded)
+        return states[torch.arange(len(recent), device=items.device), lengths - 1]
+
+    def to_store(self) -> dict[str, Tensor]:
+        """The layers, and the items as they are read and scored (n d) in place of what makes them."""
+        tensors = {name: t for name, t in super().to_store().items() if not name.startswith(_TABLE)}
+        with torch.inference_mode():
+            return {**tensors, f"{_TABLE}embedding": self.items()}
+
+    @classmethod
+    def stored(cls, config: RecommenderConfig, tensors: Mapping[str, Tensor]) -> TransformerRecommender:
+        """The transformer over a stored table: whatever made the items, it is as one of ids.
+
+        Raises:
+            KeyError, RuntimeError: the tensors are not those of `to_store` with this configuration.
+        """
+        model = cls(IdTable(len(tensors[f"{_TABLE}embedding"]), config.dim), config)
+        model.load_state_dict(tensors)
+        return model

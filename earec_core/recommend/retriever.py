@@ -1,0 +1,101 @@
+"""A recommender at work: opened once, asked many times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from earec_core.errors import IntegrityError, UsageError
+from earec_core.recommend.index import ItemIndex
+from earec_core.recommend.models import Recommender
+from earec_core.recommend.trained import INDEX, TrainedRecommender
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Items for one user, best first.
+
+    Attributes:
+        rows: item rows of the catalog.
+        ids: their ids.
+        scores: their scores.
+    """
+
+    rows: Int[np.ndarray, " k"]
+    ids: tuple[str, ...]
+    scores: Float[np.ndarray, " k"]
+
+
+class Retriever:
+    """The best next items, by an exact index over a model's items.
+
+    Args:
+        model: in evaluation mode; its items are computed here, once.
+        ids: of the items, by row.
+        index: of the model's items; None builds it.
+
+    Raises:
+        IntegrityError: model, ids and index are of different numbers of items.
+    """
+
+    def __init__(self, model: Recommender, ids: Sequence[str], index: ItemIndex | None = None) -> None:
+        self.model, self.ids = model, ids
+        self.index = index or ItemIndex.of(model)
+        with torch.inference_mode():
+            self._items = model.items()
+        n = len(self._items)
+        if not len(ids) == len(self.index) == n:
+            raise IntegrityError(
+                f"The recommender has {n} items, its index {len(self.index)}, the catalog {len(ids)}.",
+                "Give the dataset it was trained on, or train again.",
+            )
+
+    @classmethod
+    def open(cls, folder: Path, ids: Sequence[str]) -> Retriever:
+        """A recommender of `TrainedRecommender.save` with its index; one stored without gets it built.
+
+        Args:
+            ids: of the items that it was trained on, by row.
+
+        Raises:
+            UsageError: it was made by another version.
+            IntegrityError: its index cannot be read, or is of other items.
+        """
+        file = folder / INDEX
+        index = ItemIndex.load(file) if file.exists() else None
+        return cls(TrainedRecommender.load(folder).model, ids, index)
+
+    @torch.inference_mode()
+    def recommend(
+        self, histories: Sequence[Int[Tensor, " _"]], k: int, *, exclude_seen: bool = True
+    ) -> list[Ranking]:
+        """The k best items after each history.
+
+        Args:
+            histories: item rows of each user in time order, one at least.
+            k: items wanted; fewer come back only where the catalog has no more.
+            exclude_seen: leave out the items of the history.
+
+        Raises:
+            UsageError: a history is empty.
+        """
+        if not all(map(len, histories)):
+            raise UsageError(
+                "A user without items cannot be recommended to.", "Give one item of each at least."
+            )
+        users = self.model.users(histories, self._items)
+        seen: list[set[int]] = [set(history.tolist()) if exclude_seen else set() for history in histories]
+        wanted = min(len(self.index), k + max(map(len, seen)))
+        rows, scores = self.index.search(self.model.queries(users), wanted)
+        rankings = []
+        for known, its_rows, its_scores in zip(seen, rows, scores, strict=True):
+            keep = [place for place, row in enumerate(its_rows.tolist()) if row not in known][:k]
+            ids = tuple(self.ids[row] for row in its_rows[keep].tolist())
+            rankings.append(Ranking(its_rows[keep], ids, its_scores[keep]))
+        return rankings

@@ -1,0 +1,84 @@
+"""A trained recommender, and how it is stored."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from earec_core.config import RecommenderConfig
+from earec_core.errors import UsageError
+from earec_core.recommend.index import ItemIndex
+from earec_core.recommend.models import Recommender, get_recommender
+
+TENSORS, SETTINGS, INDEX = "model.safetensors", "config.json", "index.faiss"
+
+
+@dataclass(frozen=True)
+class EpochStats:
+    """One epoch: its number from 1, mean loss per position, validation NDCG@10 and HR@10, seconds."""
+
+    epoch: int
+    loss: float
+    ndcg10: float
+    hr10: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainedRecommender:
+    """A recommender at its best validation epoch.
+
+    Attributes:
+        name: which of the table of models it is.
+        model: in evaluation mode.
+        history: every epoch; empty for one that was loaded.
+        best_epoch: the one kept; 0 for one that was loaded.
+    """
+
+    name: str
+    model: Recommender
+    history: tuple[EpochStats, ...] = ()
+    best_epoch: int = 0
+
+    def item_embeddings(self) -> Float[np.ndarray, "n d"]:
+        """Every item in the model's space."""
+        with torch.inference_mode():
+            embeddings: np.ndarray = self.model.items().cpu().numpy()
+        return embeddings.copy()
+
+    def save(self, folder: Path) -> None:
+        """Write the model's tensors, its name and settings, and the index of its items.
+
+        Recommending then needs neither the item vectors nor what scaled them.
+        """
+        tensors = sorted(self.model.to_store().items())
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors}, folder / TENSORS)
+        settings = {"model": self.name, **self.model.config.model_dump(mode="json")}
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=1, sort_keys=True))
+        ItemIndex.of(self.model).save(folder / INDEX)
+
+    @classmethod
+    def load(cls, folder: Path) -> TrainedRecommender:
+        """Read what `save` wrote.
+
+        Raises:
+            UsageError: it was made by a version whose settings or layers were others, or its model is not there.
+        """
+        settings = json.loads((folder / SETTINGS).read_text())
+        # Before there were others, every stored one was the transformer over a stored table, as SASRec is.
+        kind = get_recommender(settings.pop("model", "sasrec"))
+        try:
+            model = kind.load(RecommenderConfig(**settings), load_file(folder / TENSORS))
+        except (ValidationError, RuntimeError, KeyError) as error:
+            raise UsageError(
+                f"The recommender in {folder} was made by another version of earec.",
+                "Train it again: earec recommend train.",
+            ) from error
+        return cls(kind.name, model.eval())

@@ -1,0 +1,73 @@
+"""Pages out of `templates/`: one self-contained file, in which whatever comes from data is escaped."""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from earec_core.errors import UsageError
+from earec_core.report import figures, verdicts
+from earec_core.report.words import highlight
+
+
+def number(value: float, digits: int) -> str:
+    """A number, or a dash where it is none."""
+    return f"{value:,.{digits}f}" if math.isfinite(value) else "–"
+
+
+def count(amount: int, noun: str) -> str:
+    """`1 evaluation`, `2,000 evaluations`."""
+    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
+
+
+@cache
+def _templates() -> Environment:
+    templates = Environment(
+        loader=PackageLoader("earec_core.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"number": number, "count": count, "highlight": highlight}
+    templates.tests["finite"] = math.isfinite
+    templates.globals |= {"figures": figures, "verdicts": verdicts, "nan": math.nan}
+    return templates
+
+
+def fill(template: str, **data: object) -> str:
+    """A template with its data.
+
+    Args:
+        template: its path below `templates/`, without `.html.j2`.
+    """
+    return _templates().get_template(f"{template}.html.j2").render(data)
+
+
+def save(target: Path, text: str) -> Path:
+    """Write a file and the folders on its way, complete or not at all.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise UsageError(
+            f"The report {target} cannot be written: {error.strerror or error}.", "Name another folder."
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    return target

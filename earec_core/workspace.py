@@ -1,0 +1,199 @@
+"""Where a stage works: what is stored, who is told, and the run that it is part of.
+
+A `Workspace` is made once, by a command or a script, and handed to every stage. It is the only place that looks at
+the environment for folders.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from earec_core import files
+from earec_core.plugins.hooks import Observers
+from earec_registry import Registry
+
+
+def default_home() -> Path:
+    """`EAREC_HOME`, else `~/.earec`: backbones, cached features, runs, the registry."""
+    return Path(os.environ.get("EAREC_HOME") or Path.home() / ".earec").expanduser().absolute()
+
+
+def default_registry() -> Path:
+    """`EAREC_REGISTRY`, else the registry under `default_home()`."""
+    return Path(os.environ.get("EAREC_REGISTRY") or default_home() / "registry").expanduser().absolute()
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """What a stage tells the person who runs it; nothing by default.
+
+    Attributes:
+        note: takes a sentence.
+        progress: takes units done, units in all (0: not known), and a few words.
+    """
+
+    note: Callable[[str], None] = lambda _: None
+    progress: Callable[[int, int, str], None] = lambda *_: None
+
+    def about(self, subject: str) -> Reporter:
+        """The same reporter, its progress said of `subject`."""
+        return replace(
+            self, progress=lambda done, total, text: self.progress(done, total, f"{subject}: {text}")
+        )
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders, the registry and the listeners of a session.
+
+    Attributes:
+        home: backbones, downloads, cached features and runs.
+        registry: the models.
+        reporter: see `Reporter`.
+        watch: gives the observers of runs and of the registry; asked at the first event.
+    """
+
+    home: Path
+    registry: Registry
+    reporter: Reporter = Reporter()
+    watch: Callable[[], Observers] = Observers
+
+    @classmethod
+    def open(
+        cls,
+        home: Path | None = None,
+        registry: Path | None = None,
+        *,
+        reporter: Reporter | None = None,
+        watch: Callable[[], Observers] = Observers,
+    ) -> Workspace:
+        """Open the registry, making it if it is not there.
+
+        Args:
+            home: default: `default_home()`.
+            registry: default: `EAREC_REGISTRY`, else `registry` under the home.
+            watch: see the class; what the registry stores fires `earec_registered`.
+        """
+        root = registry or (home / "registry" if home else default_registry())
+        observers = cache(watch)
+        opened = Registry.open(root, added=lambda **event: observers().fire("earec_registered", **event))
+        return cls(home or default_home(), opened, reporter or Reporter(), observers)
+
+    @property
+    def backbones(self) -> Path:
+        """Folder of stored language models."""
+        return self.home / "backbones"
+
+    @property
+    def downloads(self) -> Path:
+        """Folder of files that packages ship."""
+        return self.home / "downloads"
+
+    @property
+    def features(self) -> Path:
+        """Folder of cached encoder outputs."""
+        return self.home / "cache" / "features"
+
+    def note(self, text: str) -> None:
+        """Tell the person a sentence."""
+        self.reporter.note(text)
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        """Tell the person how far the work is."""
+        self.reporter.progress(done, total, text)
+
+    def about(self, subject: str) -> Workspace:
+        """The same workspace, its progress said of `subject`."""
+        return replace(self, reporter=self.reporter.about(subject))
+
+    def fire(self, hook: str, **event: Any) -> None:
+        """Tell the observers what happened."""
+        self.watch().fire(hook, **event)
+
+    def run(self, stage: str, config: Mapping[str, Any], *, label: str = "") -> Run:
+        """The run that this configuration is; the same configuration is the same run.
+
+        Args:
+            stage: the command's word.
+            config: everything that the result depends on, as JSON has it.
+            label: one more word in the folder's name.
+        """
+        digest = files.digest(config)
+        name = "-".join(filter(None, (stage, label, digest[:12])))
+        return Run(self, stage, self.home / "runs" / name, digest, config)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a stage: a folder named by the digest of everything that its result depends on.
+
+    In it are `config.json`, whatever the stage needs to resume, and, once it has ended, `result.json`.
+
+    Attributes:
+        stage: the command's word.
+        folder: made by `start`.
+        digest: of `config`, 64 hexadecimal digits.
+        config: the resolved configuration.
+    """
+
+    workspace: Workspace = field(repr=False)
+    stage: str
+    folder: Path
+    digest: str
+    config: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where a training keeps what it resumes from."""
+        return self.folder / "checkpoint.safetensors"
+
+    def start(self) -> Run:
+        """Make the folder, write the configuration into it, tell the observers; gives the run itself."""
+        files.write_json(self.folder / "config.json", self.config)
+        self.workspace.fire("earec_run_start", stage=self.stage, run=str(self.folder), config=self.config)
+        return self
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Tell the observers that a step of the stage ended.
+
+        Args:
+            step: steps done so far.
+            metrics: figures of this step, by name.
+        """
+        self.workspace.fire(
+            "earec_run_step", stage=self.stage, run=str(self.folder), step=step, metrics=metrics
+        )
+
+    def finish(
+        self, result: Mapping[str, Any], *, step: int = 0, metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Keep the result and tell the observers that the run ended.
+
+        Args:
+            result: what `result` gives from now on.
+            step: steps done.
+            metrics: the final figures.
+        """
+        files.write_json(self.folder / "result.json", result)
+        self.workspace.fire(
+            "earec_run_end", stage=self.stage, run=str(self.folder), step=step, metrics=dict(metrics or {})
+        )
+
+    def result(self) -> dict[str, Any] | None:
+        """What `finish` kept; None for a run that has not ended, or whose result cannot be read."""
+        try:
+            kept = json.loads((self.folder / "result.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return kept if isinstance(kept, dict) else None

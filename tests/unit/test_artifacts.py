@@ -1,0 +1,220 @@
+"""Manifests: what a kind must say, and what earlier versions stored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from earec_core.artifacts import (
+    AdapterManifest,
+    CompositeManifest,
+    EmbeddingsManifest,
+    ItemVectors,
+    RecommenderManifest,
+    VectorsManifest,
+    open_as,
+    save,
+)
+from earec_core.catalog import Catalog, import_dataset
+from earec_core.config import PromptConfig, RecommenderConfig
+from earec_core.errors import IntegrityError, UsageError
+from earec_registry import Registry
+
+BASE = {"id": "tiny", "weights": "1" * 64, "config": "2" * 64, "tokenizer": "3" * 64}
+DATA = {"name": "things", "digest": "4" * 64}
+RECORD = {
+    "plugin": {"distribution": "earec-text", "version": "0.1.0", "api": "1.0"},
+    "config": {"max_tokens": 20},
+    "shapes": {"d_enc": 32, "d_llm": 32},
+    "projector": "projectors/text.safetensors",
+}
+PROMPT = PromptConfig().model_dump(mode="json")
+# As `earec` stored them before manifests had a schema.
+ADAPTER: dict[str, Any] = {
+    "kind": "adapter",
+    "modality": "text",
+    "modalities": {"text": RECORD},
+    "base": BASE,
+    "prompt": PROMPT,
+    "lora": {"r": 4, "alpha": 32, "dropout": 0.0, "seed": 0},
+    "parents": [],
+    "method": "lora",
+    "training": {
+        "config": "5" * 64,
+        "data": DATA,
+        "seed": 0,
+        "steps": 3,
+        "kept_step": 3,
+        "items": {"train": 5, "valid": 1},
+    },
+    "metrics": {"valid_loss": 2.5},
+}
+COMPOSITE: dict[str, Any] = {
+    "kind": "composite",
+    "modalities": {"text": RECORD},
+    "base": BASE,
+    "prompt": PROMPT,
+    "weights": {"text": 1.0},
+    "layer_weights": {"0": {"text": 1.0}},
+    "method": {"name": "dare", "rank": None, "density": 0.5, "seed": 0},
+    "overridden": {},
+    "report": {"rank": 4, "relative_error": 0.1, "truncation_error": None},
+}
+VECTORS: dict[str, Any] = {
+    "kind": "features",
+    "method": "last-hidden-state",
+    "modalities": {"text": {"max_tokens": 20}},
+    "base": BASE,
+    "prompt": PROMPT,
+    "parents": [],
+    "data": DATA,
+    "shapes": {"items": 2, "d": 3},
+    "coverage": {"text": 2, "none": 0},
+}
+COMBINED: dict[str, Any] = {key: VECTORS[key] for key in ("kind", "parents", "data", "shapes")} | {
+    "method": "mean of single modalities"
+}
+EMBEDDINGS: dict[str, Any] = {
+    "kind": "features",
+    "modality": "behavior",
+    "plugin": {"distribution": "earec-behavior", "version": "0.1.0"},
+    "catalog": DATA,
+    "shapes": {"items": 2, "d": 3},
+    "method": "sasrec",
+    "training": {"config": RecommenderConfig().model_dump(mode="json"), "seed": 0, "epochs": 1},
+    "metrics": {"test": {"hr@10": 0.5}},
+}
+RECOMMENDER: dict[str, Any] = {
+    "kind": "recommender",
+    "method": "vectors",
+    "data": DATA,
+    "parents": [],
+    "training": {"config": RecommenderConfig().model_dump(mode="json"), "epoch": 2},
+    "metrics": {"test": {"hr@10": 0.5}},
+}
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry.open(tmp_path / "registry")
+
+
+def store(registry: Registry, manifest: dict[str, Any], *paths: str, name: str = "a") -> str:
+    file = registry.root.parent / "file"
+    file.write_text("content")
+    return registry.add(manifest, dict.fromkeys(paths, file), name=name)
+
+
+PROJECTOR = "projectors/text.safetensors"
+
+
+def test_an_adapter_of_before_opens(registry: Registry) -> None:
+    identity = store(registry, ADAPTER, PROJECTOR)
+    adapter = open_as(registry, "a", AdapterManifest, CompositeManifest)
+    assert adapter.id == identity
+    assert isinstance(adapter.manifest, AdapterManifest)
+    assert adapter.manifest.record.shapes.d_enc == 32
+    assert adapter.manifest.training.data.digest == "4" * 64
+    assert adapter.manifest.prompt == PromptConfig()
+
+
+def test_a_composite_of_before_opens(registry: Registry) -> None:
+    parent = store(registry, ADAPTER, PROJECTOR)
+    store(registry, {**COMPOSITE, "parents": [parent]}, PROJECTOR, name="b")
+    composite = open_as(registry, "b", CompositeManifest).manifest
+    assert (composite.method.name, composite.method.rank) == ("dare", None)
+    assert composite.method.options == {"density": 0.5, "seed": 0}
+    assert composite.adapters == {"text": parent}
+    assert composite.search is None
+
+
+def test_both_meanings_of_features_open_as_what_they_are(registry: Registry) -> None:
+    store(registry, VECTORS, "vectors.safetensors", "item_ids.json", name="v")
+    store(registry, COMBINED, "vectors.safetensors", "item_ids.json", name="c")
+    store(registry, EMBEDDINGS, "embeddings.safetensors", "item_ids.json", name="e")
+    assert open_as(registry, "v", VectorsManifest).manifest.coverage == {"text": 2, "none": 0}
+    assert open_as(registry, "c", VectorsManifest).manifest.base is None
+    embeddings = open_as(registry, "e", EmbeddingsManifest).manifest
+    assert (embeddings.data.name, embeddings.kind) == ("things", "embeddings")
+    with pytest.raises(UsageError, match="'e' is of kind embeddings, not a table of item vectors"):
+        open_as(registry, "e", VectorsManifest)
+
+
+@pytest.mark.parametrize(("method", "model"), [("vectors", "earec"), ("ids", "sasrec")])
+def test_a_recommender_of_before_says_its_model(registry: Registry, method: str, model: str) -> None:
+    store(registry, {**RECOMMENDER, "method": method})
+    assert open_as(registry, "a", RecommenderManifest).manifest.model == model
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "files"),
+    [
+        (AdapterManifest, ADAPTER, [PROJECTOR]),
+        (CompositeManifest, COMPOSITE, [PROJECTOR]),
+        (VectorsManifest, VECTORS, ["vectors.safetensors"]),
+        (EmbeddingsManifest, EMBEDDINGS, ["embeddings.safetensors"]),
+        (RecommenderManifest, RECOMMENDER, []),
+    ],
+)
+def test_what_is_saved_is_read_back_equal_and_has_a_schema(
+    registry: Registry, tmp_path: Path, kind: Any, before: dict[str, Any], files: list[str]
+) -> None:
+    store(registry, before, *files, name="before")
+    manifest = open_as(registry, "before", kind).manifest
+    (tmp_path / "f").write_text("f")
+    save(registry, manifest, dict.fromkeys(files, tmp_path / "f"), name="after", why="")
+    stored = registry.manifest("after")
+    assert stored.data["schema"] == 1
+    assert open_as(registry, "after", kind).manifest == manifest
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"lora": {"r": 0}}, "lora.r"),
+        ({"base": {}}, "base.id"),
+        ({"prompt": None}, "prompt"),
+        ({"surprise": 1}, "surprise"),
+        ({"modalities": {"text": {**RECORD, "projector": "../../secret"}}}, "secret"),
+        ({"modalities": {"text": {**RECORD, "projector": "other.safetensors"}}}, "other.safetensors"),
+    ],
+)
+def test_a_manifest_that_lacks_what_its_kind_must_say_is_refused(
+    registry: Registry, change: dict[str, Any], place: str
+) -> None:
+    store(registry, {**ADAPTER, **change}, PROJECTOR)
+    with pytest.raises(IntegrityError, match=place):
+        open_as(registry, "a", AdapterManifest)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "items.jsonl").write_text(
+        "\n".join(json.dumps({"item_id": i, "title": f"Thing {i}"}) for i in ("x", "y"))
+    )
+    import_dataset(source, tmp_path / "data", core=1)
+    return Catalog.open(tmp_path / "data")
+
+
+def test_vectors_are_those_of_the_catalog(registry: Registry, catalog: Catalog, tmp_path: Path) -> None:
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    saved = ItemVectors.save(registry, values, catalog, name="v", why="", method="test")
+    opened = ItemVectors.open(registry, "v", catalog)
+    assert opened.id == saved.id
+    np.testing.assert_array_equal(opened.vectors, values)
+    assert opened.manifest == saved.manifest
+    assert opened.manifest.shapes.items == 2
+    ids, tensors = tmp_path / "ids", tmp_path / "tensors"
+    ids.write_text(json.dumps(["x", "z"]))
+    save_file({"vectors": values}, tensors)
+    files = {"vectors.safetensors": tensors, "item_ids.json": ids}
+    registry.add({**VECTORS, "parents": []}, files, name="others")
+    with pytest.raises(UsageError, match="are of 'things', whose items are not those of 'data'"):
+        ItemVectors.open(registry, "others", catalog)

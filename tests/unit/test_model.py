@@ -1,0 +1,230 @@
+"""The aligned model as one module: what it registers, its two modes, and its loss inside a distributed wrapper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from earec_core.align import samples
+from earec_core.align.train import Trainer
+from earec_core.aligned.features import read_inputs
+from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.prompts import ItemPrompts, Sample
+from earec_core.config import AlignConfig, BackboneConfig, LoraSettings, PromptConfig
+from earec_core.llm.backbone import Backbone
+from earec_core.llm.lora import TrainableLora
+from earec_core.modality import Context, Encoded, Encoder, Modality, PluginConfig, pad
+from earec_core.modality.projectors import MlpProjector
+from earec_core.train.engine import TorchEngine
+from earec_core.types import Item, Slot
+
+
+class Config(PluginConfig):
+    field: str
+
+
+class Codes(Encoder):
+    d_enc = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.01))
+
+    def forward(self, batch: Sequence[str]) -> Encoded:
+        codes = [torch.tensor([float(ord(c)) for c in raw])[:, None] * self.scale for raw in batch]
+        return pad([torch.cat([x.sin(), x.cos()], dim=1) for x in codes])
+
+
+class Letters(Modality[Config]):
+    """Reads a field of an item letter by letter."""
+
+    def read(self, item: Item) -> str | None:
+        return item.fields.get(self.config.field)
+
+    def build_encoder(self, llm: Any) -> Codes:
+        return Codes()
+
+    def build_projector(self, d_enc: int, d_llm: int) -> MlpProjector:
+        projector = MlpProjector(d_enc, d_llm)
+        projector.hidden.append(nn.Dropout(0.5))
+        return projector
+
+    def positions(self) -> int:
+        return 8 if self.config.field == "long" else 2
+
+    def describe(self, item: Item) -> str:
+        return ""
+
+
+ITEMS = [
+    Item(0, "a", "Red Pen", {"short": "ab", "long": "abcdef"}, (1, 2)),
+    Item(1, "b", "Blue Pen", {"short": "cd"}, (0,)),
+    Item(2, "c", None, {"short": "ef", "long": "xyz"}),
+    Item(3, "d", "Lamp", {"long": "lamp"}),
+    Item(4, "e", "Desk", {}),
+]
+TEMPLATE = PromptConfig(request="Say it.", relation_positions=4)
+
+
+def _model(llm: Path, *modalities: str) -> AlignedModel:
+    backbone = Backbone.load(BackboneConfig(model=str(llm), dtype="float32", device="cpu"))
+    torch.manual_seed(0)
+    inputs = {}
+    for name in modalities:
+        inputs[name] = read_inputs(name, Letters(Config(field=name), Context()), ITEMS, backbone)
+        inputs[name].calibrate(backbone.embedding_rms)
+    return AlignedModel(backbone, inputs, ItemPrompts(ITEMS, inputs, TEMPLATE, backbone.tokenizer, "things"))
+
+
+@pytest.fixture
+def model(tiny_llm: Path) -> AlignedModel:
+    return _model(tiny_llm, "long", "short")
+
+
+def _samples(model: AlignedModel, *modalities: str) -> list[Sample]:
+    found = [model.prompts.sample(row, modalities or None) for row in range(len(ITEMS))]
+    return [sample for sample in found if sample is not None]
+
+
+def test_a_prompt_has_what_an_item_has(model: AlignedModel) -> None:
+    prompts = model.prompts
+    # Relations are shown by the modality that takes few positions alone.
+    related = (Slot("short", 1), Slot("short", 2))
+    assert prompts.prompt(0).slots == (Slot("long", 0), Slot("short", 0), *related)
+    assert [slot.modality for slot in prompts.prompt(0, ["long"]).slots] == ["long"]
+    assert prompts.prompt(4).slots == ()
+    assert [prompts.has(row) for row in range(5)] == [True, True, True, True, False]
+    assert [prompts.has(row, ["long"]) for row in range(5)] == [True, False, True, True, False]
+    assert prompts.length(prompts.prompt(3)) == prompts.length(prompts.prompt(4)) + 4
+
+
+def test_samples_are_those_with_anchor_and_input(model: AlignedModel) -> None:
+    assert [sample.prompt.item for sample in _samples(model)] == [0, 1, 3]
+    built = samples.build(model.prompts, "long", range(5))
+    assert list(built.samples) == _samples(model, "long")
+    assert (built.without_anchor, built.without_input) == (1, 2)
+    for sample in built.samples:
+        spliced = model.splice([sample.prompt])
+        whole = len(spliced.prefix) + int(spliced.lengths[0]) + len(sample.response)
+        assert sample.length == whole
+        said = model.backbone.tokenizer.decode(sample.response, skip_special_tokens=True)
+        assert said == ITEMS[sample.prompt.item].title
+
+
+def test_every_parameter_is_registered_once(model: AlignedModel) -> None:
+    """The LLM's and the projectors', not the frozen encoders'; a projector is saved under its own names."""
+    mine = [id(p) for _, p in model.named_parameters(remove_duplicate=False)]
+    projectors = [one.projector for one in model.inputs.values()]
+    assert sorted(set(mine)) == sorted(
+        {id(p) for module in (model.backbone.model, *projectors) for p in module.parameters()}
+    )
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    plain = set(dict(model.inputs["long"].projector.named_parameters()))
+    assert trained == {f"projectors.{m}.{name}" for m in ("long", "short") for name in plain}
+    assert set(model.projectors["long"].state_dict()) == plain
+
+
+def test_training_switches_projectors_and_adapter_but_not_the_llm(model: AlignedModel) -> None:
+    assert not any(module.training for module in model.modules())
+    with model.backbone.adapted(TrainableLora(LoraSettings(r=2, dropout=0.5))) as lora:
+        model.train()
+        assert lora.random
+        on = {name for name, module in model.named_modules() if module.training}
+        assert {name.split(".")[0] for name in on} == {"", "projectors", "llm"}
+        assert all("lora_dropout" in name for name in on if name.startswith("llm"))
+        assert not torch.equal(model(_samples(model)), model(_samples(model)))
+        model.eval()
+        assert not lora.random
+        assert not any(module.training for module in model.modules())
+        assert torch.equal(model(_samples(model)), model(_samples(model)))
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def _gradients(model: AlignedModel, call: nn.Module) -> tuple[float, dict[str, torch.Tensor]]:
+    torch.manual_seed(1)
+    loss = call(_samples(model))
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return loss.item(), found
+
+
+def test_a_distributed_wrapper_gives_the_same_loss_and_gradients(
+    model: AlignedModel, one_process: None
+) -> None:
+    with model.backbone.adapted(TrainableLora(LoraSettings(r=2, dropout=0.1))) as lora:
+        for i, parameter in enumerate(lora.parameters.values()):
+            parameter.data.normal_(0, 0.2, generator=torch.Generator().manual_seed(i))
+        model.train()
+        lora_names = {name for name, _ in model.named_parameters() if ".lora_" in name}
+        loss, plain = _gradients(model, model)
+        assert lora_names < plain.keys()
+        wrapped = DistributedDataParallel(model)
+        reduced: list[Any] = []
+
+        def reduce(_, bucket):  # type: ignore[no-untyped-def]
+            """Stands for the sum over processes: the wrapper hands every gradient over here."""
+            reduced.extend(bucket.parameters())
+            future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+            future.set_result(2 * bucket.buffer())
+            return future
+
+        wrapped.register_comm_hook(None, reduce)
+        wrapped.train()
+        wrapped_loss, doubled = _gradients(model, wrapped)
+    assert wrapped_loss == loss
+    assert doubled.keys() == plain.keys()
+    assert len(reduced) == len(plain)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(doubled[name], 2 * gradient, rtol=1e-6, atol=1e-9)
+        assert gradient.any()
+
+
+class Wrapping(TorchEngine):
+    """An engine that trains through a distributed wrapper."""
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return DistributedDataParallel(model)
+
+
+def test_a_training_does_not_depend_on_the_engine(tiny_llm: Path, one_process: None, tmp_path: Path) -> None:
+    model = _model(tiny_llm, "long")
+    config = AlignConfig(
+        max_steps=5, batch_size=2, micro_batch=1, projector_warmup_epochs=1, lr=0.01, rouge_items=1, epochs=9
+    )
+    start = {name: p.detach().clone() for name, p in model.projectors.named_parameters()}
+    ends = []
+    for engine in (TorchEngine, Wrapping):
+        with model.backbone.adapted(TrainableLora(LoraSettings(r=2, dropout=0.1))) as lora:
+            for name, p in model.projectors.named_parameters():
+                p.data.copy_(start[name])
+            trainer = Trainer(
+                model,
+                lora.parameters,
+                _samples(model),
+                _samples(model),
+                config,
+                tmp_path / engine.__name__,
+                lambda *_: None,
+                engine,
+            )
+            trainer.run(lambda *_: None)
+            ends.append({name: p.detach().clone() for name, p in trainer.parameters.items()})
+    assert ends[0].keys() == ends[1].keys()
+    for name, end in ends[0].items():
+        torch.testing.assert_close(ends[1][name], end, rtol=1e-6, atol=1e-7)
+    assert any(not torch.equal(ends[0][f"projector/{name}"], p) for name, p in start.items())

@@ -1,0 +1,58 @@
+"""What every training shares: the learning rate's schedule and the engine that takes the steps."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from earec_core.train.engine import Engine, TorchEngine
+from earec_core.train.schedule import factor
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1])
+def test_the_schedules_equal_those_of_torch(warmup: float) -> None:
+    steps, warm = 200, round(200 * warmup)
+    peers = {
+        "constant": lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0),
+        "linear": lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.0, steps - warm),
+        "cosine": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, steps - warm),
+    }
+    for name, peer in peers.items():
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = peer(optimizer)
+        for step in range(warm, steps):
+            found = factor(name, step / steps, steps=steps, warmup=warmup)  # type: ignore[arg-type]
+            assert found == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
+            optimizer.step()
+            scheduler.step()
+        assert factor(name, 1.0, steps=steps, warmup=warmup) == pytest.approx(  # type: ignore[arg-type]
+            1.0 if name == "constant" else 0.0
+        )
+
+
+def test_the_warm_up_is_a_line_that_starts_above_0() -> None:
+    rising = [factor("cosine", step / 100, steps=100, warmup=0.1) for step in range(11)]
+    assert rising[0] == pytest.approx(1 / 11)
+    assert rising[10] == 1.0
+    assert [b - a for a, b in pairwise(rising)] == pytest.approx([1 / 11] * 10)
+
+
+def test_an_engines_step_clips_over_all_and_moves_what_is_not_held() -> None:
+    """Against SGD by hand: the norm counts the held parameter's gradient, which then moves nothing."""
+    free, held = nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.tensor([3.0]))
+    engine: Engine = TorchEngine(torch.optim.SGD([free, held], lr=0.1), 1.0)
+    module = nn.Module()
+    assert engine.wrap(module) is module
+    for _ in range(2):  # two parts of one batch
+        engine.backward((torch.tensor([1.5, 2.0]) * free).sum() + 6 * held.sum())
+    norm = (3.0**2 + 4.0**2 + 12.0**2) ** 0.5
+    engine.step(held=[held])
+    torch.testing.assert_close(
+        free.detach(), torch.tensor([1.0 - 0.1 * 3 / norm, 2.0 - 0.1 * 4 / norm]), rtol=1e-5, atol=0
+    )
+    assert held.item() == 3.0
+    assert free.grad is None
+    assert held.grad is None
