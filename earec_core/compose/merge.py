@@ -52,6 +52,10 @@ def compose(
     check_adapters(opened, recipe)
     merge = _Merge(recipe, {name: opened[name] for name in recipe.taking}, progress)
     ranks = {module: rank for module, (_, rank, _) in merge.shapes.items()}
+    if not ranks:
+        raise UsageError(
+            "Every adapter has weight 0 in the layers that it changes.", "Give one of them a weight there."
+        )
     with new_directory(out, "composite") as folder:
         size = write_tensors(folder / WEIGHTS, merge.header(), merge.dtype, merge.tensors())
         config = composite_config(list(merge.adapters.values()), ranks, merge.scales)

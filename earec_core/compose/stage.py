@@ -101,22 +101,22 @@ def choose_adapters(
     Raises:
         UsageError: there is none, or more than one to choose from.
     """
-    chosen = {}
-    for modality in modalities:
+    chosen = {modality: given.get(modality, "") for modality in modalities}
+    for modality in (modality for modality, ref in chosen.items() if not ref):
         names = {
             entry.name
             for entry in registry.list().entries
             if entry.kind == "adapter" and registry.manifest(entry.id).data["modality"] == modality
         }
-        if modality not in given and not names:
+        if not names:
             raise UsageError(
                 f"The registry holds no adapter of {modality}.",
                 f"Make one: earec align --modality {modality}",
             )
-        if modality not in given and len(names) > 1:
+        if len(names) > 1:
             raise UsageError(
                 f"The registry holds several adapters of {modality}: {', '.join(sorted(names))}.",
                 f"Say which: --adapter {modality}=REF",
             )
-        chosen[modality] = given.get(modality) or names.pop()
+        chosen[modality] = names.pop()
     return {**chosen, **given}

@@ -471,8 +471,20 @@ def test_layer_weights_are_normalized_and_may_leave_a_module_out(tmp_path: Path)
     assert set(config["target_modules"]) == set(dense(tmp_path / "out")) == set(SHAPES) - {q1}
 
 
+def test_weights_that_miss_every_module_are_refused(tmp_path: Path) -> None:
+    q0, q1 = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"
+    paths = {
+        "a": write_adapter(tmp_path / "a", 1, modules=[q0]),
+        "b": write_adapter(tmp_path / "b", 2, modules=[q1]),
+    }
+    layers = {0: {"a": 0.0, "b": 1.0}, 1: {"a": 1.0, "b": 0.0}}
+    with pytest.raises(UsageError, match="weight 0 in the layers that it changes"):
+        compose(paths, Recipe({"a": 0.5, "b": 0.5}, layer_weights=layers), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_gpt2s_layers_are_seen_too() -> None:
-    from earec_core.compose.checks import layer_of
+    from earec_core.llm.peft_adapter import layer_of
 
     assert layer_of("transformer.h.11.attn.c_attn") == 11
     assert layer_of("model.layers.3.mlp.up_proj") == 3

@@ -21,7 +21,7 @@ from earec_core import plugins
 from earec_core.aligned.stored import StoredModel
 from earec_core.cli import run
 from earec_core.compose import LoraAdapter, Recipe, compose
-from earec_core.compose.stage import compose_models
+from earec_core.compose.stage import choose_adapters, compose_models
 from earec_core.errors import UsageError
 from earec_core.export.mergekit import check_mergekit, write_mergekit
 from earec_core.llm.store import info
@@ -458,6 +458,23 @@ def test_a_report_is_measured_or_not(
     assert set(measured["report"]["norms"]) == set(two)
     assert list(measured["report"]["cosines"]) == ["text,vision"]
     assert plain["files"] == measured["files"]
+
+
+def test_adapters_are_chosen_where_there_is_one(registry: Registry, two: dict[str, Path]) -> None:
+    both = {"text": "text/things", "vision": "vision/things"}
+    assert choose_adapters(registry, ["vision", "text"], {}) == both
+    assert list(choose_adapters(registry, ["vision", "text"], {})) == ["vision", "text"]
+    registry.tag("text/things", "text/other", "latest")
+    with pytest.raises(
+        UsageError, match="several adapters of text: text/other, text/things.*--adapter text=REF"
+    ):
+        choose_adapters(registry, ["text"], {})
+    assert choose_adapters(registry, ["text"], {"text": "text/things", "smell": "x"}) == {
+        "text": "text/things",
+        "smell": "x",
+    }
+    with pytest.raises(UsageError, match="no adapter of smell.*earec align --modality smell"):
+        choose_adapters(registry, ["smell"], {})
 
 
 def test_a_plugin_version_that_composition_accepted_is_accepted_at_use(tmp_path: Path) -> None:
