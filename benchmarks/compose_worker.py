@@ -53,8 +53,8 @@ def copy() -> Run:
 
 
 def earec(contestant: str) -> Run:
-    """`compose` as it is called by `earec compose`, with `--into-base` where the contestant says so."""
-    from earec_core.compose import compose
+    """`compose` as `earec compose` calls it, and the merge into the base where the contestant says so."""
+    from earec_core.compose import Recipe, compose
     from earec_core.export.into_base import merge_into_base
 
     method, rank = EAREC[contestant]
@@ -64,7 +64,11 @@ def earec(contestant: str) -> Run:
         into_base = contestant == "delta-into-base"
         adapter = out / "adapter" if into_base else out
         parts = {name: root / name for name in WEIGHTS}
-        compose(parts, WEIGHTS, adapter, method=method, rank=rank, measure=contestant != "delta-unmeasured")
+        compose(
+            parts,
+            Recipe(WEIGHTS, method=method, rank=rank, measure=contestant != "delta-unmeasured"),
+            adapter,
+        )
         merge = time.perf_counter() - start
         if into_base:
             merge_into_base(adapter, root / "base", out / "model")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -114,6 +114,30 @@ def data_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def adapter_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--adapter` and `--allow-mismatch`, passed as `adapters: dict[str, str]` and `allow: frozenset[str]`."""
+
+    @click.option(
+        "--adapter",
+        "adapters",
+        multiple=True,
+        metavar="M=REF",
+        help="The adapter of a modality.  [default: the only one registered]",
+    )
+    @click.option(
+        "--allow-mismatch",
+        "allow",
+        multiple=True,
+        metavar="WHAT",
+        help="base, tokenizer, anchor, template, seed or plugin: go on although the adapters differ in it.",
+    )
+    @functools.wraps(function)
+    def with_adapters(*args: Any, adapters: tuple[str, ...], allow: tuple[str, ...], **kwargs: Any) -> Any:
+        return function(*args, adapters=pairs(adapters, "--adapter"), allow=frozenset(allow), **kwargs)
+
+    return with_adapters
+
+
 def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--config`, `--preset`, `--backbone` and `--set`, passed together as `config: RunConfig`."""
 
@@ -141,9 +165,19 @@ def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return with_config
 
 
-def run_config(file: Path | None, preset: str, backbone: str | None, settings: tuple[str, ...]) -> RunConfig:
-    """The resolved configuration."""
-    return resolve(preset, file, {"backbone.model": backbone, **pairs(settings, "--set")})
+def run_config(
+    file: Path | None,
+    preset: str,
+    backbone: str | None,
+    settings: tuple[str, ...],
+    flags: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """The resolved configuration.
+
+    Args:
+        flags: settings that have options of their own, by dotted key; None for one that was not given.
+    """
+    return resolve(preset, file, {"backbone.model": backbone, **pairs(settings, "--set"), **(flags or {})})
 
 
 def modality_names(text: str | None) -> list[str] | None:
@@ -180,6 +214,7 @@ __all__ = [
     "OutFile",
     "PathType",
     "Session",
+    "adapter_options",
     "config_options",
     "data_option",
     "json_option",

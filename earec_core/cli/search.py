@@ -1,137 +1,129 @@
-"""The options of `earec compose --search`."""
+"""`earec search`."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from earec_core.cli.options import OutFile, PathType, modality_names, run_config
+from earec_core.cli.options import (
+    OutFile,
+    PathType,
+    Session,
+    adapter_options,
+    data_option,
+    json_option,
+    modality_names,
+    run_config,
+    session_options,
+)
 from earec_core.cli.output import out
 from earec_core.errors import UsageError
-from earec_registry import Registry
 
 if TYPE_CHECKING:
-    from earec_core.search import Found
+    from earec_core.search.stage import Objective
+
+_OF = {"step": "grid", "gradients": "learn", "per_layer": "learn"}
+"""Which strategy an option belongs to."""
 
 
-@dataclass(frozen=True)
-class SearchOptions:
-    """What a search was asked for; see `earec_core.search.search`."""
+@click.command(short_help="Find weights on validation data.")
+@click.argument("strategy", type=click.Choice(["grid", "learn", "bayes"]))
+@data_option
+@click.option("--modalities", required=True, help="Comma-separated: those to weigh.")
+@click.option(
+    "--out",
+    "target",
+    type=OutFile,
+    help="The file to write the weights to.  [default: weights.json in the run's folder]",
+)
+@click.option(
+    "--objective",
+    type=click.Choice(["loss", "rouge", "ndcg@10"]),
+    default="loss",
+    show_default=True,
+    help="Alignment loss or ROUGE-L of validation items, or users' validation NDCG@10.",
+)
+@click.option("--step", type=click.FloatRange(0, 1, min_open=True), help="Of grid.  [default: 0.1]")
+@click.option("--gradients", type=click.IntRange(1), help="How many gradients learn takes.  [default: 4]")
+@click.option("--per-layer", is_flag=True, default=None, help="Learn weights for every layer of the LLM.")
+@click.option("--max-evaluations", type=click.IntRange(1), help="Budget.")
+@click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Budget.")
+@click.option("--max-items", type=click.IntRange(1), help="Search on a random part of the validation items.")
+@click.option("--report", type=OutFile, help="The search's page.  [default: in the run's folder]")
+@click.option("--config", "file", type=PathType, help="A TOML file with sections as in docs/method.md.")
+@click.option("--backbone", help="A named LLM, a local directory or a hub id.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting. Repeatable.")
+@adapter_options
+@session_options
+@json_option
+def command(
+    strategy: str,
+    objective: Objective,
+    data: Path,
+    modalities: str,
+    target: Path | None,
+    step: float | None,
+    gradients: int | None,
+    per_layer: bool | None,
+    report: Path | None,
+    file: Path | None,
+    backbone: str | None,
+    settings: tuple[str, ...],
+    adapters: dict[str, str],
+    allow: frozenset[str],
+    session: Session,
+    as_json: bool,
+    **limits: Any,
+) -> None:
+    """Weigh adapters side by side on one backbone, and write the best weights that STRATEGY finds to a file.
 
-    strategy: str
-    objective: Any
-    data: Path
-    modalities: list[str]
-    step: float
-    steps: int
-    per_layer: bool
-    max_evaluations: int | None
-    max_minutes: float | None
-    max_items: int | None
-    report: Path | None
-    file: Path | None
-    settings: tuple[str, ...]
-
-    def run(
-        self,
-        registry: Registry,
-        adapters: Mapping[str, str],
-        backbone: str | None,
-        allow: frozenset[str] = frozenset(),
-    ) -> Found:
-        """Search, and write the report."""
-        from earec_core.catalog import Catalog
-        from earec_core.recommend.stage import recommender_config
-        from earec_core.report import write_search
-        from earec_core.search import search
-        from earec_core.search.learn import Descent
-
-        own = tuple(s for s in self.settings if s.startswith("recommender."))
-        flags = dict(s.split("=", 1) for s in own if "=" in s)
-        others = tuple(s for s in self.settings if s not in own)
-        catalog = Catalog.open(self.data)
-        with out.progress(f"search {self.strategy}") as bar:
-            found = search(
-                catalog,
-                adapters,
-                run_config(self.file, "recommended", backbone, others),
-                registry,
-                strategy=self.strategy,
-                objective=self.objective,
-                step=self.step,
-                descent=Descent(steps=self.steps, per_layer=self.per_layer),
-                max_evaluations=self.max_evaluations,
-                max_minutes=self.max_minutes,
-                max_items=self.max_items,
-                allow=allow,
-                recommender=recommender_config(self.file, flags),
-                note=out.note,
-                show=bar.update,
+    `earec compose --weights @FILE` merges by them. Safe to interrupt: the same command goes on. Prints the
+    file's path.
+    """
+    for option, value in (("step", step), ("gradients", gradients), ("per_layer", per_layer)):
+        if value is not None and _OF[option] != strategy:
+            flag = option.replace("_", "-")
+            raise UsageError(
+                f"--{flag} belongs to the search {_OF[option]}, not to {strategy}.", "Leave it out."
             )
-        best = ",".join(f"{m}={w:.4g}" for m, w in found.best.weights.items())
-        out.note(f"Best of {len(found.path)}: {best} ({found.objective} {found.best.value:.4f}).")
-        if not found.complete:
-            out.note("The budget ended first; the same command with a larger one goes on from here.")
-        target = self.report or found.folder / "report.html"
-        write_search(found, target, title=f"Weights for {catalog.name}")
-        out.note(f"Report: {target}")
-        return found
 
+    from earec_core.catalog import Catalog
+    from earec_core.compose.stage import choose_adapters
+    from earec_core.compose.weighting import Weighting
+    from earec_core.files import write_atomic
+    from earec_core.report import write_search
+    from earec_core.search import search
 
-def search_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of a search, passed together as `search: SearchOptions | None`."""
-
-    @click.option(
-        "--search",
-        "strategy",
-        type=click.Choice(["grid", "learn", "bayes"]),
-        help="Find the weights on validation data, in place of --weights.",
+    given = {"step": step, "gradients": gradients, "per_layer": per_layer, **limits}
+    config = run_config(
+        file, "recommended", backbone, settings, {f"search.{key}": value for key, value in given.items()}
     )
-    @click.option(
-        "--objective",
-        type=click.Choice(["loss", "rouge", "ndcg@10"]),
-        default="loss",
-        show_default=True,
-        help="Of the search: alignment loss or ROUGE-L of validation items, or users' validation NDCG@10.",
+    catalog = Catalog.open(data)
+    with session(f"search {strategy}") as workspace:
+        chosen = choose_adapters(workspace.registry, modality_names(modalities) or [], adapters)
+        result = search(
+            workspace, catalog, chosen, config, strategy=strategy, objective=objective, allow=allow
+        )
+    target, report = target or result.folder / "weights.json", report or result.folder / "report.html"
+    best = Weighting(
+        weights=result.best.weights,
+        layer_weights=result.best.layers,
+        adapters={modality: workspace.registry.resolve(ref) for modality, ref in chosen.items()},
+        search=result.summary(),
     )
-    @click.option("--data", type=PathType, help="The dataset to search on.")
-    @click.option("--modalities", help="Comma-separated: those to weigh.")
-    @click.option(
-        "--step", type=click.FloatRange(0, 1, min_open=True), default=0.1, help="Of grid.", show_default=True
-    )
-    @click.option("--steps", type=click.IntRange(1), default=4, help="Gradients of learn.", show_default=True)
-    @click.option("--per-layer", is_flag=True, help="Learn weights for every layer of the LLM.")
-    @click.option("--max-evaluations", type=click.IntRange(1), help="Budget.")
-    @click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Budget.")
-    @click.option(
-        "--max-items", type=click.IntRange(1), help="Search on a random part of the validation items."
-    )
-    @click.option("--report", type=OutFile, help="The search's page.  [default: in the run's folder]")
-    @click.option("--config", "file", type=PathType, help="A TOML file with sections as in docs/method.md.")
-    @click.option(
-        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting of the search's run."
-    )
-    @functools.wraps(function)
-    def with_search(
-        *args: Any, strategy: str | None, data: Path | None, modalities: str | None, **kwargs: Any
-    ) -> Any:
-        names = SearchOptions.__dataclass_fields__
-        values = {key: kwargs.pop(key) for key in list(kwargs) if key in names}
-        search = None
-        if strategy is not None:
-            if data is None or not modality_names(modalities):
-                raise UsageError(
-                    "A search needs --data and --modalities.",
-                    "Write e.g. --search learn --data DIR --modalities text,vision",
-                )
-            search = SearchOptions(
-                strategy=strategy, data=data, modalities=modality_names(modalities) or [], **values
-            )
-        return function(*args, search=search, **kwargs)
-
-    return with_search
+    write_atomic(target, best.model_dump_json(indent=1) + "\n")
+    write_search(result, report, title=f"Weights for {catalog.name}")
+    if as_json:
+        out.json({"file": target, "report": report, "run": result.folder, **best.model_dump()})
+        return
+    if not result.complete:
+        out.note("The budget ended first; the same command with a larger one goes on from here.")
+    weights = ",".join(f"{modality}={weight:.4g}" for modality, weight in best.weights.items())
+    out.note(f"Best of {len(result.path)}: {weights} ({result.objective} {result.best.value:.4f}).")
+    out.note(f"Report: {report}")
+    mismatches = [word for mismatch in sorted(allow) for word in ("--allow-mismatch", mismatch)]
+    out.note(f"Next: {shlex.join(['earec', 'compose', '--weights', f'@{target}', *mismatches])}")
+    out.data(str(target))

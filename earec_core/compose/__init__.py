@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from earec_core.compose.checks import SumRule, check_weights
 from earec_core.compose.factors import Factors, Part
+from earec_core.compose.measure import ComposeReport, ModuleReport
 from earec_core.compose.merge import compose
 from earec_core.compose.methods import METHODS, Method, get_method, method_names
-from earec_core.compose.report import ComposeReport, ModuleReport
+from earec_core.compose.recipe import Recipe, SumRule
 from earec_core.llm.peft_adapter import LoraAdapter
 
 __all__ = [
@@ -17,8 +17,8 @@ __all__ = [
     "Method",
     "ModuleReport",
     "Part",
+    "Recipe",
     "SumRule",
-    "check_weights",
     "compose",
     "get_method",
     "method_names",

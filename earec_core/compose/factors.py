@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from earec_core.llm.tensors import Array
 
@@ -40,22 +40,18 @@ class Factors:
     scale: float = 1.0
 
 
-def inner(left: Factors, right: Factors) -> float:
-    """<dW1, dW2> = s1 s2 tr(A2 A1^T B1^T B2): the Frobenius inner product, from the factors alone."""
-    products = (left.b.T @ right.b).astype(np.float64) * (left.a @ right.a.T)
-    return left.scale * right.scale * float(products.sum())
-
-
 def product_norm(factors: Factors) -> float:
     """||dW||_F from the factors alone, in double precision."""
-    a, b = factors.a.astype(np.float64), factors.b.astype(np.float64)
-    return abs(factors.scale) * float(np.sqrt(max(0.0, np.sum((b.T @ b) * (a @ a.T)))))
+    return abs(factors.scale) * _frobenius(factors.a.astype(np.float64), factors.b.astype(np.float64))
 
 
 def distance(left: Factors, right: Factors) -> float:
     """||dW1 - dW2||_F from the factors alone; resolves differences down to 1e-8 of the norms."""
-    b = np.concatenate(
-        [left.b.astype(np.float64) * left.scale, right.b.astype(np.float64) * -right.scale], axis=1
-    )
+    b = [left.b.astype(np.float64) * left.scale, right.b.astype(np.float64) * -right.scale]
     a = np.concatenate([left.a, right.a], axis=0).astype(np.float64)
+    return _frobenius(a, np.concatenate(b, axis=1))
+
+
+def _frobenius(a: Float64[np.ndarray, "r d_in"], b: Float64[np.ndarray, "d_out r"]) -> float:
+    """||B A||_F."""
     return float(np.sqrt(max(0.0, np.sum((b.T @ b) * (a @ a.T)))))

@@ -1,10 +1,11 @@
-"""What a composition did to the weights: norms, cosines and errors, from the factors alone."""
+"""What a composition did: its report, and the norms, cosines and errors in it, from the factors alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -12,31 +13,88 @@ from jaxtyping import Float32, Float64
 from earec_core.compose.dense import Dense
 from earec_core.compose.factors import Factors, Part, distance, product_norm
 from earec_core.compose.methods import delta
-from earec_core.compose.report import ModuleReport
-from earec_core.llm.tensors import Array
+from earec_core.llm.tensors import Array, Dtype
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class ModuleReport:
+    """One composed module.
+
+    Attributes:
+        name: the module's name in the base model.
+        rank: its rank in the composite.
+        norm: ||dW||_F of the exact sum.
+        relative_error: ||composed - exact||_F / ||exact||_F.
+        truncation_error: the same against the method's own result in place of the exact sum: what its storage
+            as factors of this rank and type costs.
+    """
+
+    name: str
+    rank: int
+    norm: float
+    relative_error: float
+    truncation_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class ComposeReport:
+    """What a composition did; figures are None, and mappings of them empty, where nothing was measured.
+
+    Attributes:
+        method: the method's name.
+        options: the options that the method takes, as used.
+        weights: the weights used (after `normalize`), by adapter; those at 0 took no part.
+        layer_weights: the weights used in those layers that have their own.
+        rank: the composite's `r`, the largest of its modules'.
+        dtype: how its factors are stored.
+        bytes: size of the composite's two files.
+        path: the directory written.
+        relative_error: ||composed - exact||_F / ||exact||_F over all modules together, truncation and
+            rounding to a half-precision `dtype` included; 0 means exact to float32 rounding.
+        truncation_error: the same against the method's own result; differs where the method is not exact.
+        norm: ||dW||_F of the exact sum over all modules.
+        composed_norm: ||dW||_F of the composite as it is stored.
+        norms: ||dW_i||_F of each adapter that took part, its scale included, its weight not.
+        cosines: cosine between two adapters' dW over all modules, by "first,second"; 0 where one is zero.
+        modules: every module, in alphabetical order.
+    """
+
+    method: str
+    options: Mapping[str, float]
+    weights: Mapping[str, float]
+    layer_weights: Mapping[int, Mapping[str, float]]
+    rank: int
+    dtype: Dtype
+    bytes: int
+    path: str
+    relative_error: float | None = None
+    truncation_error: float | None = None
+    norm: float | None = None
+    composed_norm: float | None = None
+    norms: Mapping[str, float] = field(default_factory=dict)
+    cosines: Mapping[str, float] = field(default_factory=dict)
+    modules: tuple[ModuleReport, ...] = ()
+
+    def summary(self) -> dict[str, Any]:
+        """All but modules and path, in JSON's types; an infinite error (the exact sum is 0) becomes None."""
+        plain = {key: value for key, value in asdict(self).items() if key not in ("modules", "path")}
+        plain["layer_weights"] = {str(layer): weights for layer, weights in self.layer_weights.items()}
+        return {key: None if value == math.inf else value for key, value in plain.items()}
+
+
 class Measure:
     """Sums over the modules of one composition.
 
-    Attributes:
+    Args:
         names: the adapters that take part.
         exact: whether the method's result is the exact sum.
-        inner: <dW_i, dW_j> over the modules so far, in the order of `names`.
-        modules: those so far.
     """
 
-    names: Sequence[str]
-    exact: bool
-    modules: list[ModuleReport] = field(default_factory=list)
-    squared_error: float = 0.0
-    squared_norm: float = 0.0
-    squared_truncation: float = 0.0
-    squared_result: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.inner = np.zeros((len(self.names), len(self.names)))
+    def __init__(self, names: Sequence[str], exact: bool) -> None:
+        self._names, self._exact = names, exact
+        self._modules: list[ModuleReport] = []
+        self._inner = np.zeros((len(names), len(names)))  # <dW_i, dW_j>
+        self._squares = np.zeros(5)  # of `add`'s five norms
 
     def add(
         self,
@@ -60,25 +118,22 @@ class Measure:
         stacked = np.concatenate([part.a for part in parts])
         gram_a = gram(stacked)
         norm = self._add_norms(parts, gram_a)
+        stored_a = gram_a if np.array_equal(stored.a, stacked) else gram(stored.a)
         if isinstance(result, Factors):
-            known = gram_a if np.array_equal(composed.a, stacked) else None
             # Rounding is orthogonal to what the SVD dropped, to first order.
-            truncation = math.hypot(dropped, _rounding(composed, stored, known))
+            truncation = math.hypot(dropped, _rounding(composed, stored, stored_a))
         else:
             truncation = float(np.linalg.norm(result - stored.b.astype(np.float64) @ stored.a))
         taking = [part for part in parts if part.weight != 0.0]
-        if self.exact or [part.weight for part in taking] == [1.0]:
+        if self._exact or [part.weight for part in taking] == [1.0]:
             error, size = truncation, norm
         else:
             error = distance(delta(taking), stored)
             size = product_norm(result) if isinstance(result, Factors) else float(np.linalg.norm(result))
-        self.squared_error += error**2
-        self.squared_norm += norm**2
-        self.squared_truncation += truncation**2
-        self.squared_result += size**2
-        self.modules.append(
-            ModuleReport(module, stored.a.shape[0], norm, _ratio(error, norm), _ratio(truncation, size))
-        )
+        kept = abs(stored.scale) * _norm(stored_a, stored.b) if truncation else size
+        self._squares += np.square([norm, size, kept, error, truncation])
+        errors = _ratio(error, norm), _ratio(truncation, size)
+        self._modules.append(ModuleReport(module, len(stored.a), norm, *errors))
 
     def _add_norms(self, parts: Sequence[Part], gram_a: Float64[np.ndarray, "r r"]) -> float:
         """Add this module to the adapters' inner products; returns ||dW||_F of its exact sum.
@@ -90,39 +145,28 @@ class Measure:
         blocks = np.add.reduceat(np.add.reduceat(products, starts, axis=0), starts, axis=1)
         scales = np.array([part.scale for part in parts])
         inner = blocks * np.outer(scales, scales)
-        places = [self.names.index(part.adapter) for part in parts]
-        self.inner[np.ix_(places, places)] += inner
+        places = [self._names.index(part.adapter) for part in parts]
+        self._inner[np.ix_(places, places)] += inner
         weights = np.array([part.weight for part in parts])
         return math.sqrt(max(0.0, float(weights @ inner @ weights)))
 
-    @property
-    def relative_error(self) -> float:
-        """||composed - exact||_F / ||exact||_F."""
-        return _ratio(math.sqrt(self.squared_error), self.norm)
-
-    @property
-    def truncation_error(self) -> float:
-        """The same against the method's own result."""
-        return _ratio(math.sqrt(self.squared_truncation), math.sqrt(self.squared_result))
-
-    @property
-    def norm(self) -> float:
-        """||dW||_F of the exact sum."""
-        return math.sqrt(self.squared_norm)
-
-    @property
-    def norms(self) -> dict[str, float]:
-        """||dW_i||_F of each adapter."""
-        return {name: math.sqrt(max(0.0, self.inner[i, i])) for i, name in enumerate(self.names)}
-
-    @property
-    def cosines(self) -> dict[str, float]:
-        """Of two adapters' dW, by "first,second"."""
-        norms = self.norms
+    def figures(self) -> dict[str, Any]:
+        """What `ComposeReport` takes of them."""
+        norm, size, kept, error, truncation = np.sqrt(self._squares).tolist()
+        norms = np.sqrt(np.diag(self._inner).clip(0.0)).tolist()
+        cosines = {
+            f"{first},{second}": float(self._inner[j, i] / (norms[j] * norms[i] or 1.0))
+            for i, second in enumerate(self._names)
+            for j, first in enumerate(self._names[:i])
+        }
         return {
-            f"{first},{second}": float(self.inner[j, i] / (norms[first] * norms[second] or 1.0))
-            for i, second in enumerate(self.names)
-            for j, first in enumerate(self.names[:i])
+            "relative_error": _ratio(error, norm),
+            "truncation_error": _ratio(truncation, size),
+            "norm": norm,
+            "composed_norm": kept,
+            "norms": dict(zip(self._names, norms, strict=True)),
+            "cosines": cosines,
+            "modules": tuple(self._modules),
         }
 
 
@@ -131,21 +175,18 @@ def gram(rows: Float32[Array, "r d"]) -> Float64[np.ndarray, "r r"]:
     return (rows @ rows.T).astype(np.float64)
 
 
-def _rounding(computed: Factors, stored: Factors, gram_a: Float64[np.ndarray, "r r"] | None) -> float:
-    """||dW as stored - dW as computed||_F, free of cancellation: dB A' + B dA.
+def _norm(gram_a: Float64[np.ndarray, "r r"], b: Float32[Array, "d_out r"]) -> float:
+    """||B A||_F."""
+    return math.sqrt(max(0.0, float(np.sum(gram_a * gram(b.T)))))
 
-    Args:
-        gram_a: of the computed A, where it is known.
-    """
-    d_a, d_b = stored.a - computed.a, stored.b - computed.b
-    if not d_a.any():
-        if not d_b.any():
-            return 0.0
-        squared = np.sum((gram(stored.a) if gram_a is None else gram_a) * gram(d_b.T))
-    else:
-        a, b = np.concatenate([stored.a, d_a]), np.concatenate([d_b, computed.b], axis=1)
-        squared = np.sum(gram(a) * gram(b.T))
-    return abs(stored.scale) * math.sqrt(max(0.0, float(squared)))
+
+def _rounding(composed: Factors, stored: Factors, gram_a: Float64[np.ndarray, "r r"]) -> float:
+    """||dW as stored - dW as composed||_F, free of cancellation: dB A' + B dA; `gram_a` is of the stored A."""
+    d_a, d_b = stored.a - composed.a, stored.b - composed.b
+    if d_a.any():
+        a, b = np.concatenate([stored.a, d_a]), np.concatenate([d_b, composed.b], axis=1)
+        return abs(stored.scale) * _norm(gram(a), b)
+    return abs(stored.scale) * _norm(gram_a, d_b) if d_b.any() else 0.0
 
 
 def _ratio(error: float, norm: float) -> float:

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from earec_core import plugins
 from earec_core.compose.dense import Dense, dare, ties
 from earec_core.compose.factors import Factors, Part, product_norm
 from earec_core.errors import EarecError, PluginError, UsageError
-from earec_core.llm.tensors import BLOCK, Dtype, Stored, decode, encode
 
 
 @dataclass(frozen=True)
@@ -55,33 +56,30 @@ def delta(parts: Sequence[Part]) -> Factors:
     """The exact sum: rows of A stacked, columns of B scaled and stacked; one part at weight 1 stays."""
     if len(parts) == 1 and parts[0].weight == 1.0:
         return Factors(parts[0].a, parts[0].b, parts[0].scale)
-    return stacked(parts)
+    return stack(parts)
 
 
-def stacked(parts: Sequence[Part]) -> Factors:
+def stack(parts: Sequence[Part]) -> Factors:
     """Rows of A stacked, columns of B scaled and stacked; scale 1."""
     a = np.concatenate([part.a for part in parts], axis=0)
     b = np.concatenate([part.b * np.float32(part.weight * part.scale) for part in parts], axis=1)
     return Factors(a, b)
 
 
-def delta_encoded(stored: Sequence[tuple[Stored, Stored, float]], dtype: Dtype) -> tuple[Stored, Stored]:
-    """What `delta` gives of factors that are stored alike, encoded: A's bits as they are, B scaled block by block.
+def stack_stored(factors: Sequence[tuple[Tensor, Tensor]], weights: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """`stack` of factors that are stored alike, as they are stored: A's bits stay, B is scaled in float32.
 
     Args:
-        stored: each part's A, B, and weight * scale.
-        dtype: of all of them, and of the result.
+        factors: each part's A and B.
+        weights: weight * scale of each.
     """
-    a = np.concatenate([one for one, _, _ in stored], axis=0)
-    b = np.empty((len(stored[0][1]), len(a)), a.dtype)
-    columns = 0
-    for _, part, factor in stored:
-        rank = part.shape[1]
-        rows = max(1, BLOCK // rank)
-        for row in range(0, len(b), rows):
-            block = decode(part[row : row + rows], dtype) * np.float32(factor)
-            b[row : row + rows, columns : columns + rank] = encode(block, dtype)
-        columns += rank
+    a = torch.cat([a for a, _ in factors])
+    b = torch.empty(len(factors[0][1]), len(a), dtype=a.dtype)
+    ranks = [len(a) for a, _ in factors]
+    for target, (_, part), weight in zip(torch.split(b, ranks, dim=1), factors, weights, strict=True):
+        # Blocks of rows stay in the cache.
+        for rows, stored in zip(torch.split(target, 512), torch.split(part, 512), strict=True):
+            rows.copy_(stored.float() * weight)
     return a, b
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from earec_core.llm.peft_adapter import LoraAdapter
 
+_SHARED = ("task_type", "auto_mapping", "base_model_name_or_path", "revision")
 _SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 
 
@@ -21,44 +22,28 @@ def composite_config(
         ranks: by module of the composite.
         scales: the factor in front of B @ A, by the same modules.
     """
-    unchanged = all(
-        adapter.modules == tuple(ranks)
-        and all(ranks[m] == adapter.shapes[m][1] and scales[m] == adapter.scale(m) for m in adapter.modules)
-        for adapter in adapters
-    )
-    if len(adapters) == 1 and unchanged:
-        return {
-            **adapters[0].config,
-            "init_lora_weights": True,
-            "eva_config": None,
-            "inference_mode": True,
-        }
+    first = adapters[0]
+    kept = {m: (shape[1], first.scales[m]) for m, shape in first.shapes.items()}
+    if len(adapters) == 1 and kept == {m: (rank, scales[m]) for m, rank in ranks.items()}:
+        return {**first.config, "init_lora_weights": True, "eva_config": None, "inference_mode": True}
     r = max(ranks.values())
     alphas = {module: scales[module] * rank for module, rank in ranks.items()}
     alpha = alphas[next(module for module in ranks if ranks[module] == r)]
-    selections = [{key: adapter.config.get(key) for key in _SELECTION} for adapter in adapters]
-    same = all(
-        _canonical(selection) == _canonical(selections[0]) and adapter.modules == tuple(ranks)
-        for adapter, selection in zip(adapters, selections, strict=True)
-    )
-    # Full names where the adapters chose different modules: a short name could match too many.
-    selection = selections[0] if same else {**dict.fromkeys(_SELECTION), "target_modules": sorted(ranks)}
+    selection = {key: first.config.get(key) for key in _SELECTION}
+    if not all(a.modules == tuple(ranks) and _selection(a) == _selection(first) for a in adapters):
+        # Full names where the adapters chose different modules: a short name could match too many.
+        selection = {**dict.fromkeys(_SELECTION), "target_modules": sorted(ranks)}
     if isinstance(selection["target_modules"], list):
         selection["target_modules"] = sorted(selection["target_modules"])
     return {
         "peft_type": "LORA",
-        "task_type": _common(adapters, "task_type"),
-        "auto_mapping": _common(adapters, "auto_mapping"),
-        "base_model_name_or_path": _common(adapters, "base_model_name_or_path"),
-        "revision": _common(adapters, "revision"),
+        **{key: _common(adapters, key) for key in _SHARED},
         "inference_mode": True,
         "r": r,
         "lora_alpha": _integral(alpha),
         "use_rslora": False,
         "rank_pattern": {_exactly(module): rank for module, rank in ranks.items() if rank != r},
-        "alpha_pattern": {
-            _exactly(name): _integral(value) for name, value in alphas.items() if value != alpha
-        },
+        "alpha_pattern": {_exactly(m): _integral(value) for m, value in alphas.items() if value != alpha},
         "lora_dropout": _common(adapters, "lora_dropout") or 0.0,
         "bias": "none",
         "fan_in_fan_out": bool(_common(adapters, "fan_in_fan_out")),
@@ -67,8 +52,10 @@ def composite_config(
     }
 
 
-def _canonical(selection: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: sorted(value) if isinstance(value, list) else value for key, value in selection.items()}
+def _selection(adapter: LoraAdapter) -> list[Any]:
+    """How the adapter chose its modules; order does not matter."""
+    choices = [adapter.config.get(key) for key in _SELECTION]
+    return [sorted(choice) if isinstance(choice, list) else choice for choice in choices]
 
 
 def _common(adapters: Sequence[LoraAdapter], key: str) -> Any:

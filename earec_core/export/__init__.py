@@ -1,1 +1,5 @@
-"""What leaves the registry in a form that other tools read."""
+"""Models in the forms that other tools read."""
+
+from earec_core.export.stage import Form, export
+
+__all__ = ["Form", "export"]

@@ -1,46 +1,26 @@
-"""A composite merged into its base model's weights, shard by shard, without loading the model."""
+"""An adapter merged into its base model's weights, shard by shard, without loading the model."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+import torch
+from torch import Tensor
 
-from earec_core.errors import IntegrityError, UsageError
+from earec_core.errors import UsageError
 from earec_core.files import copy_file, new_directory
 from earec_core.llm.peft_adapter import LoraAdapter
-from earec_core.llm.tensors import Array, Dtype, decode, encode
+from earec_core.llm.tensors import DTYPES, Array, TensorFile, is_finite, raw
 
-_DTYPES: dict[str, tuple[Dtype, str]] = {
-    "F32": ("float32", "<f4"),
-    "BF16": ("bfloat16", "<u2"),
-    "F16": ("float16", "<f2"),
-}
-_BLOCK = 1 << 22  # numbers, or bytes, that are in memory at once
+_BLOCK = 1 << 22  # numbers that are in memory at once
 # The same weights in other formats: unmerged, so they stay behind.
 _OTHER_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".ot"}
-
-
-@dataclass(frozen=True)
-class _Shard:
-    """One safetensors file of the base.
-
-    Attributes:
-        path: the file.
-        head: its length field and header, as they stand there.
-        entries: each tensor's name, code of its type, shape, and size in bytes, in the order of the file.
-    """
-
-    path: Path
-    head: bytes
-    entries: tuple[tuple[str, str, tuple[int, ...], int], ...]
 
 
 def merge_into_base(
@@ -67,17 +47,16 @@ def merge_into_base(
         EarecError: the directory cannot be written.
     """
     adapter = LoraAdapter.open(composite)
-    shards = [_read_shard(path) for path in sorted(base.glob("*.safetensors"))]
-    _check(adapter, base, shards)
-    total, done, size = sum(len(shard.entries) for shard in shards), 0, 0
+    shards = [TensorFile(path) for path in sorted(base.glob("*.safetensors"))]
+    _check(adapter, base, {name: stored for shard in shards for name, stored in shard.tensors.items()})
+    total, done, size = sum(len(shard.tensors) for shard in shards), 0, 0
     with new_directory(out, "merged model") as folder:
         for shard in shards:
-            with shard.path.open("rb") as source, (folder / shard.path.name).open("xb") as target:
-                source.seek(len(shard.head))
-                target.write(shard.head)
-                for entry in shard.entries:
-                    for block in _tensor(adapter, source, shard.path, *entry):
-                        target.write(block)
+            with (folder / shard.path.name).open("xb") as target:
+                target.write(_header(shard.path))
+                for name in shard.tensors:
+                    for block in _merged(adapter, shard, name):
+                        target.write(raw(block))
                     done += 1
                     if progress is not None:
                         progress(done, total)
@@ -92,50 +71,30 @@ def merge_into_base(
     return size
 
 
-def _read_shard(path: Path) -> _Shard:
-    try:
-        with safe_open(path, framework="np"):  # the library's own check of lengths and offsets
-            pass
-        with path.open("rb") as file:
-            head = file.read(8)
-            head += file.read(int.from_bytes(head, "little"))
-        header: Mapping[str, Any] = json.loads(head[8:])
-    except (SafetensorError, OSError, ValueError) as error:
-        raise IntegrityError(
-            f"{path} is damaged or cut short ({error}).", "Get the base model again, then run again."
-        ) from error
-    rows = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
-    rows.sort(key=lambda row: row[1]["data_offsets"])
-    return _Shard(
-        path,
-        head,
-        tuple(
-            (name, row["dtype"], tuple(row["shape"]), row["data_offsets"][1] - row["data_offsets"][0])
-            for name, row in rows
-        ),
-    )
-
-
-def _check(adapter: LoraAdapter, base: Path, shards: list[_Shard]) -> None:
+def _check(adapter: LoraAdapter, base: Path, tensors: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
     """Raises UsageError for the first module that cannot be merged."""
-    found = {name: (code, shape) for shard in shards for name, code, shape, _ in shard.entries}
+    unquantized = "Name the base that the adapters were aligned on, not quantized."
+    for name, (_, code) in tensors.items():
+        if code.startswith(("F4", "F6")):  # several numbers a byte; torch reads none of them
+            raise UsageError(f"{name} in {base} is stored as {code}.", unquantized)
     for module, (d_out, _, d_in) in adapter.shapes.items():
-        if f"{module}.weight" not in found:
+        name = f"{module}.weight"
+        if name not in tensors:
             tied = _tied(base) and module.endswith("lm_head")
             raise UsageError(
-                f"The base in {base} has no weight {module}.weight"
+                f"The base in {base} has no weight {name}"
                 + (": it shares the word embedding's." if tied else "."),
                 "Align without that module, or use the composite as an adapter."
                 if tied
                 else "Name the base that the adapters were aligned on.",
             )
-        code, shape = found[f"{module}.weight"]
+        shape, code = tensors[name]
         wanted = (d_in, d_out) if adapter.config.get("fan_in_fan_out") else (d_out, d_in)
-        if shape != wanted or code not in _DTYPES:
+        if shape != wanted or code not in DTYPES:
             raise UsageError(
-                f"{module}.weight in {base} is {list(shape)} of {code}; the composite changes {list(wanted)} "
-                "of F32, BF16 or F16.",
-                "Name the base that the adapters were aligned on, not quantized.",
+                f"{name} in {base} is {list(shape)} of {code}; the composite changes {list(wanted)} of F32, "
+                "BF16 or F16.",
+                unquantized,
             )
 
 
@@ -145,36 +104,32 @@ def _tied(base: Path) -> bool:
     return False
 
 
-def _tensor(
-    adapter: LoraAdapter,
-    source: BinaryIO,
-    path: Path,
-    name: str,
-    code: str,
-    shape: tuple[int, ...],
-    size: int,
-) -> Iterator[bytes | memoryview]:
-    """The bytes of the next tensor of `source`, merged if the composite changes it."""
-    module = name.removesuffix(".weight")
-    if not name.endswith(".weight") or module not in adapter.shapes:
-        while size:
-            yield (block := _read(source, path, min(size, _BLOCK)))
-            size -= len(block)
+def _header(path: Path) -> bytes:
+    with path.open("rb") as file:
+        length = file.read(8)
+        return length + file.read(int.from_bytes(length, "little"))
+
+
+def _merged(adapter: LoraAdapter, shard: TensorFile, name: str) -> Iterator[Tensor]:
+    """A tensor of the base in blocks of rows, merged if the composite changes it."""
+    shape, module = shard.tensors[name][0], name.removesuffix(".weight")
+    if not shape:
+        yield shard.read(name)
         return
-    left, right = _product(adapter, module)
-    dtype, bits = _DTYPES[code]
-    width = size // shape[0]
-    step = max(1, _BLOCK // shape[1])
+    left, right = _product(adapter, module) if name != module and module in adapter.shapes else (None, None)
+    step = max(1, _BLOCK // max(1, math.prod(shape[1:])))
     for start in range(0, shape[0], step):
-        rows = left[start : start + step]
-        raw = np.frombuffer(_read(source, path, len(rows) * width), dtype=bits)
-        stored = encode(decode(raw, dtype).reshape(len(rows), shape[1]) + rows @ right, dtype)
-        if not np.isfinite(decode(stored, dtype)).all():
-            raise UsageError(
-                f"{name} with the composite merged into it is too large for {dtype}, or the base's is not finite.",
-                "Convert the base to bfloat16 or float32, or compose with smaller weights.",
-            )
-        yield np.ascontiguousarray(stored).data.cast("B")
+        block = shard.read(name, slice(start, start + step))
+        if left is not None and right is not None:
+            merged = block.float().numpy() + left[start : start + step] @ right
+            block = torch.from_numpy(merged).to(block.dtype)
+            if not is_finite(block):
+                raise UsageError(
+                    f"{name} with the composite merged into it is too large for {str(block.dtype)[6:]}, or the "
+                    "base's is not finite.",
+                    "Convert the base to bfloat16 or float32, or compose with smaller weights.",
+                )
+        yield block
 
 
 def _product(adapter: LoraAdapter, module: str) -> tuple[Array, Array]:
@@ -182,10 +137,3 @@ def _product(adapter: LoraAdapter, module: str) -> tuple[Array, Array]:
     a, b, scale = adapter.factors(module)
     b = b * np.float32(scale)
     return (np.ascontiguousarray(a.T), b.T) if adapter.config.get("fan_in_fan_out") else (b, a)
-
-
-def _read(source: BinaryIO, path: Path, size: int) -> bytes:
-    block = source.read(size)
-    if len(block) != size:
-        raise IntegrityError(f"{path} is cut short.", "Get the base model again, then run again.")
-    return block

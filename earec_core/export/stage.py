@@ -1,133 +1,91 @@
-"""What `earec compose` writes beside the registered composite: merged base, PEFT directory, mergekit recipe."""
+"""`export`: what leaves the registry in a form that other tools read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from earec_core.aligned.stored import StoredModel
-from earec_core.compose.methods import get_method
-from earec_core.compose.report import ComposeReport
-from earec_core.errors import IntegrityError, UsageError
-from earec_core.export.emit import check_mergekit, emit_mergekit, emit_peft
+from earec_core.aligned.stored import StoredModel, check_base, open_model
+from earec_core.artifacts import CompositeManifest
+from earec_core.errors import UsageError
 from earec_core.export.into_base import merge_into_base
-from earec_core.files import check_new
+from earec_core.export.mergekit import check_mergekit, write_mergekit
+from earec_core.files import check_new, copy_file, new_directory
+from earec_core.llm.peft_adapter import CONFIG, WEIGHTS, LoraAdapter
 from earec_core.llm.store import NAMED, folder, info
-from earec_registry import Registry
+from earec_core.workspace import Workspace
+
+Form = Literal["peft", "mergekit", "merged"]
 
 
-@dataclass(frozen=True)
-class Exports:
-    """What was asked for.
-
-    Attributes:
-        into_base: where to write the base model with the composite merged into it.
-        emit: `peft` or `mergekit`.
-        out: where to write that.
-        backbone: the base model; None looks for the one that the adapters record.
-    """
-
-    into_base: Path | None = None
-    emit: str | None = None
-    out: Path | None = None
-    backbone: str | None = None
-
-    def check(
-        self,
-        registry: Registry,
-        adapters: Mapping[str, str],
-        weights: Mapping[str, float],
-        *,
-        method: str,
-        rank: int | None,
-        per_layer: bool,
-        note: Callable[[str], None],
-    ) -> Path | None:
-        """Refuse at once what could not be written after the composition.
-
-        Args:
-            adapters, weights, method, rank: as in `compose_models`; weights that are yet to be found are left out.
-            per_layer: whether layers have weights of their own.
-
-        Returns:
-            The base model's directory where it is needed, its digests checked.
-
-        Raises:
-            UsageError: options or directories do not fit, or the method has no such form.
-            IntegrityError: the base is not the one that the adapters were aligned on.
-        """
-        if (self.emit is None) != (self.out is None):
-            raise UsageError(
-                "--emit and --out belong together.", "Write e.g. --emit peft --out DIR, or leave both out."
-            )
-        for wanted in filter(None, (self.into_base, self.out)):
-            check_new(wanted)
-        if self.emit == "mergekit":
-            check_mergekit(method, weights, rank=rank, per_layer=per_layer)
-        if (self.into_base or self.emit) and get_method(method).routed:
-            raise UsageError(
-                f"A {method} composite is several adapters, so it is neither one weight nor one adapter.",
-                "Compose with --method delta, its merged part.",
-            )
-        if self.into_base is None and self.emit != "mergekit":
-            return None
-        return find_base(StoredModel.open(registry, next(iter(adapters.values()))), self.backbone, note)
-
-    def write(
-        self,
-        registry: Registry,
-        composite: str,
-        adapters: Mapping[str, str],
-        report: ComposeReport,
-        base: Path | None,
-        *,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> None:
-        """Write what was asked for.
-
-        Args:
-            composite: id of the registered composite.
-            adapters: as in `compose_models`.
-            report: of the composition.
-            base: what `check` returned.
-            progress: of the merge into the base.
-        """
-        merged = registry.materialize(composite)
-        if self.emit == "peft" and self.out is not None:
-            emit_peft(merged, self.out)
-        if self.emit == "mergekit" and self.out is not None and base is not None:
-            parts = {m: registry.materialize(ref) for m, ref in adapters.items()}
-            emit_mergekit(parts, report.weights, base, self.out, method=report.method, options=report.options)
-        if self.into_base is not None and base is not None:
-            merge_into_base(merged, base, self.into_base, progress=progress)
-
-
-def find_base(model: StoredModel, backbone: str | None, note: Callable[[str], None]) -> Path:
-    """The directory of the base that an adapter was aligned on.
+def export(
+    workspace: Workspace, reference: str, form: Form, out: Path, *, backbone: str | None = None
+) -> None:
+    """Write a model to a directory of its own; what cannot be written is refused before the work.
 
     Args:
-        model: the adapter.
-        backbone: name, directory or hub id; None takes the one that the adapter records.
+        reference: a composite; for `peft` and `merged` an adapter, too.
+        form: `peft`: a plain PEFT directory. `mergekit`: the parts' adapters and a recipe that merges them into
+            the base. `merged`: the base model with the composite merged into it.
+        out: the directory to write; it must not exist, or be empty. It appears complete or not at all.
+        backbone: the base model: name, directory or hub id; None looks for the one that the model records.
+
+    Raises:
+        UsageError: the model has no such form, the base is not found, or something is at `out`.
+        IntegrityError: the base is not the one that the model was aligned on, or a file is damaged.
+        EarecError: the directory cannot be written.
+    """
+    check_new(out)
+    model = open_model(workspace.registry, reference)
+    if (model.folder / "adapters").is_dir():
+        raise UsageError(
+            "A routed composite is several adapters, so it is neither one weight nor one adapter.",
+            "Compose with --method delta, its merged part.",
+        )
+    if form == "peft":
+        with new_directory(out, "adapter") as target:
+            for name in (CONFIG, WEIGHTS):
+                copy_file(model.folder / name, target / name)
+    elif form == "merged":
+        base = find_base(workspace, model, backbone)
+        merge_into_base(model.folder, base, out, progress=workspace.progress)
+    else:
+        _to_mergekit(workspace, model, out, backbone)
+
+
+def _to_mergekit(workspace: Workspace, model: StoredModel, out: Path, backbone: str | None) -> None:
+    manifest = model.manifest
+    if not isinstance(manifest, CompositeManifest):
+        raise UsageError(
+            "An adapter has no parts for mergekit to merge.", "Export it --as peft or --as merged."
+        )
+    parts = {m: workspace.registry.materialize(parent) for m, parent in manifest.adapters.items()}
+    adapters = {m: LoraAdapter.open(folder) for m, folder in parts.items()}
+    weights, method = manifest.weights, manifest.method
+    per_layer = manifest.layer_weights is not None
+    check_mergekit(adapters, weights, method.name, rank=method.rank, per_layer=per_layer)
+    base = find_base(workspace, model, backbone)
+    density = method.options.get("density")
+    write_mergekit(adapters, weights, base, out, method=method.name, density=density)
+
+
+def find_base(workspace: Workspace, model: StoredModel, backbone: str | None) -> Path:
+    """The directory of the base that a model was aligned on.
+
+    Args:
+        backbone: name, directory or hub id; None takes the one that the model records.
 
     Raises:
         UsageError: there is none.
         IntegrityError: its weights or tokenizer are others; both are named.
     """
-    want = model.data["base"]
-    name = backbone or want["id"]
+    want = model.manifest.base
+    name = backbone or want.id
     if backbone is None and name not in NAMED and name.count("/") != 1:
         raise UsageError(
-            f"The adapters were aligned on the local directory {name!r}, whose place is not recorded.",
+            f"The model was aligned on the local directory {name!r}, whose place is not recorded.",
             "Name it: --backbone DIR",
         )
-    path = folder(name, note)
-    have = info(name, path).as_manifest()
-    for part in ("weights", "tokenizer"):
-        if have[part] != want[part]:
-            raise IntegrityError(
-                f"The adapters were aligned on {want['id']} ({part} {want[part][:12]}…), "
-                f"{path} is another ({have[part][:12]}…).",
-                "Name the right one: --backbone DIR",
-            )
+    path = folder(name, workspace)
+    check_base(model, info(name, path, workspace))
     return path

@@ -10,19 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float32
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
 
 from earec_core.errors import IntegrityError, UsageError
-from earec_core.llm.tensors import (
-    Array,
-    Dtype,
-    Stored,
-    StoredTensor,
-    decode,
-    is_finite,
-    read_header,
-    read_stored,
-)
+from earec_core.llm.tensors import DTYPES, Array, Dtype, TensorFile, is_finite, to_array
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -69,21 +62,17 @@ class LoraAdapter:
     Attributes:
         path: its directory.
         config: `adapter_config.json`, as read.
-        r: the configuration's rank; a module may have its own (`shapes`).
-        alpha: the configuration's `lora_alpha`; a module may have its own (`scale`).
-        use_rslora: whether the scale is alpha / sqrt(r) in place of alpha / r.
         shapes: (d_out, r, d_in) by module, modules in alphabetical order.
+        scales: the factor in front of B @ A, by module: alpha / r, for rsLoRA alpha / sqrt(r).
         dtype: how its factors are stored; float32 where they are not all stored alike.
     """
 
     path: Path
     config: Mapping[str, Any]
-    r: int
-    alpha: float
-    use_rslora: bool
     shapes: Mapping[str, tuple[int, int, int]]
+    scales: Mapping[str, float]
     dtype: Dtype
-    _tensors: Mapping[str, StoredTensor]
+    _file: TensorFile
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -111,55 +100,41 @@ class LoraAdapter:
                 f"{path / CONFIG} gives r={r!r} and lora_alpha={alpha!r}.",
                 "Restore the file from its source.",
             )
-        tensors = read_header(path / WEIGHTS)
-        shapes = _shapes(path, tensors)
-        ranks = config.get("rank_pattern") or {}
+        file = TensorFile(path / WEIGHTS)
+        shapes, scales = _shapes(file), {}
         for module, (_, rank, _) in shapes.items():
-            expected = _lookup(path, ranks, module, float(r))
+            expected = _lookup(path, config.get("rank_pattern"), module, float(r))
             if rank != expected:
                 raise IntegrityError(
-                    f"{module} has rank {rank} in {path / WEIGHTS}, but {CONFIG} says {expected:g}.",
+                    f"{module} has rank {rank} in {file.path}, but {CONFIG} says {expected:g}.",
                     "Restore both files from one source.",
                 )
-        dtypes = {tensor.dtype for tensor in tensors.values()}
-        dtype: Dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
-        rslora = bool(config.get("use_rslora", False))
-        return cls(path, config, int(r), float(alpha), rslora, shapes, dtype, tensors)
-
-    def scale(self, module: str) -> float:
-        """The factor in front of B @ A: alpha / r, for rsLoRA alpha / sqrt(r); `alpha_pattern` honoured."""
-        rank = self.shapes[module][1]
-        alpha = _lookup(self.path, self.config.get("alpha_pattern") or {}, module, self.alpha)
-        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+            own = _lookup(path, config.get("alpha_pattern"), module, float(alpha))
+            scales[module] = own / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        codes = {code for _, code in file.tensors.values()}
+        return cls(path, config, shapes, scales, DTYPES[codes.pop()] if len(codes) == 1 else "float32", file)
 
     def factors(self, module: str) -> tuple[Float32[Array, "r d_in"], Float32[Array, "d_out r"], float]:
-        """Read one module's factors.
+        """Read one module's A and B in float32, and the scale in front of B @ A; see `stored`."""
+        a, b = self.stored(module)
+        return to_array(a), to_array(b), self.scales[module]
 
-        Args:
-            module: one of `modules`.
-
-        Returns:
-            A [r, d_in] and B [d_out, r], float32, and the scale in front of B @ A.
+    def stored(self, module: str) -> tuple[Float[Tensor, "r d_in"], Float[Tensor, "d_out r"]]:
+        """Read one module's A and B as numbers of `dtype`.
 
         Raises:
             IntegrityError: a number is NaN or infinite, or the file is cut short.
         """
-        a, b = self.stored(module)
-        return decode(a, self.dtype), decode(b, self.dtype), self.scale(module)
-
-    def stored(self, module: str) -> tuple[Stored, Stored]:
-        """Read one module's A and B as numbers of `dtype`, for `decode`; see `factors`."""
         return self._read(KEY_A.format(module)), self._read(KEY_B.format(module))
 
-    def _read(self, key: str) -> Stored:
-        tensor = self._tensors[key]
-        values = read_stored(self.path / WEIGHTS, tensor)
-        if not is_finite(values, tensor.dtype):
+    def _read(self, key: str) -> Tensor:
+        factor = self._file.read(key)
+        if not is_finite(factor):
             raise IntegrityError(
                 f"Tensor {key} of the adapter in {self.path} holds NaN or infinite numbers.",
                 "Align this modality again, for example with a lower learning rate.",
             )
-        return values if tensor.dtype == self.dtype else decode(values, tensor.dtype)
+        return factor.to(getattr(torch, self.dtype))
 
 
 def layer_of(module: str) -> int | None:
@@ -171,13 +146,12 @@ def layer_of(module: str) -> int | None:
 def _read_config(path: Path) -> dict[str, Any]:
     for name in (CONFIG, WEIGHTS):
         if not (path / name).is_file():
-            pickled = name == WEIGHTS and (path / "adapter_model.bin").exists()
-            raise UsageError(
-                f"{path} has no {name}" + (", only a pickled adapter_model.bin." if pickled else "."),
-                "Save the adapter with safe_serialization=True."
-                if pickled
-                else "Name a PEFT LoRA directory.",
-            )
+            if name == WEIGHTS and (path / "adapter_model.bin").exists():
+                raise UsageError(
+                    f"{path} has no {name}, only a pickled adapter_model.bin.",
+                    "Save the adapter with safe_serialization=True.",
+                )
+            raise UsageError(f"{path} has no {name}.", "Name a PEFT LoRA directory.")
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
@@ -190,50 +164,58 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _refuse_variants(path: Path, config: Mapping[str, Any]) -> None:
+    on = sorted(name for name, value in config.items() if name not in _NEUTRAL and value)
     if config.get("peft_type") != "LORA":
-        found = f"of PEFT type {config.get('peft_type')}"
+        variant = f"of PEFT type {config.get('peft_type')}"
     elif config.get("bias", "none") != "none":
-        found = f"trained with bias={config['bias']}"
-    elif config.get("init_lora_weights", True) not in _PLAIN_INIT:
-        found = (
-            f"trained with init_lora_weights={config['init_lora_weights']}, which changes the base weights"
-        )
-    elif on := sorted(name for name, value in config.items() if name not in _NEUTRAL and value):
-        found = f"trained with {', '.join(on)}"
+        variant = f"trained with bias={config['bias']}"
+    elif (init := config.get("init_lora_weights", True)) not in _PLAIN_INIT:
+        variant = f"trained with init_lora_weights={init}, which changes the base weights"
+    elif on:
+        variant = f"trained with {', '.join(on)}"
     else:
         return
     raise UsageError(
-        f"The adapter in {path} is {found}, which the composition of Eq. 4 does not cover.",
+        f"The adapter in {path} is {variant}, which the composition of Eq. 4 does not cover.",
         "Compose plain LoRA adapters (rsLoRA included).",
     )
 
 
-def _shapes(path: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, tuple[int, int, int]]:
-    found: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, tensor in tensors.items():
+def _shapes(file: TensorFile) -> dict[str, tuple[int, int, int]]:
+    """(d_out, r, d_in) by module."""
+    factors: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, (shape, code) in sorted(file.tensors.items()):
         match = _KEY.fullmatch(name)
-        if match is None or len(tensor.shape) != 2:
+        if code not in DTYPES:
             raise UsageError(
-                f"Tensor {name} of shape {list(tensor.shape)} in {path / WEIGHTS} is not a linear layer's "
+                f"Tensor {name} in {file.path} is stored as {code}.",
+                "Save the adapter as float32, bfloat16 or float16.",
+            )
+        if match is None or len(shape) != 2:
+            raise UsageError(
+                f"Tensor {name} of shape {list(shape)} in {file.path} is not a linear layer's "
                 "LoRA factor, which is all that the composition of Eq. 4 covers.",
                 "Compose plain LoRA adapters on linear layers, saved with save_embedding_layers=False.",
             )
-        found.setdefault(match["module"], {})[match["factor"]] = tensor.shape
-    if not found:
-        raise UsageError(f"{path / WEIGHTS} holds no LoRA factor.", "Name a trained PEFT LoRA directory.")
-    for module, pair in found.items():
+        factors.setdefault(match["module"], {})[match["factor"]] = shape
+    if not factors:
+        raise UsageError(f"{file.path} holds no LoRA factor.", "Name a trained PEFT LoRA directory.")
+    shapes = {}
+    for module, pair in sorted(factors.items()):
         if len(pair) != 2 or pair["A"][0] != pair["B"][1]:
             raise IntegrityError(
-                f"The factors of {module} in {path / WEIGHTS} do not belong together "
+                f"The factors of {module} in {file.path} do not belong together "
                 f"({', '.join(f'{factor} {list(shape)}' for factor, shape in sorted(pair.items()))}).",
                 "Restore the file from its source.",
             )
-    return {module: (*found[module]["B"], found[module]["A"][1]) for module in sorted(found)}  # type: ignore[misc]
+        (d_out, rank), d_in = pair["B"], pair["A"][1]
+        shapes[module] = (d_out, rank, d_in)
+    return shapes
 
 
-def _lookup(path: Path, pattern: Mapping[str, Any], module: str, default: float) -> float:
+def _lookup(path: Path, pattern: Mapping[str, Any] | None, module: str, default: float) -> float:
     """A module's own rank or alpha, by PEFT's rule: the first pattern that matches the name or its end."""
-    for key, value in pattern.items():
+    for key, value in (pattern or {}).items():
         try:
             if re.match(rf"(.*\.)?({key})$", module) and _is_number(value):
                 return float(value)

@@ -106,7 +106,7 @@ def train_on(
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
     parts: tuple[Literal["valid", "test"], ...] = ("valid", "test")
-    metrics = {
+    metrics: dict[str, Mapping[str, float]] = {
         part: evaluate(trained.model, split, part).summary() for part in parts if len(split.eval_users)
     }
     epochs = len(trained.history)

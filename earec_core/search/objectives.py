@@ -20,6 +20,7 @@ from earec_core.encode import item_vectors
 from earec_core.errors import DataError
 from earec_core.metrics.rouge import rouge_l
 from earec_core.recommend.evaluate import evaluate
+from earec_core.recommend.models import choose_recommender
 from earec_core.recommend.train import train
 
 
@@ -91,5 +92,6 @@ def validation_ndcg(model: AlignedModel, catalog: Catalog, config: RunConfig) ->
     split = catalog.leave_one_out()
     # Test targets are taken out, so that nothing can look at them.
     hidden = replace(split, test=np.full_like(split.test, -1))
-    trained = train(hidden, len(catalog), config.recommender, vectors=torch.from_numpy(vectors))
+    recommender = choose_recommender(None, vectors=True)
+    trained = train(recommender, hidden, len(catalog), config.recommender, vectors=torch.from_numpy(vectors))
     return evaluate(trained.model, hidden, "valid").ndcg(10)

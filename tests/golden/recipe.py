@@ -28,6 +28,7 @@ from safetensors.torch import load_file as load_torch
 from safetensors.torch import save_file as save_torch
 
 from earec_core.cli import run
+from earec_core.compose import Recipe as Composition
 from earec_core.compose import compose
 
 Numbers = dict[str, Any]
@@ -274,7 +275,7 @@ def composed(adapters: Mapping[str, Path], root: Path) -> Numbers:
     found = {}
     for n, (weights, options) in enumerate(_cases()):
         out = root / str(n)
-        compose({name: adapters[name] for name in weights}, weights, out, **options)
+        compose({name: adapters[name] for name in weights}, Composition(weights, **options), out)
         label = ",".join(f"{name}={weight:g}" for name, weight in weights.items())
         label += "".join(f" {key}={value}" for key, value in options.items())
         tensors = load_torch(out / "adapter_model.safetensors")

@@ -36,6 +36,7 @@ TEXT = ("--adapter", "text=text/things")
         (["compose", "--weights", "text=0.5,behavior=0.6", *TEXT], 2, "--normalize"),
         (["compose", "--weights", "text=half,behavior=0.5"], 2, "not a number"),
         (["compose", "--weights", "text"], 2, "KEY=VALUE"),
+        (["compose", "--weights", "text=1", *TEXT, "--name", "Mine!"], 2, "lower-case"),
         (["compose", "--weights", "text=0.5,text=0.5"], 2, "twice"),
         (["compose", "--weights", "text=0.5,smell=0.5", *TEXT], 2, "smell"),
         (["compose", "--weights", "text=1", "--method", "magic", *TEXT], 2, "magic"),
@@ -104,7 +105,6 @@ def test_another_backbone_is_refused_by_name(
         ["encode", "composite"],
         ["recommend", "train", "--ids"],
         ["behavior", "fit"],
-        ["compose", "--search", "grid", "--modalities", "text", *TEXT],
     ],
     ids=" ".join,
 )
@@ -132,7 +132,8 @@ def test_a_name_is_refused_before_the_work(
         ["explain", "composite", "--out"],
         ["explain", "composite", "--report"],
         ["reproduce", "--table", "4", "--modalities", "text", "--out"],
-        ["compose", "--search", "grid", "--modalities", "text", *TEXT, "--report"],
+        ["search", "grid", "--modalities", "text", *TEXT, "--report"],
+        ["search", "grid", "--modalities", "text", *TEXT, "--out"],
     ],
     ids=lambda argv: argv[0],
 )

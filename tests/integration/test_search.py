@@ -1,7 +1,8 @@
-"""`earec compose --search` over the tiny LLM: values, budget, resuming, and that no test data is looked at."""
+"""`earec search` over the tiny LLM: values, budget, resuming, and that no test data is looked at."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from earec_core.search.learn import Descent
 
 from earec_core.aligned.prompts import Sample
 from earec_core.aligned.stored import StoredModel, stored_model
@@ -18,13 +20,13 @@ from earec_core.errors import EarecError, UsageError
 from earec_core.llm.backbone import Backbone
 from earec_core.llm.lora import Mixture
 from earec_core.search import Found, search, stage, strategies
-from earec_core.search.learn import Descent
 from earec_core.search.objectives import Validation
 from earec_registry import Registry
 
 from .conftest import Pipeline
 
 TEXT = ["--adapter", "text=text/things"]
+BEHAVIOR = ["--adapter", "behavior=behavior/things"]
 ADAPTERS = {"text": "text/things", "behavior": "behavior/things"}
 OutJson = Callable[[], Any]
 
@@ -129,19 +131,11 @@ def test_a_killed_search_goes_on_to_the_same_end(
 
 
 def test_progress_says_how_far_the_search_is(in_home: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = [
-        "compose",
-        "--data",
-        str(in_home.data),
-        "--modalities",
-        "text,behavior",
-        "--backbone",
-        str(in_home.llm),
-    ]
-    argv += [*TEXT, "--adapter", "behavior=behavior/things", "--max-items", "2", "--search"]
-    assert in_home.run(*argv, "grid", "--step", "0.25") == 0
+    argv = ["--data", str(in_home.data), "--modalities", "text,behavior", "--backbone", str(in_home.llm)]
+    argv += [*TEXT, *BEHAVIOR, "--max-items", "2"]
+    assert in_home.run("search", "grid", *argv, "--step", "0.25") == 0
     assert "search grid: 5/5 loss" in capsys.readouterr().err
-    assert in_home.run(*argv, "bayes", "--max-minutes", "0.0001") == 0
+    assert in_home.run("search", "bayes", *argv, "--max-minutes", "0.0001") == 0
     assert "search bayes: 1 loss" in capsys.readouterr().err
 
 
@@ -197,32 +191,57 @@ def test_the_search_reads_validation_items_alone(in_home: Pipeline, monkeypatch:
     assert rows <= set(catalog.item_split("valid").tolist())
 
 
-def test_the_command_composes_what_it_found(in_home: Pipeline, out_json: OutJson, tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    argv = ["compose", "--search", "grid", "--step", "0.5", "--data", str(in_home.data), "--name", "searched"]
-    argv += ["--modalities", "text,behavior", "--report", str(page), "--backbone", str(in_home.llm)]
-    argv += ["--set", "backbone.dtype=float32", *TEXT, "--adapter", "behavior=behavior/things", "--json"]
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_what_is_found_is_composed_from_its_file(
+    per_layer: bool, in_home: Pipeline, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    page, file = tmp_path / "page.html", tmp_path / "weights.json"
+    strategy = ["learn", "--gradients", "2", "--per-layer"] if per_layer else ["grid", "--step", "0.5"]
+    argv = ["search", *strategy, "--data", str(in_home.data), "--modalities", "text,behavior"]
+    argv += ["--backbone", str(in_home.llm), "--set", "backbone.dtype=float32", *TEXT, *BEHAVIOR]
+    argv += ["--report", str(page), "--out", str(file)]
     assert in_home.run(*argv) == 0
-    said = out_json()
-    assert said["search"]["evaluations"] == 3
-    stored = Registry.open(in_home.registry).manifest("searched").data
-    assert stored["weights"] == said["weights"]
-    assert stored["search"] == {key: value for key, value in said["search"].items() if key != "run"}
-    assert stored["search"]["data"]["digest"] == Catalog.open(in_home.data).digest
+    done = capsys.readouterr()
+    assert done.out == f"{file}\n"
+    assert f"earec compose --weights @{file}\n" in done.err
     assert "<svg" in page.read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {page.name, file.name}
+    found = json.loads(file.read_text())
+    assert found["search"]["evaluations"] == 3
+    assert found["search"]["data"]["digest"] == Catalog.open(in_home.data).digest
+    assert len(found["layer_weights"]) == 2 * per_layer
+    assert in_home.run("compose", "--weights", f"@{file}", "--name", "searched") == 0
+    stored = Registry.open(in_home.registry).manifest("searched").data
+    assert stored["search"] == found["search"]
+    assert stored["weights"] == pytest.approx(found["weights"])
+    assert stored.get("layer_weights", {}) == found["layer_weights"]
+    assert stored["parents"][:2] == [found["adapters"][m] for m in ("behavior", "text")]
+
+
+def test_the_file_lies_in_the_runs_folder(in_home: Pipeline, out_json: OutJson) -> None:
+    argv = ["search", "grid", "--step", "1", "--data", str(in_home.data), "--modalities", "text,behavior"]
+    assert in_home.run(*argv, "--backbone", str(in_home.llm), *TEXT, *BEHAVIOR, "--json") == 0
+    said = out_json()
+    assert Path(said["file"]) == Path(said["run"]) / "weights.json"
+    stored = json.loads(Path(said["file"]).read_text())
+    assert stored == {key: said[key] for key in ("weights", "layer_weights", "adapters", "search")}
 
 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--adapter", "text=text/described"], "prompt.anchor"),
-        (["--per-layer", "--emit", "mergekit", "--out", "recipe"], "weights of single layers"),
-        (["--search", "grid", "--step", "0.3"], "no multiple of the step"),
-        (["--density", "0.5"], "Method delta has no --density"),
-        (["--into-base", "DATA"], "exists already"),
+        (["learn", "--adapter", "text=text/described"], "prompt.anchor"),
+        (["grid", *TEXT, "--step", "0.3"], "no multiple of the step"),
+        (["learn", *TEXT, "--step", "0.5"], "--step belongs to the search grid"),
+        (["grid", *TEXT, "--per-layer"], "--per-layer belongs to the search learn"),
+        (["bayes", *TEXT, "--gradients", "3"], "--gradients belongs to the search learn"),
+        (["learn", *TEXT, "--objective", "rouge"], "no gradient"),
+        (["bayes", *TEXT], "no end of its own"),
+        (["grid", *TEXT, "--allow-mismatch", "colour"], "knows no colour"),
+        (["grid", *TEXT, "--out", "none/weights.json"], "does not exist"),
     ],
 )
-def test_what_cannot_be_composed_is_not_searched(
+def test_what_does_not_fit_is_not_searched(
     argv: list[str],
     said: str,
     in_home: Pipeline,
@@ -233,33 +252,6 @@ def test_what_cannot_be_composed_is_not_searched(
     other += in_home.settings(align__max_steps=1, prompt__anchor='["description"]')
     assert in_home.run(*other) == 0
     monkeypatch.setattr(Backbone, "load", lambda *_: pytest.fail("it loads the backbone"))
-    argv = [str(in_home.data) if a == "DATA" else a for a in argv]
-    given = [] if "--adapter" in argv else TEXT
-    learn = ["compose", "--search", "learn", "--data", str(in_home.data), "--modalities", "text,behavior"]
-    learn += ["--backbone", str(in_home.llm), "--adapter", "behavior=behavior/things"]
-    assert in_home.run(*learn, *given, *argv) == 2
-    assert said in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("argv", "said"),
-    [
-        ([], "Exactly one of --weights and --search"),
-        (["--weights", "text=1", "--search", "grid"], "needs --data and --modalities"),
-        (["--search", "learn"], "needs --data and --modalities"),
-        (
-            ["--search", "learn", "--objective", "rouge", "--data", "DATA", "--modalities", "text", *TEXT],
-            "no gradient",
-        ),
-        (["--search", "bayes", "--data", "DATA", "--modalities", "text", *TEXT], "no end of its own"),
-        (
-            ["--search", "grid", "--method", "ties", "--data", "DATA", "--modalities", "text", *TEXT],
-            "not of ties",
-        ),
-    ],
-)
-def test_what_does_not_fit_is_said(
-    argv: list[str], said: str, in_home: Pipeline, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert in_home.run("compose", *[str(in_home.data) if a == "DATA" else a for a in argv]) == 2
+    common = ["--data", str(in_home.data), "--modalities", "text,behavior", "--backbone", str(in_home.llm)]
+    assert in_home.run("search", *argv, *common, *BEHAVIOR) == 2
     assert said in capsys.readouterr().err

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from earec_core.compose import METHODS, LoraAdapter, Method, compose
+from earec_core.compose import METHODS, LoraAdapter, Method, Recipe, compose
 from earec_core.compose.factors import Factors
 from earec_core.compose.methods import truncate
 from earec_core.errors import EarecError, IntegrityError, UsageError
-from earec_core.llm.tensors import BLOCK, encode, is_finite
+from earec_core.llm.tensors import TensorFile, from_array, is_finite, write_tensors
 
 SHAPES = {
     "model.layers.0.self_attn.q_proj": (7, 5),
@@ -139,7 +139,7 @@ def test_delta_equals_the_dense_sum(options: list[dict[str, Any]], raw: list[flo
         paths = {f"m{i}": write_adapter(root / f"m{i}", **o) for i, o in enumerate(options)}
         weights = {name: raw[i] for i, name in enumerate(paths)}
         wanted = dense_sum(paths, weights)
-        report = compose(paths, weights, root / "out", sum_rule="any", dtype=dtype)
+        report = compose(paths, Recipe(weights, sum_rule="any", dtype=dtype), root / "out")
         # The sum may cancel, so errors are measured against the sum of the norms.
         size = sum(abs(weights[name]) * total_norm(dense(path)) for name, path in paths.items())
         error, norm = distance(dense(root / "out"), wanted), total_norm(wanted)
@@ -150,7 +150,9 @@ def test_delta_equals_the_dense_sum(options: list[dict[str, Any]], raw: list[flo
         elif norm > 0.01 * size:
             assert report.relative_error == pytest.approx(error / norm, rel=0.02, abs=1e-5)
         backwards = dict(reversed(paths.items()))
-        compose(backwards, dict(reversed(weights.items())), root / "again", sum_rule="any", dtype=dtype)
+        compose(
+            backwards, Recipe(dict(reversed(weights.items())), sum_rule="any", dtype=dtype), root / "again"
+        )
         assert bytes_of(root / "out") == bytes_of(root / "again")
 
 
@@ -162,7 +164,7 @@ def test_truncation_error_is_the_dense_svd_tail(options: list[dict[str, Any]], r
         paths = {f"m{i}": write_adapter(root / f"m{i}", **o) for i, o in enumerate(options)}
         weights = {name: 1 / len(paths) for name in paths}
         wanted = dense_sum(paths, weights)
-        report = compose(paths, weights, root / "out", rank=rank)
+        report = compose(paths, Recipe(weights, rank=rank), root / "out")
         for module in report.modules:
             values = np.linalg.svd(wanted[module.name], compute_uv=False)
             tail = np.linalg.norm(values[rank:]) / np.linalg.norm(values)
@@ -181,7 +183,7 @@ def test_delta_is_linear_in_the_weights(three: dict[str, Path], tmp_path: Path) 
     both = {name: 2 * first[name] - 3 * second[name] for name in three}
     found = []
     for i, weights in enumerate((first, second, both)):
-        compose(three, weights, tmp_path / f"out{i}", sum_rule="any")
+        compose(three, Recipe(weights, sum_rule="any"), tmp_path / f"out{i}")
         found.append(dense(tmp_path / f"out{i}"))
     combined = {module: 2 * found[0][module] - 3 * found[1][module] for module in found[0]}
     assert relative(found[2], combined) < 1e-6
@@ -194,7 +196,7 @@ def test_weight_one_gives_the_adapter_back(method: str, rslora: bool, tmp_path: 
     text = write_adapter(tmp_path / "text", 1, use_rslora=rslora, lora_dropout=0.05, **pattern)
     other = write_adapter(tmp_path / "other", 2, r=4)
     report = compose(
-        {"text": text, "other": other}, {"text": 1.0, "other": 0.0}, tmp_path / "out", method=method
+        {"text": text, "other": other}, Recipe({"text": 1.0, "other": 0.0}, method=method), tmp_path / "out"
     )
     before, after = (load_file(p / "adapter_model.safetensors") for p in (text, tmp_path / "out"))
     assert before.keys() == after.keys()
@@ -207,7 +209,7 @@ def test_weight_one_gives_the_adapter_back(method: str, rslora: bool, tmp_path: 
 
 def test_factor_is_the_formula_and_shrinks(three: dict[str, Path], tmp_path: Path) -> None:
     third = dict.fromkeys(three, 1 / 3)
-    report = compose(three, third, tmp_path / "out", method="factor")
+    report = compose(three, Recipe(third, method="factor"), tmp_path / "out")
     stored = [load_file(path / "adapter_model.safetensors") for path in three.values()]
     merged = load_file(tmp_path / "out" / "adapter_model.safetensors")
     for key, value in merged.items():
@@ -220,8 +222,8 @@ def test_factor_is_the_formula_and_shrinks(three: dict[str, Path], tmp_path: Pat
 
 
 def test_factor_norm_has_the_norm_of_the_exact_sum(three: dict[str, Path], tmp_path: Path) -> None:
-    compose(three, WEIGHTS, tmp_path / "factor", method="factor")
-    report = compose(three, WEIGHTS, tmp_path / "out", method="factor-norm")
+    compose(three, Recipe(WEIGHTS, method="factor"), tmp_path / "factor")
+    report = compose(three, Recipe(WEIGHTS, method="factor-norm"), tmp_path / "out")
     plain, found, wanted = dense(tmp_path / "factor"), dense(tmp_path / "out"), dense_sum(three, WEIGHTS)
     for module in wanted:
         assert np.linalg.norm(found[module]) == pytest.approx(np.linalg.norm(wanted[module]), rel=1e-5)
@@ -234,7 +236,9 @@ def test_factor_norm_has_the_norm_of_the_exact_sum(three: dict[str, Path], tmp_p
 
 def test_factor_of_equal_adapters_is_exact(tmp_path: Path) -> None:
     paths = {name: write_adapter(tmp_path / name, 3) for name in ("a", "b")}
-    assert compose(paths, {"a": 0.5, "b": 0.5}, tmp_path / "out", method="factor").relative_error < 1e-6
+    assert (
+        compose(paths, Recipe({"a": 0.5, "b": 0.5}, method="factor"), tmp_path / "out").relative_error < 1e-6
+    )
 
 
 def test_factor_norm_says_when_the_factors_cancel(tmp_path: Path) -> None:
@@ -246,7 +250,7 @@ def test_factor_norm_says_when_the_factors_cancel(tmp_path: Path) -> None:
     tensors[PREFIX + "layer.lora_B.weight"] *= -1  # dW does not
     save_file(tensors, b / "adapter_model.safetensors")
     with pytest.raises(UsageError, match="cancel in layer"):
-        compose({"a": a, "b": b}, {"a": 0.5, "b": 0.5}, tmp_path / "out", method="factor-norm")
+        compose({"a": a, "b": b}, Recipe({"a": 0.5, "b": 0.5}, method="factor-norm"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -263,13 +267,13 @@ def test_factor_norm_says_when_the_factors_cancel(tmp_path: Path) -> None:
 def test_factor_refuses_unequal_ranks_and_scales(change: dict[str, Any], tmp_path: Path) -> None:
     paths = {"a": write_adapter(tmp_path / "a"), "b": write_adapter(tmp_path / "b", **change)}
     with pytest.raises(UsageError, match="needs equal ranks and scales"):
-        compose(paths, {"a": 0.5, "b": 0.5}, tmp_path / "out", method="factor")
+        compose(paths, Recipe({"a": 0.5, "b": 0.5}, method="factor"), tmp_path / "out")
 
 
 def test_report_has_norms_and_cosines(three: dict[str, Path], tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     report = compose(
-        three, WEIGHTS, tmp_path / "out", progress=lambda done, total: seen.append((done, total))
+        three, Recipe(WEIGHTS), tmp_path / "out", progress=lambda done, total: seen.append((done, total))
     )
     flat = {name: np.concatenate([w.ravel() for w in dense(path).values()]) for name, path in three.items()}
     for name, values in flat.items():
@@ -278,10 +282,51 @@ def test_report_has_norms_and_cosines(three: dict[str, Path], tmp_path: Path) ->
         one, two = (flat[name] for name in pair.split(","))
         assert cosine == pytest.approx(one @ two / np.linalg.norm(one) / np.linalg.norm(two), abs=1e-5)
     assert len(report.cosines) == 3
+    assert report.norm == pytest.approx(total_norm(dense_sum(three, WEIGHTS)), rel=1e-5)
     assert report.rank == 6
     assert report.bytes == sum(len(data) for data in bytes_of(tmp_path / "out").values())
     assert seen == [(1, 3), (2, 3), (3, 3)]
-    json.dumps(asdict(report))
+    summary = json.loads(json.dumps(report.summary()))
+    assert set(asdict(report)) - set(summary) == {"modules", "path"}
+    assert summary["norms"] == report.norms
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rank", [None, 1])
+def test_the_composites_norm_is_that_of_its_dense_matrices(
+    method: str, dtype: Any, rank: int | None, three: dict[str, Path], tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file as load_torch
+
+    report = compose(three, Recipe(WEIGHTS, method=method, rank=rank, dtype=dtype), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    stored = load_torch(tmp_path / "out" / "adapter_model.safetensors")
+    changes = [
+        config["lora_alpha"] / config["r"] * stored[key.replace("lora_A", "lora_B")].double() @ a.double()
+        for key, a in stored.items()
+        if "lora_A" in key
+    ]
+    assert report.composed_norm == pytest.approx(float(torch.cat(changes).norm()), rel=1e-5)
+    assert report.norm == pytest.approx(total_norm(dense_sum(three, WEIGHTS)), rel=1e-5)
+
+
+def test_an_error_beside_nothing_is_none_in_the_summary(tmp_path: Path) -> None:
+    """The exact sum cancels, the averaged factors do not: the ratio is infinite, which JSON cannot hold."""
+    paths = {name: write_adapter(tmp_path / name, 3) for name in ("a", "b")}
+    tensors = load_file(paths["b"] / "adapter_model.safetensors")
+    turned = {key: value * (2 if "lora_A" in key else -0.5) for key, value in tensors.items()}
+    save_file(
+        {key: value.astype(np.float32) for key, value in turned.items()},
+        paths["b"] / "adapter_model.safetensors",
+    )
+    recipe = Recipe({"a": 0.75, "b": 0.75}, method="factor", sum_rule="any")
+    report = compose(paths, recipe, tmp_path / "out")
+    assert (report.relative_error, report.norm) == (math.inf, 0.0)
+    assert report.composed_norm == pytest.approx(total_norm(dense(tmp_path / "out")), rel=1e-5)
+    summary = json.loads(json.dumps(report.summary(), allow_nan=False))
+    assert summary["relative_error"] is None
 
 
 def test_half_precision_is_rounded_as_torch_rounds(three: dict[str, Path], tmp_path: Path) -> None:
@@ -289,10 +334,10 @@ def test_half_precision_is_rounded_as_torch_rounds(three: dict[str, Path], tmp_p
     from safetensors.torch import load_file as load_torch
 
     exact = tmp_path / "float32"
-    compose(three, WEIGHTS, exact, dtype="float32")
+    compose(three, Recipe(WEIGHTS, dtype="float32"), exact)
     wanted = dense_sum(three, WEIGHTS)
     for dtype in ("bfloat16", "float16"):
-        report = compose(three, WEIGHTS, tmp_path / dtype, dtype=dtype)  # type: ignore[arg-type]
+        report = compose(three, Recipe(WEIGHTS, dtype=dtype), tmp_path / dtype)  # type: ignore[arg-type]
         half = load_torch(tmp_path / dtype / "adapter_model.safetensors")
         for key, value in load_torch(exact / "adapter_model.safetensors").items():
             assert torch.equal(value.to(getattr(torch, dtype)), half[key])
@@ -302,7 +347,7 @@ def test_half_precision_is_rounded_as_torch_rounds(three: dict[str, Path], tmp_p
             rebuilt[module] = b @ a
         assert report.relative_error == pytest.approx(relative(rebuilt, wanted), rel=0.02)
         # The same type again when composed again, and no bit moves at weight 1.
-        again = compose({"x": tmp_path / dtype}, {"x": 1.0}, tmp_path / f"{dtype}-again")
+        again = compose({"x": tmp_path / dtype}, Recipe({"x": 1.0}), tmp_path / f"{dtype}-again")
         assert again.dtype == dtype
         name = "adapter_model.safetensors"
         assert (tmp_path / dtype / name).read_bytes() == (tmp_path / f"{dtype}-again" / name).read_bytes()
@@ -314,8 +359,8 @@ def test_half_precision_adapters_are_stacked_as_torch_would(three: dict[str, Pat
 
     half = {name: tmp_path / "half" / name for name in three}
     for name, path in three.items():
-        compose({name: path}, {name: 1.0}, half[name], dtype="bfloat16")
-    report = compose(half, WEIGHTS, tmp_path / "out")
+        compose({name: path}, Recipe({name: 1.0}, dtype="bfloat16"), half[name])
+    report = compose(half, Recipe(WEIGHTS), tmp_path / "out")
     assert report.dtype == "bfloat16"
     found = load_torch(tmp_path / "out" / "adapter_model.safetensors")
     stored = {name: load_torch(path / "adapter_model.safetensors") for name, path in half.items()}
@@ -323,7 +368,7 @@ def test_half_precision_adapters_are_stacked_as_torch_would(three: dict[str, Pat
     for module in LoraAdapter.open(half["text"]).modules:
         key_a, key_b = (f"{PREFIX}{module}.lora_{x}.weight" for x in "AB")
         parts = {name: (stored[name][key_a], stored[name][key_b]) for name in sorted(half)}
-        factor = {name: WEIGHTS[name] * LoraAdapter.open(half[name]).scale(module) for name in parts}
+        factor = {name: WEIGHTS[name] * LoraAdapter.open(half[name]).scales[module] for name in parts}
         assert torch.equal(found[key_a], torch.cat([a for a, _ in parts.values()]))
         scaled = [(b.float() * factor[name]).bfloat16() for name, (_, b) in parts.items()]
         assert torch.equal(found[key_b], torch.cat(scaled, dim=1))
@@ -336,18 +381,19 @@ def test_half_precision_adapters_are_stacked_as_torch_would(three: dict[str, Pat
 
 @pytest.mark.parametrize("method", ["delta", "factor"])
 def test_measuring_changes_no_byte(method: str, three: dict[str, Path], tmp_path: Path) -> None:
-    measured = compose(three, WEIGHTS, tmp_path / "measured", method=method)
-    plain = compose(three, WEIGHTS, tmp_path / "plain", method=method, measure=False)
+    measured = compose(three, Recipe(WEIGHTS, method=method), tmp_path / "measured")
+    plain = compose(three, Recipe(WEIGHTS, method=method, measure=False), tmp_path / "plain")
     assert bytes_of(tmp_path / "measured") == bytes_of(tmp_path / "plain")
     assert (plain.rank, plain.bytes, plain.dtype) == (measured.rank, measured.bytes, measured.dtype)
     assert (plain.relative_error, plain.norm, plain.norms, plain.modules) == (None, None, {}, ())
+    assert plain.composed_norm is None
     json.dumps(asdict(plain))
 
 
 def test_too_large_for_float16_is_said(tmp_path: Path) -> None:
     path = write_adapter(tmp_path / "a", alpha=1e7)
     with pytest.raises(UsageError, match="too large for float16"):
-        compose({"a": path}, {"a": 0.5}, tmp_path / "out", sum_rule="any", dtype="float16")
+        compose({"a": path}, Recipe({"a": 0.5}, sum_rule="any", dtype="float16"), tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
@@ -376,17 +422,37 @@ def test_weights_that_do_not_fit(
     weights: dict[str, float], rule: Any, message: str, three: dict[str, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        compose(three, weights, tmp_path / "out", sum_rule=rule)
+        compose(three, Recipe(weights, sum_rule=rule), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_that_exists_is_valid() -> None:
+    for wrong, message in (
+        ({"weights": {}}, "no adapter to compose"),
+        ({"weights": {"a": 0.5}}, "sum to 0.5"),
+        ({"weights": {"a": 1.0}, "method": "mean"}, "no composition method 'mean'"),
+        ({"weights": {"a": 1.0}, "rank": 0}, "Rank 0"),
+        ({"weights": {"a": 1.0}, "seed": 1}, "delta has no --seed"),
+        ({"weights": {"a": 1.0}, "layer_weights": {3: {"b": 1.0}}}, "Layer 3: No weight is given for a"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            Recipe(**wrong)  # type: ignore[arg-type]
+    recipe = Recipe(
+        {"b": 3, "a": 1, "c": 0}, sum_rule="normalize", layer_weights={1: {"a": 0, "b": 0, "c": 2}}
+    )
+    assert list(recipe.used.items()) == [("a", 0.25), ("b", 0.75), ("c", 0.0)]
+    assert recipe.taking == ["a", "b", "c"]
+    assert recipe.at("model.layers.1.mlp")["c"] == 1.0
+    assert recipe.at("model.layers.2.mlp") == recipe.at("lm_head") == recipe.used
 
 
 def test_sum_rules(three: dict[str, Path], tmp_path: Path) -> None:
     raw = {"text": 1.0, "vision": 1.0, "behavior": 2.0}
-    report = compose(three, raw, tmp_path / "normalized", sum_rule="normalize")
+    report = compose(three, Recipe(raw, sum_rule="normalize"), tmp_path / "normalized")
     assert report.weights == {"behavior": 0.5, "text": 0.25, "vision": 0.25}
-    compose(three, {"text": 0.25, "vision": 0.25, "behavior": 0.5}, tmp_path / "given")
+    compose(three, Recipe({"text": 0.25, "vision": 0.25, "behavior": 0.5}), tmp_path / "given")
     assert bytes_of(tmp_path / "normalized") == bytes_of(tmp_path / "given")
-    compose(three, raw, tmp_path / "any", sum_rule="any")
+    compose(three, Recipe(raw, sum_rule="any"), tmp_path / "any")
     assert relative(dense(tmp_path / "any"), dense_sum(three, raw)) < 1e-6
 
 
@@ -466,7 +532,7 @@ def test_damage_is_named_and_nothing_is_written(
 ) -> None:
     damage(three["vision"])
     with pytest.raises(IntegrityError, match=message):
-        compose(three, WEIGHTS, tmp_path / "out")
+        compose(three, Recipe(WEIGHTS), tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["behavior", "text", "vision"]
 
 
@@ -477,22 +543,22 @@ def test_other_backbone_is_named(tmp_path: Path) -> None:
         "vision": write_adapter(tmp_path / "vision", modules=modules),
     }
     with pytest.raises(UsageError, match=r"text and vision .*layers\.0\.mlp\.up_proj is 9x5 .* 11x5"):
-        compose(paths, {"text": 1.0, "vision": 0.0}, tmp_path / "out")
+        compose(paths, Recipe({"text": 1.0, "vision": 0.0}), tmp_path / "out")
 
 
 def test_missing_adapter_and_existing_output(three: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no adapter_config\.json"):
-        compose({**three, "text": tmp_path / "nowhere"}, WEIGHTS, tmp_path / "out")
+        compose({**three, "text": tmp_path / "nowhere"}, Recipe(WEIGHTS), tmp_path / "out")
     (tmp_path / "out").mkdir()
-    compose(three, WEIGHTS, tmp_path / "out")  # an empty directory may be filled
+    compose(three, Recipe(WEIGHTS), tmp_path / "out")  # an empty directory may be filled
     before = bytes_of(tmp_path / "out")
     with pytest.raises(UsageError, match="exists already"):
-        compose(three, {**WEIGHTS, "text": 0.06, "vision": 0.04}, tmp_path / "out")
+        compose(three, Recipe({**WEIGHTS, "text": 0.06, "vision": 0.04}), tmp_path / "out")
     assert bytes_of(tmp_path / "out") == before
     with pytest.raises(UsageError, match="no composition method 'mean'"):
-        compose(three, WEIGHTS, tmp_path / "x", method="mean")
+        compose(three, Recipe(WEIGHTS, method="mean"), tmp_path / "x")
     with pytest.raises(UsageError, match="Rank 0"):
-        compose(three, WEIGHTS, tmp_path / "x", rank=0)
+        compose(three, Recipe(WEIGHTS, rank=0), tmp_path / "x")
 
 
 def test_a_full_disk_and_an_interrupt_leave_nothing(
@@ -502,14 +568,14 @@ def test_a_full_disk_and_an_interrupt_leave_nothing(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compose(three, WEIGHTS, tmp_path / "out", progress=stop)
+        compose(three, Recipe(WEIGHTS), tmp_path / "out", progress=stop)
 
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(EarecError, match="No space left on device"):
-        compose(three, WEIGHTS, tmp_path / "out")
+        compose(three, Recipe(WEIGHTS), tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["behavior", "text", "vision"]
 
 
@@ -524,7 +590,7 @@ def test_another_method_can_be_registered(
         lambda parts: max((p.weight, Factors(p.a, p.b, p.scale)) for p in parts)[1],
     )
     monkeypatch.setitem(METHODS, "heaviest", heaviest)
-    compose(three, WEIGHTS, tmp_path / "out", method="heaviest")
+    compose(three, Recipe(WEIGHTS, method="heaviest"), tmp_path / "out")
     assert relative(dense(tmp_path / "out"), dense(three["behavior"])) < 1e-7
 
 
@@ -543,7 +609,7 @@ def test_memory_stays_at_a_few_tensors(tmp_path: Path) -> None:
     one_module = sum(path.stat().st_size for folder in paths.values() for path in folder.iterdir()) / 60
     tracemalloc.start()
     try:
-        compose(paths, {"a": 0.5, "b": 0.5}, tmp_path / "out", rank=16)
+        compose(paths, Recipe({"a": 0.5, "b": 0.5}, rank=16), tmp_path / "out")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -555,7 +621,32 @@ def test_memory_stays_at_a_few_tensors(tmp_path: Path) -> None:
 def test_finite_numbers_are_told_as_torch_tells_them(dtype: Any, value: float) -> None:
     import torch
 
-    numbers = torch.randn(2 * BLOCK + 3)
-    numbers[BLOCK + 7] = value
-    stored = encode(numbers.numpy(), dtype)
-    assert is_finite(stored, dtype) == bool(torch.isfinite(numbers.to(getattr(torch, dtype))).all())
+    numbers = torch.randn(131_075)
+    numbers[65_543] = value
+    stored = from_array(numbers.numpy(), dtype)
+    assert torch.equal(stored, numbers.to(getattr(torch, dtype))) or math.isnan(value)
+    assert is_finite(stored) == bool(torch.isfinite(stored).all())
+    assert is_finite(stored[:0])
+
+
+def test_a_file_is_written_as_the_library_writes_it_and_mapped_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors.torch import save_file as save_torch
+
+    tensors = {name: torch.randn(3, 5).bfloat16() for name in "abc"}
+    save_torch(tensors, tmp_path / "library", metadata={"format": "pt"})
+    shapes = dict.fromkeys(tensors, (3, 5))
+    size = write_tensors(tmp_path / "ours", shapes, "bfloat16", tensors.items())
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "library").read_bytes()
+    assert size == (tmp_path / "ours").stat().st_size
+    wrong = {**tensors, "b": tensors["b"].float()}
+    with pytest.raises(ValueError, match="announced b"):
+        write_tensors(tmp_path / "wrong", shapes, "bfloat16", wrong.items())
+    monkeypatch.setattr("earec_core.llm.tensors._MAPPED", 0)
+    file = TensorFile(tmp_path / "ours")
+    assert file.tensors == dict.fromkeys("abc", ((3, 5), "BF16"))
+    for name, values in tensors.items():
+        assert torch.equal(file.read(name), values)
+        assert torch.equal(file.read(name, slice(1, 3)), values[1:3])

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from earec_core.compose import compose
+from earec_core.compose import Recipe, compose
 from earec_core.errors import EarecError, IntegrityError, UsageError
 from earec_core.export.into_base import merge_into_base
 
@@ -85,7 +85,7 @@ def composite(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "text": write_adapter(root / "text", shapes, 3),
         "vision": write_adapter(root / "vision", shapes, 2, use_rslora=True),
     }
-    compose(paths, {"text": 0.4, "vision": 0.6}, root / "out")
+    compose(paths, Recipe({"text": 0.4, "vision": 0.6}), root / "out")
     return root / "out"
 
 

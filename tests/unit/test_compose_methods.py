@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from peft.utils import merge_utils
 from safetensors.numpy import load_file, save_file
 
-from earec_core.compose import METHODS, compose
+from earec_core.compose import METHODS, Recipe, compose
 from earec_core.compose.dense import low_rank
 from earec_core.errors import UsageError
 
@@ -178,13 +178,7 @@ def test_a_method_is_its_dense_arithmetic_in_any_order(
         wanted = by_hand(method, paths, weights, taken)
         rank = FULL if METHODS[method].rank == "dense" else None
         report = compose(
-            paths,
-            weights,
-            root / "out",
-            method=method,
-            rank=rank,
-            sum_rule="any",
-            **taken,  # type: ignore[arg-type]
+            paths, Recipe(weights, method=method, rank=rank, sum_rule="any", **taken), root / "out"
         )
         changes = {name: dense(path) for name, path in paths.items()}
         # The sum may cancel, so errors are measured against the sum of the norms.
@@ -199,12 +193,8 @@ def test_a_method_is_its_dense_arithmetic_in_any_order(
         again = dict(reversed(paths.items()))
         compose(
             again,
-            dict(reversed(weights.items())),
+            Recipe(dict(reversed(weights.items())), method=method, rank=rank, sum_rule="any", **taken),
             root / "again",
-            method=method,
-            rank=rank,
-            sum_rule="any",
-            **taken,  # type: ignore[arg-type]
         )
         assert bytes_of(root / "out") == bytes_of(root / "again")
 
@@ -214,9 +204,9 @@ def test_a_method_is_its_dense_arithmetic_in_any_order(
 def test_order_changes_no_byte(method: str, rank: int | None, tmp_path: Path) -> None:
     paths = {name: write_adapter(tmp_path / name, seed) for seed, name in enumerate(NAMES)}
     weights = dict(zip(NAMES, (0.2, 0.5, 0.3), strict=True))
-    compose(paths, weights, tmp_path / "out", method=method, rank=rank)
+    compose(paths, Recipe(weights, method=method, rank=rank), tmp_path / "out")
     again = dict(reversed(paths.items()))
-    compose(again, dict(reversed(weights.items())), tmp_path / "again", method=method, rank=rank)
+    compose(again, Recipe(dict(reversed(weights.items())), method=method, rank=rank), tmp_path / "again")
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "again")
 
 
@@ -228,10 +218,10 @@ def test_one_adapter_left_at_weight_1_comes_back_bit_for_bit(method: str, dtype:
     for values in tensors.values():
         values[0, 0] = -0.0  # a sum with 0 would make it 0.0
     save_file(tensors, paths["text"] / "adapter_model.safetensors", metadata={"format": "pt"})
-    compose({"text": paths["text"]}, {"text": 1.0}, tmp_path / "stored", dtype=dtype)
+    compose({"text": paths["text"]}, Recipe({"text": 1.0}, dtype=dtype), tmp_path / "stored")
     paths["text"] = tmp_path / "stored"
     weights = {"behavior": 0.0, "text": 1.0, "vision": 0.0}
-    report = compose(paths, weights, tmp_path / "out", method=method)
+    report = compose(paths, Recipe(weights, method=method), tmp_path / "out")
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "stored")
     assert (report.relative_error, report.truncation_error) == (0.0, 0.0)
 
@@ -240,7 +230,7 @@ def test_one_adapter_left_at_weight_1_comes_back_bit_for_bit(method: str, dtype:
 def test_equal_adapters_come_back_as_one_where_nothing_is_dropped(method: str, tmp_path: Path) -> None:
     paths = {name: write_adapter(tmp_path / name, 7) for name in NAMES}
     weights = dict(zip(NAMES, (0.2, 0.5, 0.3), strict=True))
-    report = compose(paths, weights, tmp_path / "out", method=method, **WHOLE.get(method, {}))  # type: ignore[arg-type]
+    report = compose(paths, Recipe(weights, method=method, **WHOLE.get(method, {})), tmp_path / "out")  # type: ignore[arg-type]
     wanted = dense(paths["text"])
     assert apart(dense(tmp_path / "out"), wanted) < 1e-6 * norm(wanted)
     assert report.relative_error < 1e-6
@@ -252,11 +242,11 @@ def test_both_errors_are_those_of_the_dense_matrices(method: str, tmp_path: Path
     """The stored factors against the exact sum, and against what the method gives at full rank."""
     paths = {name: write_adapter(tmp_path / name, seed) for seed, name in enumerate(NAMES)}
     weights = dict(zip(NAMES, (0.2, 0.5, 0.3), strict=True))
-    compose(paths, weights, tmp_path / "whole", method=method, rank=FULL)
+    compose(paths, Recipe(weights, method=method, rank=FULL), tmp_path / "whole")
     own = dense(tmp_path / "whole")
     exact = weighted_sum({name: dense(path) for name, path in paths.items()}, weights)
     for rank in (None, 1, 3):
-        report = compose(paths, weights, tmp_path / f"{rank}", method=method, rank=rank)
+        report = compose(paths, Recipe(weights, method=method, rank=rank), tmp_path / f"{rank}")
         found = dense(tmp_path / f"{rank}")
         assert report.relative_error == pytest.approx(apart(found, exact) / norm(exact), rel=1e-4, abs=1e-6)
         assert report.truncation_error == pytest.approx(apart(found, own) / norm(own), rel=1e-4, abs=1e-6)
@@ -275,7 +265,7 @@ def test_both_errors_are_those_of_the_dense_matrices(method: str, tmp_path: Path
 def test_ties_is_pefts_at_equal_weights(density: float, tmp_path: Path) -> None:
     paths = {name: write_adapter(tmp_path / name, seed) for seed, name in enumerate(NAMES)}
     third = dict.fromkeys(NAMES, 1 / 3)
-    compose(paths, third, tmp_path / "out", method="ties", density=density, rank=FULL)
+    compose(paths, Recipe(third, method="ties", density=density, rank=FULL), tmp_path / "out")
     changes = [dense(path) for path in paths.values()]
     for module, found in dense(tmp_path / "out").items():
         tensors = [torch.from_numpy(change[module]) for change in changes]
@@ -289,7 +279,7 @@ def test_ties_is_the_sum_where_all_agree(tmp_path: Path) -> None:
         tensors = load_file(path / "adapter_model.safetensors")
         save_file({k: np.abs(v) for k, v in tensors.items()}, path / "adapter_model.safetensors")
     weights = dict(zip(NAMES, (0.2, 0.7, 0.1), strict=True))
-    report = compose(paths, weights, tmp_path / "out", method="ties", density=1.0)
+    report = compose(paths, Recipe(weights, method="ties", density=1.0), tmp_path / "out")
     exact = weighted_sum({name: dense(path) for name, path in paths.items()}, weights)
     assert apart(dense(tmp_path / "out"), exact) < 1e-6 * norm(exact)
     assert report.relative_error < 1e-6
@@ -308,7 +298,9 @@ def test_dare_is_linear_in_the_weights_and_drops_or_rescales(
         def dared(weights: list[float], name: str) -> dict[str, np.ndarray]:
             given_ = dict(zip(paths, weights, strict=False))
             compose(
-                paths, given_, root / name, method="dare", seed=seed, density=0.25, rank=FULL, sum_rule="any"
+                paths,
+                Recipe(given_, method="dare", seed=seed, density=0.25, rank=FULL, sum_rule="any"),
+                root / name,
             )
             return dense(root / name)
 
@@ -320,13 +312,8 @@ def test_dare_is_linear_in_the_weights_and_drops_or_rescales(
         first = next(iter(paths))
         compose(
             {first: paths[first]},
-            {first: 0.5},
+            Recipe({first: 0.5}, method="dare", seed=seed, density=0.25, rank=FULL, sum_rule="any"),
             root / "alone",
-            method="dare",
-            seed=seed,
-            density=0.25,
-            rank=FULL,
-            sum_rule="any",
         )
         whole = dense(paths[first])
         for module, found in dense(root / "alone").items():
@@ -344,13 +331,8 @@ def test_dare_masks_follow_seed_adapter_and_module(tmp_path: Path) -> None:
         if not out.exists():
             compose(
                 {name: paths[name]},
-                {name: 0.5},
+                Recipe({name: 0.5}, method="dare", seed=seed, density=density, rank=FULL, sum_rule="any"),
                 out,
-                method="dare",
-                seed=seed,
-                density=density,
-                rank=FULL,
-                sum_rule="any",
             )
         return {m: np.abs(change) > 1e-3 * np.abs(change).max() for m, change in dense(out).items()}
 
@@ -371,7 +353,7 @@ def test_dare_keeps_the_mean(tmp_path: Path) -> None:
     exact = weighted_sum({name: dense(path) for name, path in paths.items()}, third)
     runs = []
     for seed in range(100):
-        compose(paths, third, tmp_path / f"{seed}", method="dare", seed=seed, rank=FULL)
+        compose(paths, Recipe(third, method="dare", seed=seed, rank=FULL), tmp_path / f"{seed}")
         runs.append(dense(tmp_path / f"{seed}"))
     mean = {module: np.mean([run[module] for run in runs], axis=0) for module in exact}
     one = np.mean([apart(run, exact) for run in runs])
@@ -409,7 +391,7 @@ def test_low_rank_is_the_truncated_svd(shape: tuple[int, int]) -> None:
 def test_options_that_do_not_fit(method: str, options: Any, message: str, tmp_path: Path) -> None:
     path = write_adapter(tmp_path / "a", 0)
     with pytest.raises(UsageError, match=message):
-        compose({"a": path}, {"a": 1.0}, tmp_path / "out", method=method, **options)
+        compose({"a": path}, Recipe({"a": 1.0}, method=method, **options), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -421,7 +403,7 @@ def test_options_are_reported_with_their_defaults(tmp_path: Path) -> None:
         ("dare", {"seed": 3}, {"density": 0.5, "seed": 3}),
     ):
         out = tmp_path / method
-        assert compose({"a": path}, {"a": 1.0}, out, method=method, **given_).options == wanted  # type: ignore[arg-type]
+        assert compose({"a": path}, Recipe({"a": 1.0}, method=method, **given_), out).options == wanted  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -430,9 +412,9 @@ def test_layers_may_have_weights_of_their_own(method: str, tmp_path: Path) -> No
     paths = {name: write_adapter(tmp_path / name, seed) for seed, name in enumerate(NAMES)}
     weights = dict(zip(NAMES, (0.2, 0.5, 0.3), strict=True))
     other = dict(zip(NAMES, (0.6, 0.0, 0.4), strict=True))
-    report = compose(paths, weights, tmp_path / "out", method=method, layer_weights={1: other})
-    compose(paths, weights, tmp_path / "weights", method=method)
-    compose(paths, other, tmp_path / "other", method=method)
+    report = compose(paths, Recipe(weights, method=method, layer_weights={1: other}), tmp_path / "out")
+    compose(paths, Recipe(weights, method=method), tmp_path / "weights")
+    compose(paths, Recipe(other, method=method), tmp_path / "other")
     found, usual, own = (dense(tmp_path / name) for name in ("out", "weights", "other"))
     for module in SHAPES:
         np.testing.assert_array_equal(found[module], (own if "layers.1." in module else usual)[module])
@@ -444,7 +426,7 @@ def test_layers_may_have_weights_of_their_own(method: str, tmp_path: Path) -> No
     assert report.layer_weights == {1: other}
     # At weight 1 in a layer, that adapter is there as it is.
     alone = {"behavior": 0.0, "text": 1.0, "vision": 0.0}
-    compose(paths, weights, tmp_path / "alone", method=method, layer_weights={0: alone, 1: other})
+    compose(paths, Recipe(weights, method=method, layer_weights={0: alone, 1: other}), tmp_path / "alone")
     before, after = (load_file(p / "adapter_model.safetensors") for p in (paths["text"], tmp_path / "alone"))
     for key, value in before.items():
         if ".layers.0." in key:
@@ -464,7 +446,9 @@ def test_layers_may_have_weights_of_their_own(method: str, tmp_path: Path) -> No
 def test_layer_weights_that_do_not_fit(layer_weights: Any, rule: Any, message: str, tmp_path: Path) -> None:
     paths = {name: write_adapter(tmp_path / name, seed) for seed, name in enumerate("ab")}
     with pytest.raises(UsageError, match=message):
-        compose(paths, {"a": 0.5, "b": 0.5}, tmp_path / "out", layer_weights=layer_weights, sum_rule=rule)
+        compose(
+            paths, Recipe({"a": 0.5, "b": 0.5}, layer_weights=layer_weights, sum_rule=rule), tmp_path / "out"
+        )
 
 
 def test_layer_weights_are_normalized_and_may_leave_a_module_out(tmp_path: Path) -> None:
@@ -475,18 +459,32 @@ def test_layer_weights_are_normalized_and_may_leave_a_module_out(tmp_path: Path)
     }
     report = compose(
         paths,
-        {"a": 1.0, "b": 3.0},
+        Recipe(
+            {"a": 1.0, "b": 3.0},
+            sum_rule="normalize",
+            layer_weights={1: {"a": 0.0, "b": 2.0}, 0: {"a": 2.0, "b": 2.0}},
+        ),
         tmp_path / "out",
-        sum_rule="normalize",
-        layer_weights={1: {"a": 0.0, "b": 2.0}, 0: {"a": 2.0, "b": 2.0}},
     )
     assert report.layer_weights == {0: {"a": 0.5, "b": 0.5}, 1: {"a": 0.0, "b": 1.0}}
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert set(config["target_modules"]) == set(dense(tmp_path / "out")) == set(SHAPES) - {q1}
 
 
+def test_weights_that_miss_every_module_are_refused(tmp_path: Path) -> None:
+    q0, q1 = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"
+    paths = {
+        "a": write_adapter(tmp_path / "a", 1, modules=[q0]),
+        "b": write_adapter(tmp_path / "b", 2, modules=[q1]),
+    }
+    layers = {0: {"a": 0.0, "b": 1.0}, 1: {"a": 1.0, "b": 0.0}}
+    with pytest.raises(UsageError, match="weight 0 in the layers that it changes"):
+        compose(paths, Recipe({"a": 0.5, "b": 0.5}, layer_weights=layers), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_gpt2s_layers_are_seen_too() -> None:
-    from earec_core.compose.checks import layer_of
+    from earec_core.llm.peft_adapter import layer_of
 
     assert layer_of("transformer.h.11.attn.c_attn") == 11
     assert layer_of("model.layers.3.mlp.up_proj") == 3

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from earec_core.compose import compose
+from earec_core.compose import Recipe, compose
 
 # PEFT 0.21 itself reads a property that transformers 5.23 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -97,7 +97,7 @@ def test_composite_gives_the_logits_of_weights_merged_by_hand(
     tokens: torch.Tensor,
     tmp_path: Path,
 ) -> None:
-    compose(adapters, weights, tmp_path / "out")
+    compose(adapters, Recipe(weights), tmp_path / "out")
     with torch.no_grad():
         wanted = merged_by_hand(base, adapters, weights)(input_ids=tokens).logits
     found = logits(base, tmp_path / "out", tokens)
@@ -110,7 +110,7 @@ def test_composite_gives_the_logits_of_weights_merged_by_hand(
 def test_weight_one_gives_the_adapters_logits(
     name: str, base: LlamaForCausalLM, adapters: dict[str, Path], tokens: torch.Tensor, tmp_path: Path
 ) -> None:
-    compose(adapters, {other: float(other == name) for other in adapters}, tmp_path / "out")
+    compose(adapters, Recipe({other: float(other == name) for other in adapters}), tmp_path / "out")
     wanted = logits(base, adapters[name], tokens)
     torch.testing.assert_close(logits(base, tmp_path / "out", tokens), wanted, atol=1e-5, rtol=0)
 
@@ -119,9 +119,9 @@ def test_truncated_and_half_precision_composites_load(
     base: LlamaForCausalLM, adapters: dict[str, Path], tokens: torch.Tensor, tmp_path: Path
 ) -> None:
     weights = {"text": 0.3, "vision": 0.3, "behavior": 0.4}
-    compose(adapters, weights, tmp_path / "full")
-    report = compose(adapters, weights, tmp_path / "rank8", rank=8)
-    compose(adapters, weights, tmp_path / "half", dtype="bfloat16")
+    compose(adapters, Recipe(weights), tmp_path / "full")
+    report = compose(adapters, Recipe(weights, rank=8), tmp_path / "rank8")
+    compose(adapters, Recipe(weights, dtype="bfloat16"), tmp_path / "half")
     wanted = logits(base, tmp_path / "full", tokens)
     assert report.rank == 8
     assert 0 < report.relative_error < 0.2

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from earec_core import plugins
 from earec_core.cli import run
-from earec_core.compose import METHODS, compose, get_method, method_names
+from earec_core.compose import METHODS, Recipe, compose, get_method, method_names
 from earec_core.compose.methods import METHOD
 from earec_core.errors import PluginError, UsageError
 from earec_core.plugins import State
@@ -120,15 +120,15 @@ def test_a_plugins_method_is_listed_by_name_and_composes(
     site.add("earec-heaviest", {"heaviest": "METHOD", "mean": "MEAN"}, "kit_good", GOOD)
     site.add("earec-halts", {"halts": "METHOD"}, "kit_halts", "raise RuntimeError('no luck')")
     assert method_names() == [*METHODS, "halts", "heaviest", "mean"]
-    compose(adapters, WEIGHTS, tmp_path / "delta")
+    compose(adapters, Recipe(WEIGHTS), tmp_path / "delta")
     with pytest.raises(UsageError, match=r"no composition method 'mode'\. Choose .*dare, halts, heaviest"):
         get_method("mode")
     assert not {"kit_good", "kit_halts"} & set(sys.modules)
-    report = compose(adapters, WEIGHTS, tmp_path / "heaviest", method="heaviest")
+    report = compose(adapters, Recipe(WEIGHTS, method="heaviest"), tmp_path / "heaviest")
     assert "kit_halts" not in sys.modules
     np.testing.assert_array_equal(change(tmp_path / "heaviest"), change(adapters["b"]))
     assert report.method == "heaviest"
-    report = compose(adapters, WEIGHTS, tmp_path / "mean", method="mean", density=0.5)
+    report = compose(adapters, Recipe(WEIGHTS, method="mean", density=0.5), tmp_path / "mean")
     wanted = (change(adapters["a"]) + change(adapters["b"])) / 4
     np.testing.assert_allclose(change(tmp_path / "mean"), wanted, atol=1e-6)
     assert report.options == {"density": 0.5}
@@ -164,7 +164,9 @@ def test_a_broken_one_is_a_state_and_is_refused_only_when_asked_for(
         site.add(f"earec-{module}", {"twice": "METHOD"}, module, GOOD)
     site.add("earec-off", {"off": "METHOD"}, "kit_off", GOOD)
     monkeypatch.setenv("EAREC_DISABLE_PLUGINS", "off")
-    compose(adapters, WEIGHTS, tmp_path / "delta")  # the core's own, whatever a plugin of its name says
+    compose(
+        adapters, Recipe(WEIGHTS), tmp_path / "delta"
+    )  # the core's own, whatever a plugin of its name says
 
     assert run(["plugins", "list", "--json"]) == 0
     listed = {
@@ -182,7 +184,7 @@ def test_a_broken_one_is_a_state_and_is_refused_only_when_asked_for(
         if name == "delta":
             continue
         with pytest.raises(PluginError, match=rf"The method '{name}' is unusable \({state}\)") as caught:
-            compose(adapters, WEIGHTS, tmp_path / "never", method=name)
+            compose(adapters, Recipe(WEIGHTS, method=name), tmp_path / "never")
         assert said in str(caught.value)
         assert caught.value.exit_code == 3
     assert not (tmp_path / "never").exists()
@@ -204,7 +206,7 @@ def test_one_that_fails_at_work_is_named(
     points = {one: one.upper() for one in ("raises", "flat", "dense", "text", "short")}
     site.add("earec-faults", points, "kit_faults", FAULTS)
     with pytest.raises(PluginError, match=message):
-        compose(adapters, WEIGHTS, tmp_path / "out", method=name)
+        compose(adapters, Recipe(WEIGHTS, method=name), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -215,6 +217,6 @@ def test_strict_raises_what_the_plugin_raised(
     site.add("earec-halts", {"halts": "METHOD"}, "kit_halts", "raise RuntimeError('no luck')")
     monkeypatch.setenv("EAREC_STRICT_PLUGINS", "1")
     with pytest.raises(KeyError, match="no such part"):
-        compose(adapters, WEIGHTS, tmp_path / "out", method="raises")
+        compose(adapters, Recipe(WEIGHTS, method="raises"), tmp_path / "out")
     with pytest.raises(RuntimeError, match="no luck"):
         plugins.load(METHOD, "halts")

@@ -20,9 +20,10 @@ from transformers import AutoModelForCausalLM
 from earec_core import plugins
 from earec_core.aligned.stored import StoredModel
 from earec_core.cli import run
-from earec_core.compose.stage import compose_models
+from earec_core.compose import LoraAdapter, Recipe, compose
+from earec_core.compose.stage import choose_adapters, compose_models
 from earec_core.errors import UsageError
-from earec_core.export.emit import emit_mergekit
+from earec_core.export.mergekit import check_mergekit, write_mergekit
 from earec_core.llm.store import info
 from earec_registry import Registry
 
@@ -110,8 +111,10 @@ def refs(*modalities: str) -> dict[str, str]:
     return {m: f"{m}/things" for m in modalities}
 
 
-def composed(registry: Registry, weights: dict[str, float], **options: Any) -> tuple[Path, dict[str, Any]]:
-    identity, _ = compose_models(registry, refs(*weights), weights, name="c", **options)
+def composed(
+    registry: Registry, weights: dict[str, float], *, allow: frozenset[str] = frozenset(), **options: Any
+) -> tuple[Path, dict[str, Any]]:
+    identity, _ = compose_models(registry, refs(*weights), Recipe(weights, **options), name="c", allow=allow)
     return registry.materialize(identity), dict(registry.manifest(identity).data)
 
 
@@ -177,7 +180,7 @@ def test_plugins_of_one_major_or_not_installed_compose(registry: Registry, add: 
     assert composed(registry, {"text": 0.5, "smell": 0.5})[1]["overridden"] == {}
 
 
-def test_into_base_and_emit_from_the_command_line(
+def test_every_form_from_the_command_line(
     two: dict[str, Path],
     tiny_llm: Path,
     tmp_path: Path,
@@ -185,24 +188,34 @@ def test_into_base_and_emit_from_the_command_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    call = ["compose", "--weights", "text=1,vision=3", "--normalize", "--backbone", str(tiny_llm), "--json"]
-    assert run([*call, "--into-base", "merged", "--emit", "peft", "--out", "plain"]) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert (shown["into_base"], shown["out"]) == ("merged", "plain")
+    assert run(["compose", "--weights", "text=1,vision=3", "--normalize"]) == 0
+    identity = capsys.readouterr().out.strip()
+    call = ["export", "composite", "--backbone", str(tiny_llm), "--as"]
+    assert run([*call, "merged", "--out", "merged"]) == 0
+    assert capsys.readouterr().out == "merged\n"
+    assert run([*call, "peft", "--out", "plain", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"id": identity, "as": "peft", "out": "plain"}
     base = AutoModelForCausalLM.from_pretrained(tiny_llm)
     wanted = PeftModel.from_pretrained(base, tmp_path / "plain").merge_and_unload().state_dict()
     for name, value in load_file(tmp_path / "merged" / "model.safetensors").items():
         torch.testing.assert_close(value, wanted[name], atol=2e-6, rtol=1e-5)
-    assert {path.name for path in (tmp_path / "plain").iterdir()} == {
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    }
-    assert run([*call, "--emit", "mergekit", "--out", "recipe"]) == 0
+    names = {"adapter_config.json", "adapter_model.safetensors"}
+    assert {path.name for path in (tmp_path / "plain").iterdir()} == names
+    # The recipe comes from the manifest alone: the parts by modality, the weights as they were used.
+    assert run([*call, "mergekit", "--out", "recipe"]) == 0
     recipe = yaml.safe_load((tmp_path / "recipe" / "mergekit.yml").read_text())
     assert [model["parameters"]["weight"] for model in recipe["models"]] == [0.25, 0.75]
+    for modality, factors in two.items():
+        for name in names:
+            stored = tmp_path / "recipe" / "adapters" / modality / name
+            assert stored.read_bytes() == (factors / name).read_bytes()
+    # An adapter has two of the forms.
+    assert run(["export", "text/things", "--as", "peft", "--out", "text"]) == 0
+    for name in names:
+        assert (tmp_path / "text" / name).read_bytes() == (two["text"] / name).read_bytes()
 
 
-def test_the_base_is_checked_before_anything_is_done(
+def test_what_cannot_be_exported_is_refused_before_anything_is_done(
     two: dict[str, Path],
     registry: Registry,
     tmp_path: Path,
@@ -212,32 +225,98 @@ def test_the_base_is_checked_before_anything_is_done(
     from earec_core.testing import tiny_backbone
 
     other = tiny_backbone(tmp_path / "other", seed=1)
-    before = len(registry.list().entries)
-    base, taken = ["--into-base", str(tmp_path / "merged")], tmp_path / "taken"
-    (taken / "x").mkdir(parents=True)
+    (tmp_path / "taken" / "x").mkdir(parents=True)
     # A tokenizer that differs is refused too: it is copied with the weights.
     worded = tiny_backbone(tmp_path / "worded")
     file = worded / "tokenizer_config.json"
     file.write_text(file.read_text() + "\n")
-    for argv, code, said in (
-        ([*base, "--backbone", str(other)], 4, r"aligned on tiny"),
-        ([*base, "--backbone", str(worded)], 4, "tokenizer"),
-        (base, 2, "--backbone DIR"),
-        ([*base, "--backbone", str(tmp_path)], 2, "no config.json"),
-        ([*base, "--backbone", str(tiny_llm), "--method", "routed"], 2, "A routed composite"),
-        (["--emit", "peft", "--out", str(tmp_path / "p"), "--method", "routed"], 2, "A routed composite"),
-        (["--into-base", str(taken), "--backbone", str(tiny_llm)], 2, "exists already"),
-        (["--emit", "peft"], 2, "--emit and --out belong together"),
-        (["--out", str(tmp_path / "p")], 2, "--emit and --out belong together"),
-        (["--emit", "mergekit", "--out", str(tmp_path / "p"), "--rank", "1"], 2, "cannot do --rank"),
+    layers = {1: {"text": 0.25, "vision": 0.75}}
+    for name, options in {
+        "plain": {},
+        "routed": {"method": "routed"},
+        "factor": {"method": "factor"},
+        "short": {"rank": 1},
+        "layered": {"layer_weights": layers},
+    }.items():
+        compose_models(registry, refs(*HALF), Recipe(HALF, **options), name=name)  # type: ignore[arg-type]
+    base = ["--backbone", str(tiny_llm)]
+    for ref, form, argv, code, said in (
+        ("plain", "merged", ["--backbone", str(other)], 4, "aligned on tiny"),
+        ("plain", "merged", ["--backbone", str(worded)], 4, "tokenizer"),
+        ("plain", "merged", [], 2, "--backbone DIR"),
+        ("plain", "merged", ["--backbone", str(tmp_path)], 2, "no config.json"),
+        ("plain", "merged", [*base, "--out", str(tmp_path / "taken")], 2, "exists already"),
+        ("routed", "merged", base, 2, "A routed composite"),
+        ("routed", "peft", [], 2, "A routed composite"),
+        ("routed", "mergekit", [], 2, "A routed composite"),
+        ("factor", "mergekit", [], 2, "cannot do the method factor"),
+        ("short", "mergekit", [], 2, "cut to rank 1"),
+        ("layered", "mergekit", [], 2, "weights of single layers"),
+        ("text/things", "mergekit", [], 2, "An adapter has no parts"),
+        ("nothing", "peft", [], 2, "nothing"),
     ):
-        assert run(["compose", "--weights", "text=0.5,vision=0.5", *argv]) == code, argv
+        out = [] if "--out" in argv else ["--out", str(tmp_path / "new")]
+        assert run(["export", ref, "--as", form, *argv, *out]) == code, (ref, form, argv)
         lines = capsys.readouterr().err.strip().splitlines()
         assert said in lines[-1]
         assert len(lines) == 1
-    assert len(registry.list().entries) == before
-    assert not (tmp_path / "merged").exists()
-    assert not (tmp_path / "p").exists()
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "named", "command"),
+    [
+        (["--search", "grid", "--data", "d", "--modalities", "text,vision"], "--search", "earec search"),
+        (["--weights", "text=1", "--per-layer"], "--per-layer", "earec search"),
+        (["--weights", "text=1", "--step", "0.1"], "--step", "earec search"),
+        (["--weights", "text=1", "--into-base", "merged"], "--into-base", "earec export REF --as"),
+        (["--weights", "text=1", "--emit", "peft", "--out", "plain"], "--emit", "earec export REF --as"),
+        (["--backbone", "b", "--weights", "text=1"], "--backbone", "earec export REF --as"),
+    ],
+)
+def test_options_that_moved_name_the_command_they_moved_to(
+    argv: list[str], named: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["compose", *argv]) == 2
+    said = capsys.readouterr().err
+    assert f"no {named} any more" in said
+    assert command in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_file_of_weights_is_composed(
+    registry: Registry, two: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "weights.json"
+    found = {"strategy": "learn", "value": 1.5}
+    ids = {m: registry.resolve(ref) for m, ref in refs(*HALF).items()}
+    layers = {"1": {"text": 0.25, "vision": 0.75}}
+    file.write_text(json.dumps({"weights": HALF, "layer_weights": layers, "adapters": ids, "search": found}))
+    registry.tag(ids["text"], "text/other", "latest", "now there are two to choose from")
+    assert run(["compose", "--weights", f"@{file}", "--name", "c"]) == 0
+    by_file = registry.manifest("c").data
+    assert (by_file["search"], by_file["layer_weights"]) == (found, layers)
+    assert by_file["parents"] == [ids["text"], ids["vision"]]
+    by_hand = composed(registry, HALF, layer_weights={1: layers["1"]})[1]
+    assert by_hand["files"] == by_file["files"]
+    capsys.readouterr()
+    for text, said in (
+        ("weights", "not JSON"),
+        ("[1]", "valid dict"),
+        ('{"weights": {"text": "half"}}', "weights.text"),
+        ('{"text": 0.5, "vision": 0.5}', "weights: field required"),
+    ):
+        file.write_text(text)
+        assert run(["compose", "--weights", f"@{file}"]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert said in lines[0]
+        assert len(lines) == 1
+    assert run(["compose", "--weights", f"@{tmp_path / 'none'}"]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def opened(paths: dict[str, Path]) -> dict[str, LoraAdapter]:
+    return {name: LoraAdapter.open(path) for name, path in paths.items()}
 
 
 def carried_out(folder: Path, base: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -287,12 +366,16 @@ def test_a_recipe_gives_the_same_merge(
     tiny_llm: Path,
     tmp_path: Path,
 ) -> None:
-    from earec_core.compose import compose
+    from earec_core.compose import Recipe
 
     paths = {name: write_factors(tmp_path / name, seed) for seed, name in enumerate(weights)}
-    report = compose(paths, weights, tmp_path / "c", method=method, rank=32, sum_rule="any", **options)  # type: ignore[arg-type]
+    report = compose(
+        paths, Recipe(weights, method=method, rank=32, sum_rule="any", **options), tmp_path / "c"
+    )  # type: ignore[arg-type]
     out = tmp_path / "recipe"
-    emit_mergekit(paths, report.weights, tiny_llm, out, method=method, options=report.options)
+    write_mergekit(
+        opened(paths), report.weights, tiny_llm, out, method=method, density=options.get("density")
+    )
     base = load_file(tiny_llm / "model.safetensors")
     merged = carried_out(out, base)
     for module, change in dense(tmp_path / "c").items():
@@ -305,8 +388,7 @@ def test_a_recipe_gives_the_same_merge(
 def test_a_recipe_of_dare_names_density_and_leaves_out_weight_0(tiny_llm: Path, tmp_path: Path) -> None:
     paths = {name: write_factors(tmp_path / name, seed) for seed, name in enumerate(("a", "b", "c"))}
     weights = {"a": 0.4, "b": 0.6, "c": 0.0}
-    options = {"density": 0.5, "seed": 3}
-    emit_mergekit(paths, weights, tiny_llm, tmp_path / "out", method="dare", options=options)
+    write_mergekit(opened(paths), weights, tiny_llm, tmp_path / "out", method="dare", density=0.5)
     recipe = yaml.safe_load((tmp_path / "out" / "mergekit.yml").read_text())
     assert recipe == {
         "merge_method": "dare_linear",
@@ -325,26 +407,23 @@ def test_a_recipe_of_dare_names_density_and_leaves_out_weight_0(tiny_llm: Path, 
 
 
 @pytest.mark.parametrize("method", ["factor", "factor-norm", "routed", "mine"])
-def test_methods_that_mergekit_lacks_are_named(method: str, tiny_llm: Path, tmp_path: Path) -> None:
+def test_methods_that_mergekit_lacks_are_named(method: str, tmp_path: Path) -> None:
     path = write_factors(tmp_path / "a", 0)
     with pytest.raises(UsageError, match=f"mergekit cannot do the method {method}"):
-        emit_mergekit({"a": path}, {"a": 1.0}, tiny_llm, tmp_path / "out", method=method)
-    assert not (tmp_path / "out").exists()
+        check_mergekit(opened({"a": path}), {"a": 1.0}, method)
 
 
-def test_what_else_mergekit_lacks_is_named(tiny_llm: Path, tmp_path: Path) -> None:
-    from earec_core.export.emit import check_mergekit
-
-    with pytest.raises(UsageError, match="weights of single layers"):
-        check_mergekit("delta", HALF, per_layer=True)
+def test_what_else_mergekit_lacks_is_named(tmp_path: Path) -> None:
+    path = write_factors(tmp_path / "one", 0)
     with pytest.raises(UsageError, match="ties with negative weights"):
-        check_mergekit("ties", {"a": 1.5, "b": -0.5})
+        check_mergekit(opened(dict.fromkeys("ab", path)), {"a": 1.5, "b": -0.5}, "ties")
     some = dict(list(MODULES.items())[:1])
     paths = {"a": write_factors(tmp_path / "a", 0), "b": write_factors(tmp_path / "b", 1, some)}
     halves = {"a": 0.5, "b": 0.5}
     with pytest.raises(UsageError, match="different modules"):
-        emit_mergekit(paths, halves, tiny_llm, tmp_path / "out", method="ties", options={"density": 0.2})
-    emit_mergekit(paths, halves, tiny_llm, tmp_path / "out")
+        check_mergekit(opened(paths), halves, "ties")
+    check_mergekit(opened(paths), halves, "delta")
+    check_mergekit(opened(paths), {"a": 1.0, "b": 0.0}, "ties")
 
 
 def test_options_of_methods_from_the_command_line(
@@ -369,8 +448,33 @@ def test_a_report_is_measured_or_not(
     assert run([*call, "plain", "--no-measure"]) == 0
     assert capsys.readouterr().err.splitlines() == ["delta: rank 4"]
     measured, plain = (registry.manifest(name).data for name in ("measured", "plain"))
-    assert plain["report"] == {"rank": 4, "relative_error": None, "truncation_error": None}
+    figures = ("relative_error", "truncation_error", "norm", "composed_norm")
+    assert {plain["report"][figure] for figure in figures} == {None}
+    assert (plain["report"]["norms"], plain["report"]["cosines"]) == ({}, {})
+    exact = {m: sum(0.5 * dense(path)[m] for path in two.values()) for m in MODULES}
+    norm = torch.cat([change.flatten() for change in exact.values()]).norm()
+    for figure in ("norm", "composed_norm"):
+        assert measured["report"][figure] == pytest.approx(float(norm), rel=1e-5)
+    assert set(measured["report"]["norms"]) == set(two)
+    assert list(measured["report"]["cosines"]) == ["text,vision"]
     assert plain["files"] == measured["files"]
+
+
+def test_adapters_are_chosen_where_there_is_one(registry: Registry, two: dict[str, Path]) -> None:
+    both = {"text": "text/things", "vision": "vision/things"}
+    assert choose_adapters(registry, ["vision", "text"], {}) == both
+    assert list(choose_adapters(registry, ["vision", "text"], {})) == ["vision", "text"]
+    registry.tag("text/things", "text/other", "latest")
+    with pytest.raises(
+        UsageError, match=r"several adapters of text: text/other, text/things.*--adapter text=REF"
+    ):
+        choose_adapters(registry, ["text"], {})
+    assert choose_adapters(registry, ["text"], {"text": "text/things", "smell": "x"}) == {
+        "text": "text/things",
+        "smell": "x",
+    }
+    with pytest.raises(UsageError, match=r"no adapter of smell.*earec align --modality smell"):
+        choose_adapters(registry, ["smell"], {})
 
 
 def test_a_plugin_version_that_composition_accepted_is_accepted_at_use(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from earec_core.compose import compose
+from earec_core.compose import Recipe, compose
 from earec_core.config import BackboneConfig, LoraSettings
 from earec_core.errors import UsageError
 from earec_core.llm.backbone import Backbone, Spliced
@@ -72,7 +72,7 @@ def changes(tiny_llm: Path, adapters: dict[str, Path]) -> dict[str, dict[str, to
 def test_weighted_adapters_equal_the_exact_composite(
     tiny_llm: Path, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
-    compose(adapters, WEIGHTS, tmp_path / "merged")
+    compose(adapters, Recipe(WEIGHTS), tmp_path / "merged")
     backbone = load(tiny_llm)
     with backbone.adapted(MergedLora(tmp_path / "merged")):
         merged = valid(backbone, batch(backbone))
@@ -85,7 +85,7 @@ def test_layer_weights_equal_those_that_compose_takes(
     tiny_llm: Path, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     layers = {0: {"a": 1.0, "b": 0.0}, 1: {"a": 0.3, "b": 0.7}}
-    compose(adapters, WEIGHTS, tmp_path / "merged", layer_weights=layers)
+    compose(adapters, Recipe(WEIGHTS, layer_weights=layers), tmp_path / "merged")
     backbone = load(tiny_llm)
     with backbone.adapted(MergedLora(tmp_path / "merged")):
         merged = valid(backbone, batch(backbone))

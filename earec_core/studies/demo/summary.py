@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from earec_core.aligned.stored import StoredModel
+from earec_core.aligned.build import context
+from earec_core.aligned.stored import open_model
 from earec_core.catalog import Catalog
-from earec_core.modality import Context, Modality, create
+from earec_core.modality import Modality, create
 from earec_core.recommend.evaluate import histories
 from earec_core.recommend.stage import open_retriever
 from earec_core.report import (
@@ -131,15 +132,15 @@ def _composition(one: Done) -> Composition:
 
 def _inputs(catalog: Catalog, workspace: Workspace) -> Describe:
     """What the composite reads of an item, by modality."""
-    model = StoredModel.open(workspace.registry, "composite")
+    model = open_model(workspace.registry, "composite")
     items = {item.id: item for item in catalog.all_items()}
 
     @cache
     def modality(name: str) -> Modality[Any]:
         return create(
             name,
-            model.modalities[name]["config"],
-            Context(catalog.name, workspace.registry.root, workspace.home),
+            model.manifest.modalities[name].config,
+            context(workspace, catalog),
         )
 
     return lambda item_id, name: modality(name).describe(items[item_id])

@@ -1,17 +1,13 @@
-"""What one factor of a table does over all levels of the other, and how large an adapter is."""
+"""What one factor of a table does over all levels of the other."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from earec_core.compose import Factors, LoraAdapter
-from earec_core.compose.factors import inner, product_norm
 from earec_core.metrics.statistics import versus
 
 
@@ -54,27 +50,3 @@ def main_effects(
     means = {level: np.mean([cells[level, a] for a in across], axis=0) for level in levels}
     tests = versus(means, reference)
     return tuple(Effect(level, len(across), float(means[level].mean()), tests.get(level)) for level in levels)
-
-
-def products(adapters: Mapping[str, LoraAdapter]) -> Float[np.ndarray, "m m"]:
-    """<dW_i, dW_j> of each two adapters over all modules, in the mapping's order."""
-    opened = list(adapters.values())
-    found = np.zeros((len(opened), len(opened)))
-    for module in sorted({module for adapter in opened for module in adapter.modules}):
-        factors = {i: Factors(*a.factors(module)) for i, a in enumerate(opened) if module in a.shapes}
-        for i, left in factors.items():
-            for j, right in factors.items():
-                found[i, j] += inner(left, right)
-    return found
-
-
-def exact_norm(found: Float[np.ndarray, "m m"], weights: Sequence[float]) -> float:
-    """||sum_i lambda_i dW_i||_F from the adapters' inner products."""
-    lambdas = np.asarray(weights)
-    return math.sqrt(max(0.0, float(lambdas @ found @ lambdas)))
-
-
-def stored_norm(folder: Path) -> float:
-    """||dW||_F of a stored adapter over all its modules."""
-    adapter = LoraAdapter.open(folder)
-    return math.hypot(*(product_norm(Factors(*adapter.factors(module))) for module in adapter.modules))

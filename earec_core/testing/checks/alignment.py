@@ -61,13 +61,14 @@ class Aligning:
 
     def test_composing_one_adapter_gives_it_back(self, ready: Kit) -> None:
         """Composed alone at weight 1 the adapter gives the same item vectors."""
+        from earec_core.compose import Recipe
         from earec_core.compose.stage import compose_models
 
         adapter = ready.alignment.id
         with expecting("The adapter must compose at weight 1"):
-            composite, _ = compose_models(
-                ready.workspace.registry, {ready.name: adapter}, {ready.name: 1.0}, name="kit/one"
-            )
+            composite = compose_models(
+                ready.workspace, {ready.name: adapter}, Recipe({ready.name: 1.0}), name="kit/one"
+            ).id
         one, other = (torch.from_numpy(ready.vectors(reference)) for reference in (adapter, composite))
         require(
             compare.same(one, other),

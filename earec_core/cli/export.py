@@ -1,0 +1,47 @@
+"""`earec export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from earec_core.cli.options import PathType, Session, json_option, session_options
+from earec_core.cli.output import out
+
+if TYPE_CHECKING:
+    from earec_core.export import Form
+
+
+@click.command(short_help="Write a model in the form that other tools read.")
+@click.argument("reference", metavar="REF")
+@click.option(
+    "--as",
+    "form",
+    required=True,
+    type=click.Choice(["peft", "mergekit", "merged"]),
+    help="A plain PEFT directory, a recipe that mergekit runs, or the base model with the composite in it.",
+)
+@click.option("--out", "target", required=True, type=PathType, help="A new directory.")
+@click.option(
+    "--backbone",
+    help="The base model: a named LLM, a local directory or a hub id.  [default: the one recorded]",
+)
+@session_options
+@json_option
+def command(
+    reference: str, form: Form, target: Path, backbone: str | None, session: Session, as_json: bool
+) -> None:
+    """Write the composite REF to a directory that needs no EAREC. Prints its path.
+
+    REF may be an adapter, too, --as peft or merged.
+    """
+    from earec_core.export import export
+
+    with session("export") as workspace:
+        export(workspace, reference, form, target, backbone=backbone)
+    if as_json:
+        out.json({"id": workspace.registry.resolve(reference), "as": form, "out": target})
+    else:
+        out.data(str(target))
