@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from earec_core.artifacts import ItemVectors
 from earec_core.catalog import Catalog
 from earec_core.config import BackboneConfig
-from earec_core.encode import ItemVectors
 from earec_core.llm.backbone import Backbone
-from earec_core.studies.reproduce import stage
+from earec_core.studies.reproduce import rows as making
 from earec_registry import Registry
 
 from .conftest import Pipeline
@@ -153,9 +153,9 @@ def test_the_controls_read_only_what_an_item_has(report: dict[str, Any], in_home
 def test_what_is_made_is_not_made_again(
     report: dict[str, Any], in_home: Pipeline, out_json: OutJson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = stage.train_registered
+    train = making.train_registered
     for step in ("compose_models", "encode", "train_registered"):
-        monkeypatch.setattr(stage, step, lambda *_, step=step, **__: pytest.fail(f"{step} again"))
+        monkeypatch.setattr(making, step, lambda *_, step=step, **__: pytest.fail(f"{step} again"))
     assert _measure(in_home) == 0
     assert out_json() == report
     trained = []
@@ -164,7 +164,7 @@ def test_what_is_made_is_not_made_again(
         trained.append(kwargs["name"])
         return train(*args, **kwargs)
 
-    monkeypatch.setattr(stage, "train_registered", count)
+    monkeypatch.setattr(making, "train_registered", count)
     assert _measure(in_home, "--seeds", "3") == 0
     assert trained == [f"reproduce/things/{row}/recommender-2" for row in ROWS]
     trained.clear()

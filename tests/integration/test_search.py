@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from earec_core.search.learn import Descent
 
+from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import Sample
-from earec_core.aligned.stored import StoredModel, stored_model
+from earec_core.aligned.stored import adapter_of, open_model, stored_model
 from earec_core.catalog import Catalog
-from earec_core.config import BackboneConfig, RecommenderConfig, RunConfig, resolve
+from earec_core.config import BackboneConfig, RecommenderConfig, RunConfig, SearchConfig, resolve
 from earec_core.errors import EarecError, UsageError
-from earec_core.llm.backbone import Backbone
+from earec_core.llm.backbone import Adapter, Backbone
 from earec_core.llm.lora import Mixture
-from earec_core.search import Found, search, stage, strategies
-from earec_core.search.objectives import Validation
+from earec_core.search import SearchResult, objectives, search, strategies
+from earec_core.search.stage import Objective
+from earec_core.search.strategies import Outcome, Problem
+from earec_core.workspace import Workspace
 from earec_registry import Registry
 
 from .conftest import Pipeline
@@ -31,103 +34,122 @@ ADAPTERS = {"text": "text/things", "behavior": "behavior/things"}
 OutJson = Callable[[], Any]
 
 
-def config(pipeline: Pipeline) -> RunConfig:
-    return resolve(flags={"backbone.model": str(pipeline.llm), "backbone.dtype": "float32"})
+def config(pipeline: Pipeline, **settings: Any) -> RunConfig:
+    flags = {f"search.{key}": value for key, value in settings.items()}
+    return resolve(flags={"backbone.model": str(pipeline.llm), "backbone.dtype": "float32", **flags})
 
 
-def found(pipeline: Pipeline, catalog: Catalog | None = None, **kwargs: Any) -> Found:
+def searched(
+    pipeline: Pipeline,
+    catalog: Catalog | None = None,
+    *,
+    strategy: str = "grid",
+    objective: Objective = "loss",
+    home: Path | None = None,
+    recommender: RecommenderConfig | None = None,
+    **settings: Any,
+) -> SearchResult:
+    """A search on the pipeline's adapters; `settings` are those of the section `search`."""
+    resolved = config(pipeline, **{"step": 0.5, **settings})
+    if recommender is not None:
+        resolved = resolved.model_copy(update={"recommender": recommender})
+    workspace = Workspace.open(home or pipeline.folder / "home", pipeline.registry)
     return search(
-        catalog or Catalog.open(pipeline.data),
+        workspace,
+        catalog or pipeline.catalog,
         ADAPTERS,
-        config(pipeline),
-        Registry.open(pipeline.registry),
-        **{"strategy": "grid", "objective": "loss", "step": 0.5, **kwargs},
+        resolved,
+        strategy=strategy,
+        objective=objective,
     )
 
 
-def found_at(pipeline: Pipeline, text: float) -> float:
-    """The loss at one weighting."""
+def validation_loss_of(pipeline: Pipeline, adapter: Callable[[], Adapter]) -> float:
+    """The loss on the validation items with an adapter on the LLM."""
     backbone = Backbone.load(BackboneConfig(model=str(pipeline.llm), dtype="float32"))
-    registry, catalog = Registry.open(pipeline.registry), Catalog.open(pipeline.data)
-    models = {m: StoredModel.open(registry, ref) for m, ref in ADAPTERS.items()}
-    model = stored_model(
-        StoredModel.open(registry, "composite"), catalog.all_items(), catalog.name, backbone, registry
-    )
-    with backbone.adapted(Mixture({m: one.folder for m, one in models.items()})) as mixture:
-        mixture.set({"text": text, "behavior": 1 - text})
-        return Validation(model, catalog, 0, None).loss(16)
+    workspace, catalog = pipeline.workspace, pipeline.catalog
+    model = stored_model(workspace, catalog, backbone, open_model(workspace.registry, "composite"))
+    with backbone.adapted(adapter()):
+        samples = objectives.validation_samples(model, catalog, 0, None)
+        return objectives.validation_loss(model, samples, 16)
+
+
+def loss_at(pipeline: Pipeline, text: float) -> float:
+    """The loss at one weighting."""
+
+    def mixture() -> Mixture:
+        registry = pipeline.workspace.registry
+        mixed = Mixture({m: open_model(registry, ref).folder for m, ref in ADAPTERS.items()})
+        mixed.set({"text": text, "behavior": 1 - text})
+        return mixed
+
+    return validation_loss_of(pipeline, mixture)
 
 
 def test_the_grid_is_the_simplex() -> None:
-    points: list[dict[str, float]] = []
-    asking = strategies.grid(["a", "b", "c"], 0.1)
-    weights = next(asking)
-    try:
+    problem = Problem(("a", "b", "c"), 1, maximise=False, seed=0, config=SearchConfig(step=0.1))
+    asking, points = strategies.grid(problem), []
+    proposal = next(asking)
+    with suppress(StopIteration):
         while True:
-            points.append(weights)
-            weights = asking.send(0.0)
-    except StopIteration:
-        pass
-    assert len(points) == strategies.grid_points(["a", "b", "c"], 0.1) == 66
-    assert len({tuple(p.values()) for p in points}) == 66
-    assert all(sum(p.values()) == pytest.approx(1) and min(p.values()) >= 0 for p in points)
+            points.append(proposal.rows[0])
+            proposal = asking.send(Outcome(0.0))
+    assert len(points) == strategies.grid_points(problem) == 66
+    assert len({tuple(point) for point in points}) == 66
+    assert all(point.sum() == pytest.approx(1) and point.min() >= 0 for point in points)
+    uneven = Problem(("a",), 1, maximise=False, seed=0, config=SearchConfig(step=0.3))
     with pytest.raises(UsageError, match="no multiple of the step"):
-        next(strategies.grid(["a"], 0.3))
+        next(strategies.grid(uneven))
 
 
 def test_a_value_is_that_of_the_stored_composite(in_home: Pipeline) -> None:
-    path = found(in_home).path
+    path = searched(in_home).path
     assert [dict(e.weights) for e in path] == [
         {"text": 1.0, "behavior": 0.0},
         {"text": 0.5, "behavior": 0.5},
         {"text": 0.0, "behavior": 1.0},
     ]
-    backbone = Backbone.load(BackboneConfig(model=str(in_home.llm), dtype="float32"))
-    registry, catalog = Registry.open(in_home.registry), Catalog.open(in_home.data)
-    stored = StoredModel.open(registry, "composite")
-    model = stored_model(stored, catalog.all_items(), catalog.name, backbone, registry)
-    with backbone.adapted(stored.adapter()):
-        merged = Validation(model, catalog, 0, None).loss(16)
+    composite = open_model(in_home.workspace.registry, "composite")
+    merged = validation_loss_of(in_home, lambda: adapter_of(composite))
     assert path[1].value == pytest.approx(merged, rel=1e-4)
 
 
-def test_learning_descends_below_the_grid(in_home: Pipeline) -> None:
-    best = found(in_home, step=0.1).best.value
-    learned = found(in_home, strategy="learn", descent=Descent())
+def test_learning_goes_below_the_grid(in_home: Pipeline) -> None:
+    best = searched(in_home, step=0.1).best.value
+    learned = searched(in_home, strategy="learn")
     assert learned.best.value <= best + 1e-5
     assert (len(learned.steps), len(learned.path)) == (4, 5)
-    layered = found(in_home, strategy="learn", descent=Descent(steps=6, per_layer=True)).best
+    layered = searched(in_home, strategy="learn", gradients=6, per_layer=True).best
     assert layered.value <= learned.best.value + 1e-4
     assert set(layered.layers) == {0, 1}
     assert all(sum(w.values()) == pytest.approx(1) for w in layered.layers.values())
 
 
 def test_a_gradient_is_the_loss_es_slope(in_home: Pipeline) -> None:
-    first, *_ = found(in_home, strategy="learn", descent=Descent(steps=1)).steps
-    slope = np.array(first["gradient"][0]) @ [1.0, -1.0]
-    around = [found_at(in_home, share) for share in (0.5 - 0.02, 0.5, 0.5 + 0.02)]
-    assert first["loss"] == pytest.approx(around[1], rel=1e-5)
+    first, *_ = searched(in_home, strategy="learn", gradients=1).steps
+    assert first.gradient is not None
+    slope = np.array(first.gradient[0]) @ [1.0, -1.0]
+    around = [loss_at(in_home, share) for share in (0.5 - 0.02, 0.5, 0.5 + 0.02)]
+    assert first.value == pytest.approx(around[1], rel=1e-5)
     assert slope == pytest.approx((around[2] - around[0]) / 0.04, rel=0.05)
 
 
 @pytest.mark.parametrize("strategy", ["grid", "learn", "bayes"])
-def test_a_killed_search_goes_on_to_the_same_end(
-    strategy: str, in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    settings = {"strategy": strategy, "step": 0.25, "descent": Descent(steps=6)}
+def test_a_killed_search_goes_on_to_the_same_end(strategy: str, in_home: Pipeline, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"step": 0.25, "gradients": 6}
     if strategy == "bayes":
         settings["max_evaluations"] = 6
-    monkeypatch.setattr(stage, "home", lambda: tmp_path / "whole")
-    whole = found(in_home, **settings)
-    monkeypatch.setattr(stage, "home", lambda: tmp_path / "killed")
-    cut = found(in_home, **{**settings, "max_evaluations": 3})
-    assert not cut.complete or strategy == "bayes"
+    whole = searched(in_home, strategy=strategy, home=tmp_path / "whole", **settings)
+    killed = {"strategy": strategy, "home": tmp_path / "killed"}
+    cut = searched(in_home, **killed, **{**settings, "max_evaluations": 3})
+    assert not cut.complete
     with (cut.folder / "path.jsonl").open("a") as log:
         log.write('{"weights": {"te')  # a line that the kill cut off
-    again = found(in_home, **settings)
+    again = searched(in_home, **killed, **settings)
+    assert again.folder == cut.folder
     assert [dict(e.weights) for e in again.path][-1] == pytest.approx(dict(whole.path[-1].weights), abs=1e-5)
     assert again.best.value == pytest.approx(whole.best.value, rel=1e-5)
-    assert len(again.steps) == len(whole.steps)
+    assert (len(again.steps), len(again.path)) == (len(whole.steps), len(whole.path))
 
 
 def test_progress_says_how_far_the_search_is(in_home: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,27 +161,23 @@ def test_progress_says_how_far_the_search_is(in_home: Pipeline, capsys: pytest.C
     assert "search bayes: 1 loss" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_no_number_ends_the_search(in_home: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "home", lambda: in_home.data.parent / "nan")
-    monkeypatch.setattr(Validation, "loss", lambda *_: float("nan"))
+def test_a_loss_that_is_no_number_ends_the_search(
+    in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(objectives, "validation_loss", lambda *_: float("nan"))
     with pytest.raises(EarecError, match=r"The loss of the weights text=1,behavior=0 is not a number"):
-        found(in_home)
+        searched(in_home, home=tmp_path)
 
 
 @pytest.mark.parametrize("objective", ["loss", "rouge", "ndcg@10"])
 def test_test_targets_do_not_matter(
-    objective: str, in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    objective: Objective, in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The same search, with every user's test target and every test item's anchor replaced."""
-    fast = {
-        "objective": objective,
-        "step": 1.0,
-        "recommender": RecommenderConfig(dim=8, epochs=2, batch_size=64),
-    }
-    monkeypatch.setattr(stage, "home", lambda: tmp_path / "one")
-    plain = found(in_home, **fast)
-    monkeypatch.setattr(stage, "home", lambda: tmp_path / "other")
-    catalog = Catalog.open(in_home.data)
+    fast: dict[str, Any] = {"objective": objective, "step": 1.0}
+    fast["recommender"] = RecommenderConfig(dim=8, epochs=2, batch_size=64)
+    plain = searched(in_home, home=tmp_path / "plain", **fast)
+    catalog = in_home.catalog
     tested = set(catalog.item_split("test").tolist())
     items, split = catalog.all_items(), catalog.leave_one_out()
     monkeypatch.setattr(
@@ -170,25 +188,25 @@ def test_test_targets_do_not_matter(
     monkeypatch.setattr(
         Catalog, "leave_one_out", lambda _: replace(split, test=(split.test + 1) % len(catalog))
     )
-    other = found(in_home, catalog, **fast)
+    other = searched(in_home, catalog, home=tmp_path / "other", **fast)
     assert [e.value for e in other.path] == [e.value for e in plain.path]
     assert tested
 
 
-def test_the_search_reads_validation_items_alone(in_home: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_reads_validation_items_alone(
+    in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     rows: set[int] = set()
-    plain = Validation.__init__
+    forward = AlignedModel.forward
 
-    def watched(self: Validation, *args: Any) -> None:
-        plain(self, *args)
-        samples: Iterator[Sample] = iter(self.samples)
-        rows.update(s.prompt.item for s in samples)
+    def watched(self: AlignedModel, samples: Sequence[Sample]) -> Any:
+        rows.update(sample.prompt.item for sample in samples)
+        return forward(self, samples)
 
-    monkeypatch.setattr(Validation, "__init__", watched)
-    catalog = Catalog.open(in_home.data)
-    found(in_home, step=1.0)
+    monkeypatch.setattr(AlignedModel, "forward", watched)
+    searched(in_home, step=1.0, home=tmp_path)
     assert rows
-    assert rows <= set(catalog.item_split("valid").tolist())
+    assert rows <= set(in_home.catalog.item_split("valid").tolist())
 
 
 @pytest.mark.parametrize("per_layer", [False, True])
@@ -214,7 +232,7 @@ def test_what_is_found_is_composed_from_its_file(
     stored = Registry.open(in_home.registry).manifest("searched").data
     assert stored["search"] == found["search"]
     assert stored["weights"] == pytest.approx(found["weights"])
-    assert stored.get("layer_weights", {}) == found["layer_weights"]
+    assert (stored["layer_weights"] or {}) == found["layer_weights"]
     assert stored["parents"][:2] == [found["adapters"][m] for m in ("behavior", "text")]
 
 
