@@ -466,14 +466,14 @@ def test_adapters_are_chosen_where_there_is_one(registry: Registry, two: dict[st
     assert list(choose_adapters(registry, ["vision", "text"], {})) == ["vision", "text"]
     registry.tag("text/things", "text/other", "latest")
     with pytest.raises(
-        UsageError, match="several adapters of text: text/other, text/things.*--adapter text=REF"
+        UsageError, match=r"several adapters of text: text/other, text/things.*--adapter text=REF"
     ):
         choose_adapters(registry, ["text"], {})
     assert choose_adapters(registry, ["text"], {"text": "text/things", "smell": "x"}) == {
         "text": "text/things",
         "smell": "x",
     }
-    with pytest.raises(UsageError, match="no adapter of smell.*earec align --modality smell"):
+    with pytest.raises(UsageError, match=r"no adapter of smell.*earec align --modality smell"):
         choose_adapters(registry, ["smell"], {})
 
 
