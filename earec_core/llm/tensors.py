@@ -29,14 +29,14 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 DTYPES: dict[str, Dtype] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """The types that adapters and the weights they change may have, by the format's codes."""
-_MAPPED = 1 << 22  # bytes
+_MAPPED = 1 << 21  # bytes
 
 
 class TensorFile:
     """A safetensors file, read one tensor, or some rows of one, at a time.
 
     What is read lies in the mapped file, whose pages then count as this process's memory. So the file is mapped
-    anew (in half a millisecond) after 4 MiB, and only what is still in use stays.
+    anew (in half a millisecond) after 2 MiB, and only what is still in use stays.
 
     Attributes:
         path: the file.
