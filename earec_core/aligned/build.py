@@ -34,18 +34,20 @@ def new_model(
     settings: Mapping[str, Mapping[str, Any]],
     prompt: PromptConfig,
     *,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> AlignedModel:
-    """A model over a catalog whose projectors follow from the seed alone, calibrated and untrained.
+    """A model over a catalog, its projectors calibrated and untrained.
 
     Args:
         names: the modalities, in any order.
         settings: each plugin's configuration, by modality.
+        seed: projectors follow from it alone; None leaves torch's generator as it is.
 
     Raises:
         PluginError, UsageError: see `create` and `PromptBuilder`.
     """
-    torch.manual_seed(seed)
+    if seed is not None:
+        torch.manual_seed(seed)
     specs = [spec for name in names if (spec := plugins.get(name).spec)]
     items = catalog.all_items()
     inputs: dict[str, ModalityInputs] = {}

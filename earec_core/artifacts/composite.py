@@ -14,7 +14,7 @@ class MethodRecord(Record):
 
     name: str
     rank: int | None = None
-    options: Mapping[str, float] = {}
+    options: Mapping[str, int | float] = {}
 
 
 class CompositeManifest(Manifest):
@@ -22,7 +22,7 @@ class CompositeManifest(Manifest):
 
     Attributes:
         parents: the adapters, in the order of `modalities`, then what those were made from.
-        weights: lambda by modality, as it was given; `layer_weights` for single layers.
+        weights: lambda by modality, as it was used; `layer_weights` for single layers.
         overridden: mismatches of the adapters that the user allowed, by the flag's name.
         report: what the composition measured, see `earec_core.compose.ComposeReport`.
         search: how the weights were found; None where they were given.

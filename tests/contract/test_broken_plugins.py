@@ -144,7 +144,7 @@ def test_broken_ones_are_seen_only_by_who_looks(
     assert _words("\n".join(set(done.stderr.splitlines()) - set(warnings))) == []
     assert "Traceback" not in done.stderr
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
-    assert [one["event"] for one in events] == ["start", "step", "step", "step", "end", "registered"]
+    assert [one["event"] for one in events] == ["start", "step", "step", "step", "registered", "end"]
 
 
 def test_each_is_named_with_state_cause_and_fix_and_exits_3_when_asked_for(

@@ -245,7 +245,7 @@ def _names() -> list[str]:
 
 WORDS = {
     ("catalog/formats/columns.py", "text"): "a column of the reviews' own files",
-    ("explain/__init__.py", "text"): "a column of the table of texts",
+    ("explain/texts.py", "text"): "a column of the table of texts",
     ("report/explained.py", "text"): "the same column",
     ("report/charts.py", "text"): "an element of SVG",
 }

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from earec_core.aligned.stored import StoredModel
 from earec_core.cli import run
 from earec_registry import Registry
 
@@ -71,7 +70,7 @@ def test_wrong_compositions(
         (["explain", "embeddings/things"], 2, "not an adapter"),
         (["encode", "nothing"], 2, "nothing"),
         (["recommend", "train"], 2, "--vectors"),
-        (["recommend", "train", "--vectors", "text/things"], 2, "no item vectors"),
+        (["recommend", "train", "--vectors", "text/things"], 2, "not a table of item vectors"),
         (["recommend", "train", "--ids", "--set", "recommender.dim=-1"], 2, "dim"),
         (["recommend", "train", "--ids", "--set", "dim=8"], 2, "Write recommender.dim."),
         (["align", "--modality", "text", "--set", "align.seed=3"], 2, "run.seed"),
@@ -198,7 +197,7 @@ def test_adapters_that_differ_compose_only_when_told(
     assert f"prompt.{key}" in said
     assert in_home.run(*mixed, "--allow-mismatch", flag) == 0
     overridden = Registry.open(in_home.registry).manifest("mixed").data["overridden"]
-    behavior = StoredModel.open(Registry.open(in_home.registry), "behavior/things").data["prompt"][key]
+    behavior = Registry.open(in_home.registry).manifest("behavior/things").data["prompt"][key]
     assert overridden == {flag: {f"prompt.{key}": {"text": stored, "behavior": behavior}}}
 
 

@@ -307,7 +307,7 @@ def test_identical_input_gives_an_identical_composite(in_home: Pipeline, out_jso
 def test_the_run_says_what_it_was(in_home: Pipeline, out_json: OutJson) -> None:
     in_home.run("registry", "show", "text/things", "--json")
     manifest = out_json()
-    run = next((in_home.folder / "home" / "runs").glob("align-text-*/config.json"))
-    stored = json.loads(run.read_text())
-    RunConfig.model_validate({k: stored[k] for k in ("prompt", "lora", "align")})
+    run = f"align-text-{manifest['training']['config'][:12]}"
+    stored = json.loads((in_home.folder / "home" / "runs" / run / "config.json").read_text())
+    RunConfig.model_validate({k: stored[k] for k in ("run", "prompt", "lora", "align")})
     assert manifest["base"]["weights"] == stored["base"]["weights"]

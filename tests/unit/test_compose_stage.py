@@ -18,13 +18,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from earec_core import plugins
-from earec_core.aligned.stored import StoredModel
+from earec_core.artifacts import CompositeManifest, Stored
 from earec_core.cli import run
 from earec_core.compose import LoraAdapter, Recipe, compose
 from earec_core.compose.stage import choose_adapters, compose_models
+from earec_core.config import PromptConfig
 from earec_core.errors import UsageError
 from earec_core.export.mergekit import check_mergekit, write_mergekit
 from earec_core.llm.store import info
+from earec_core.workspace import Workspace
 from earec_registry import Registry
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -84,14 +86,24 @@ def add(registry: Registry, tiny_llm: Path, tmp_path: Path) -> Callable[..., Pat
                         **plugin,
                     },
                     "config": {},
-                    "shapes": {},
+                    "shapes": {"d_enc": 3, "d_llm": 32},
                     "projector": f"projectors/{modality}.safetensors",
                 }
             },
-            "base": info("tiny", tiny_llm).as_manifest(),
-            "prompt": dict.fromkeys(("anchor", "chat", "system", "item", "relations", "request"), ""),
-            "lora": {"seed": 0},
+            "base": info("tiny", tiny_llm).model_dump(),
+            "prompt": PromptConfig().model_dump(mode="json"),
+            "lora": {"r": 2, "alpha": 4, "dropout": 0.0, "seed": 0},
             "parents": [],
+            "method": "lora",
+            "training": {
+                "config": "0" * 64,
+                "data": {"name": "things", "digest": "0" * 64},
+                "seed": 0,
+                "steps": 1,
+                "kept_step": 1,
+                "items": {"train": 1},
+            },
+            "metrics": {},
         }
         names = ("adapter_config.json", "adapter_model.safetensors")
         files = {name: folder / name for name in names}
@@ -114,7 +126,9 @@ def refs(*modalities: str) -> dict[str, str]:
 def composed(
     registry: Registry, weights: dict[str, float], *, allow: frozenset[str] = frozenset(), **options: Any
 ) -> tuple[Path, dict[str, Any]]:
-    identity, _ = compose_models(registry, refs(*weights), Recipe(weights, **options), name="c", allow=allow)
+    workspace = Workspace.open(registry.root.parent / "home", registry.root)
+    recipe = Recipe(weights, **options)
+    identity = compose_models(workspace, refs(*weights), recipe, name="c", allow=allow).id
     return registry.materialize(identity), dict(registry.manifest(identity).data)
 
 
@@ -127,7 +141,7 @@ def test_a_routed_composite_holds_every_part(registry: Registry, two: dict[str, 
         for modality, factors in two.items():
             assert (folder / "adapters" / modality / name).read_bytes() == (factors / name).read_bytes()
     assert not (plain / "adapters").exists()
-    assert manifest["method"] == {"name": "routed", "rank": None}
+    assert manifest["method"] == {"name": "routed", "rank": None, "options": {}}
     short, _ = composed(registry, HALF, method="routed", rank=1)
     for modality, factors in two.items():
         stored = short / "adapters" / modality / names[1]
@@ -138,10 +152,10 @@ def test_a_routed_composite_holds_every_part(registry: Registry, two: dict[str, 
 def test_the_manifest_says_what_was_done(registry: Registry, two: dict[str, Path]) -> None:
     layers = {1: {"text": 0.25, "vision": 0.75}}
     folder, manifest = composed(registry, HALF, layer_weights=layers, method="ties", density=0.4)
-    assert manifest["method"] == {"name": "ties", "rank": None, "density": 0.4}
+    assert manifest["method"] == {"name": "ties", "rank": None, "options": {"density": 0.4}}
     assert manifest["layer_weights"] == {"1": {"text": 0.25, "vision": 0.75}}
     assert 0 < manifest["report"]["truncation_error"] < manifest["report"]["relative_error"]
-    assert "layer_weights" not in composed(registry, HALF)[1]
+    assert composed(registry, HALF)[1]["layer_weights"] is None
     folder, manifest = composed(registry, HALF, layer_weights=layers)
     changes = {m: dense(path) for m, path in two.items()}
     for module, found in dense(folder).items():
@@ -238,7 +252,12 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_done(
         "short": {"rank": 1},
         "layered": {"layer_weights": layers},
     }.items():
-        compose_models(registry, refs(*HALF), Recipe(HALF, **options), name=name)  # type: ignore[arg-type]
+        compose_models(
+            Workspace.open(registry.root.parent / "home", registry.root),
+            refs(*HALF),
+            Recipe(HALF, **options),
+            name=name,
+        )  # type: ignore[arg-type]
     base = ["--backbone", str(tiny_llm)]
     for ref, form, argv, code, said in (
         ("plain", "merged", ["--backbone", str(other)], 4, "aligned on tiny"),
@@ -433,7 +452,7 @@ def test_options_of_methods_from_the_command_line(
     assert run([*call, "dare", "--density", "0.25", "--seed", "9"]) == 0
     done = capsys.readouterr()
     manifest = registry.manifest(done.out.strip()).data
-    assert manifest["method"] == {"name": "dare", "rank": None, "density": 0.25, "seed": 9}
+    assert manifest["method"] == {"name": "dare", "rank": None, "options": {"density": 0.25, "seed": 9}}
     assert "of the method's own result" in done.err
     assert run([*call, "delta", "--seed", "9"]) == 2
     assert "delta has no --seed" in capsys.readouterr().err
@@ -481,13 +500,25 @@ def test_a_plugin_version_that_composition_accepted_is_accepted_at_use(tmp_path:
     from earec_core.aligned.stored import _accepted_plugin, _check_plugin, plugin_record
     from earec_core.errors import PluginError
 
-    record = {**plugin_record("text"), "version": "7.0.0"}
-    data = {"modalities": {"text": {"plugin": record}}, "overridden": {}}
+    record = {**plugin_record("text").model_dump(), "version": "7.0.0"}
+    modality = {"plugin": record, "config": {}, "shapes": {"d_enc": 1, "d_llm": 1}, "projector": "p"}
+
+    def check(overridden: dict[str, Any]) -> None:
+        manifest = CompositeManifest.model_validate(
+            {
+                "modalities": {"text": modality},
+                "base": dict.fromkeys(("id", "weights", "config", "tokenizer"), "x"),
+                "prompt": {},
+                "weights": {"text": 1.0},
+                "method": {"name": "delta"},
+                "overridden": overridden,
+            }
+        )
+        _check_plugin("text", _accepted_plugin(Stored("id", manifest, tmp_path), "text"))
+
     with pytest.raises(PluginError, match=r"7\.0\.0"):
-        _check_plugin("text", _accepted_plugin(StoredModel("id", data, tmp_path), "text"))
-    installed = plugin_record("text")["version"]
-    data["overridden"] = {"plugin": {"text.version": {"recorded": "7.0.0", "installed": installed}}}
-    _check_plugin("text", _accepted_plugin(StoredModel("id", data, tmp_path), "text"))
-    data["overridden"] = {"plugin": {"text.version": {"recorded": "7.0.0", "installed": "6.1.0"}}}
+        check({})
+    installed = plugin_record("text").version
+    check({"plugin": {"text.version": {"recorded": "7.0.0", "installed": installed}}})
     with pytest.raises(PluginError, match=r"6\.1\.0"):
-        _check_plugin("text", _accepted_plugin(StoredModel("id", data, tmp_path), "text"))
+        check({"plugin": {"text.version": {"recorded": "7.0.0", "installed": "6.1.0"}}})

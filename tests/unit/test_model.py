@@ -220,7 +220,7 @@ def test_a_training_does_not_depend_on_the_engine(tiny_llm: Path, one_process: N
                 config,
                 tmp_path / engine.__name__,
                 lambda *_: None,
-                engine,
+                engine=engine,
             )
             trainer.run(lambda *_: None)
             ends.append({name: p.detach().clone() for name, p in trainer.parameters.items()})

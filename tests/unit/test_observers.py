@@ -312,16 +312,16 @@ def test_every_command_that_registers_tells(
             "--vectors",
             "vectors/d",
             "--set",
-            "epochs=1",
+            "recommender.epochs=1",
             "--set",
-            "dim=4",
+            "recommender.dim=4",
         ],
     ):
         assert run(argv) == 0, argv
     assert told == [
-        "features embeddings/d:latest",
+        "embeddings embeddings/d:latest",
         "adapter text/d:latest",
         "composite composite:latest",
-        "features vectors/d:latest",
+        "vectors vectors/d:latest",
         "recommender recommender/d:latest",
     ]
