@@ -20,15 +20,15 @@ class EarecError(Exception):
     """A run failed for a reason that the user can act on.
 
     Args:
-        what: what went wrong and where, one sentence ending with a full stop.
+        problem: what went wrong and where, one sentence ending with a full stop.
         next_step: what to do about it, one sentence ending with a full stop.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, next_step: str) -> None:
-        super().__init__(f"{what} {next_step}")
-        self.what = what
+    def __init__(self, problem: str, next_step: str) -> None:
+        super().__init__(f"{problem} {next_step}")
+        self.problem = problem
         self.next_step = next_step
 
 

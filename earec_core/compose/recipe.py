@@ -92,7 +92,7 @@ class Recipe:
                 check_names(weights, self.weights)
                 layers[layer] = _checked(weights, self.sum_rule)
             except UsageError as error:
-                raise UsageError(f"Layer {layer}: {error.what}", error.next_step) from error
+                raise UsageError(f"Layer {layer}: {error.problem}", error.next_step) from error
         return layers
 
     def as_json(self) -> dict[str, Any]:

@@ -289,7 +289,7 @@ def _open(folder: Path) -> LoraAdapter:
         return LoraAdapter.open(folder)
     except (UsageError, IntegrityError) as error:
         raise IntegrityError(
-            f"The adapter {folder} cannot be read: {error.what}", "Run `earec registry verify`."
+            f"The adapter {folder} cannot be read: {error.problem}", "Run `earec registry verify`."
         ) from error
 
 

@@ -74,7 +74,7 @@ def failed(plugin: Plugin, what: str, error: BaseException) -> Plugin:
     """
     if isinstance(error, MissingDependencyError):
         return replace(
-            plugin, state=State.MISSING_DEPENDENCY, cause=error.what, fix=error.next_step, error=error
+            plugin, state=State.MISSING_DEPENDENCY, cause=error.problem, fix=error.next_step, error=error
         )
     if isinstance(error, Malformed):
         return replace(

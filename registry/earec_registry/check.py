@@ -192,7 +192,7 @@ def _trace_once(objects: Objects, refs: Refs, cutoff: float) -> tuple[set[str], 
         except DamagedError as error:
             if id_ in (roots | young) - tags and objects.find("manifests", id_) is None:
                 continue  # a pin's writer starts over; a young one was removed by another gc
-            raise _refusal(error.what.rstrip(".")) from error
+            raise _refusal(error.problem.rstrip(".")) from error
         todo += [p.id for p in live[id_].parents]
     blobs = {file.sha256 for manifest in live.values() for file in manifest.files.values()}
     return set(live), {"manifests": set(live), "blobs": blobs}
@@ -238,5 +238,5 @@ def _wrong_blob(objects: Objects, digest: str, size: int) -> str | None:
 
 def _short(error: DamagedError) -> str:
     return (
-        "missing" if " is missing" in error.what else "damaged: " + error.what.rstrip(".").rpartition(": ")[2]
+        "missing" if " is missing" in error.problem else "damaged: " + error.problem.rstrip(".").rpartition(": ")[2]
     )

@@ -1,6 +1,6 @@
 """What can go wrong, as one sentence of what and where and one of what to do next.
 
-The shape (`what`, `next_step`, `exit_code`) is that of the `earec` command line's own errors, so it prints
+The shape (`problem`, `next_step`, `exit_code`) is that of the `earec` command line's own errors, so it prints
 both alike; the registry does not import them.
 """
 
@@ -11,15 +11,15 @@ class RegistryError(Exception):
     """The registry cannot do what was asked.
 
     Args:
-        what: what went wrong and where, one sentence ending with a full stop.
+        problem: what went wrong and where, one sentence ending with a full stop.
         next_step: what to do about it, one sentence ending with a full stop.
     """
 
     exit_code = 4
 
-    def __init__(self, what: str, next_step: str) -> None:
-        super().__init__(f"{what} {next_step}")
-        self.what = what
+    def __init__(self, problem: str, next_step: str) -> None:
+        super().__init__(f"{problem} {next_step}")
+        self.problem = problem
         self.next_step = next_step
 
 

@@ -129,7 +129,7 @@ class Refs:
                 try:
                     id_ = self.read(name, tag)
                 except DamagedError as error:
-                    problems.append(Problem(where, error.what.removeprefix(f"{where} ").rstrip(".")))
+                    problems.append(Problem(where, error.problem.removeprefix(f"{where} ").rstrip(".")))
                 else:
                     if id_ is not None:
                         refs.append(Ref(name, tag, id_))

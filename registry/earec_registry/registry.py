@@ -218,7 +218,7 @@ class Registry:
             try:
                 kind = self.objects.read_manifest(ref.id).kind
             except DamagedError as error:
-                problems.append(Problem(f"manifests/sha256/{ref.id}.json", error.what, (str(ref),)))
+                problems.append(Problem(f"manifests/sha256/{ref.id}.json", error.problem, (str(ref),)))
                 continue
             created = next((e.when for e in self.refs.log(ref.name) or () if e.new == ref.id), None)
             entries.append(Entry(ref.name, ref.tag, ref.id, kind, created))

@@ -559,9 +559,9 @@ def test_open_refuses_what_is_not_a_registry_it_can_read(tmp_path) -> None:
 def test_errors_say_what_and_the_next_step(registry) -> None:
     with pytest.raises(RegistryError) as caught:
         registry.manifest("nothing")
-    assert caught.value.what.endswith(".")
+    assert caught.value.problem.endswith(".")
     assert caught.value.next_step.endswith(".")
-    assert str(caught.value) == f"{caught.value.what} {caught.value.next_step}"
+    assert str(caught.value) == f"{caught.value.problem} {caught.value.next_step}"
 
 
 def test_the_registry_needs_the_standard_library_only() -> None:

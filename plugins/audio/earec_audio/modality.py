@@ -118,7 +118,7 @@ class AudioModality(Modality[AudioConfig]):
             named = Path(value).name if isinstance(value, str) else f"{len(value)} bytes"
             return f"audio, {sound.duration(value, _name(item, self.config.field)):.1f} s, {named}"
         except DamagedInputError as error:
-            return error.what
+            return error.problem
 
     @classmethod
     def examples(cls, folder: Path) -> tuple[AudioConfig, Sequence[Item]]:

@@ -62,7 +62,7 @@ def _from_registry(reference: str, is_default: bool, context: Context) -> tuple[
         problem = (
             f"There are no item embeddings of the catalog {context.catalog!r} in the registry."
             if is_default
-            else f"behavior.embeddings={reference!r} is no file of {', '.join(SUFFIXES)}: {error.what}"
+            else f"behavior.embeddings={reference!r} is no file of {', '.join(SUFFIXES)}: {error.problem}"
         )
         raise UsageError(problem, f"Make them: {_FIT}; or give others: {_SET}") from None
     manifest = stored.manifest

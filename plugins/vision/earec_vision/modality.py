@@ -98,7 +98,7 @@ class VisionModality(Modality[VisionConfig]):
             return self._source.prepare(image)
         except DamagedInputError as error:
             raise DamagedInputError(
-                f"{_name(item, self.config.field)}: {error.what}", error.next_step
+                f"{_name(item, self.config.field)}: {error.problem}", error.next_step
             ) from None
 
     def build_encoder(self, llm: LanguageModel) -> Encoder:
@@ -116,7 +116,7 @@ class VisionModality(Modality[VisionConfig]):
         try:
             image = self._open(item)
         except DamagedInputError as error:
-            return error.what
+            return error.problem
         return "" if image is None else thumbnail(image)
 
     def resolved_config(self) -> VisionConfig:
