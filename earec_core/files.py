@@ -94,19 +94,39 @@ def new_directory(out: Path, content: str) -> Iterator[Path]:
         EarecError: it cannot be written; nothing is left behind.
     """
     check_new(out)
-    temporary = _beside(out)
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for folder in (*(path for path in temporary.rglob("*") if path.is_dir()), temporary):
-            sync(folder)
-        temporary.replace(out)
-        sync(out.parent)
+        with replacing_directory(out) as temporary:
+            yield temporary
     except OSError as error:
         raise EarecError(
             f"The {content} could not be written to {out} ({error.strerror or error}).",
             "Free some space or name another directory, then run again.",
         ) from error
+
+
+@contextmanager
+def replacing_directory(out: Path) -> Iterator[Path]:
+    """A temporary directory beside `out` that takes its place once the block has ended well.
+
+    A directory that is there goes once the new one has its place; after a failure it is as it was, and nothing else
+    is left behind.
+    """
+    temporary, old = _beside(out), _beside(out)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for folder in (*(path for path in temporary.rglob("*") if path.is_dir()), temporary):
+            sync(folder)
+        if out.exists():
+            out.rename(old)
+        try:
+            temporary.rename(out)
+        except BaseException:
+            if old.exists():
+                old.rename(out)
+            raise
+        sync(out.parent)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

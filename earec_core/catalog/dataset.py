@@ -17,10 +17,12 @@ from jaxtyping import Int
 from earec_core.catalog import splits
 from earec_core.catalog.splits import LeaveOneOut, Sequences, Split
 from earec_core.errors import DataError
+from earec_core.files import sha256
 from earec_core.types import Item
 
 FORMAT, VERSION = "earec-dataset", 1
 TABLES = ("items", "interactions", "relations")
+_AGAIN = "Import again with `earec data import --force`."
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,17 +56,11 @@ class Catalog:
         for name in TABLES:
             file = path / f"{name}.parquet"
             try:
-                if file_digest(file) != digests.get(name):
-                    raise DataError(
-                        f"The table {file} is not the one that was imported.",
-                        "Import again with `earec data import --force`.",
-                    )
+                if sha256(file) != digests.get(name):
+                    raise DataError(f"The table {file} is not the one that was imported.", _AGAIN)
                 tables[name] = pl.read_parquet(file)
             except (OSError, pl.exceptions.PolarsError) as error:
-                raise DataError(
-                    f"The table {file} cannot be read: {error}.",
-                    "Import again with `earec data import --force`.",
-                ) from error
+                raise DataError(f"The table {file} cannot be read: {error}.", _AGAIN) from error
         return cls(path, manifest, **tables)
 
     @property
@@ -82,8 +78,7 @@ class Catalog:
 
     def all_items(self) -> list[Item]:
         """Every item, by row."""
-        rows = self.items.to_dicts()
-        return [self._item(index, row) for index, row in enumerate(rows)]
+        return [self._item(index, row) for index, row in enumerate(self.items.iter_rows(named=True))]
 
     def item(self, index: int) -> Item:
         """The item of a row."""
@@ -134,9 +129,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"Make one: earec data import SOURCE --out {path}",
         ) from None
     except ValueError as error:
-        raise DataError(
-            f"{file} is damaged: {error}.", "Import again with `earec data import --force`."
-        ) from None
+        raise DataError(f"{file} is damaged: {error}.", _AGAIN) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError(
             f"{path} is no dataset directory (its manifest.json is something else's).",
@@ -159,9 +152,3 @@ def content_digest(tables: Mapping[str, pl.DataFrame]) -> str:
         for part in frame.iter_slices(100_000):
             digest.update(part.write_ndjson().encode())
     return digest.hexdigest()
-
-
-def file_digest(file: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -75,6 +75,6 @@ def item_split(ids: Sequence[str], split: Split) -> Int[np.ndarray, " n"]:
     if split == "all":
         return np.arange(len(ids))
     low, high = {"train": (0, 80), "valid": (80, 90), "test": (90, 100)}[split]
-    hashes = [hashlib.blake2b(f"0:{one}".encode(), digest_size=8).digest() for one in ids]
-    bucket = np.array([int.from_bytes(h, "big") % 100 for h in hashes], dtype=np.int64)
-    return np.flatnonzero((bucket >= low) & (bucket < high))
+    hashes = [hashlib.blake2b(f"0:{id_}".encode(), digest_size=8).digest() for id_ in ids]
+    buckets = np.array([int.from_bytes(digest, "big") % 100 for digest in hashes], dtype=np.int64)
+    return np.flatnonzero((buckets >= low) & (buckets < high))

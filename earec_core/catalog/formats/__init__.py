@@ -16,28 +16,23 @@ class Format:
     """A source format.
 
     Attributes:
-        name: what `--format` takes.
         detect: whether a folder is of the format, by the files in it.
         read: its tables; takes the folder, and EAREC's column names to the source's (several alternatives are
             separated by `|`).
     """
 
-    name: str
     detect: Callable[[Path], bool]
     read: Callable[[Path, Mapping[str, str]], Source]
 
 
 FORMATS: Mapping[str, Format] = {
-    each.name: each
-    for each in (
-        Format("movielens", movielens.detect, movielens.read),
-        Format("recbole", recbole.detect, recbole.read),
-        Format("generic", generic.detect, generic.read),
-        Format("amazon-2023", amazon.detect_2023, amazon.read),
-        Format("amazon-2018", amazon.detect_2018, amazon.read),
-    )
+    "movielens": Format(movielens.detect, movielens.read),
+    "recbole": Format(recbole.detect, recbole.read),
+    "generic": Format(generic.detect, generic.read),
+    "amazon-2023": Format(amazon.detect_2023, amazon.read),
+    "amazon-2018": Format(amazon.detect_2018, amazon.read),
 }
-"""By name, in the order in which a folder is tried."""
+"""By the name that `--format` takes, in the order in which a folder is tried."""
 
 
 def detect(source: Path) -> str:
@@ -46,9 +41,9 @@ def detect(source: Path) -> str:
     Raises:
         DataError: none of the formats' files is there.
     """
-    for each in FORMATS.values():
-        if each.detect(source):
-            return each.name
+    for name, format_ in FORMATS.items():
+        if format_.detect(source):
+            return name
     raise DataError(
         f"{source} holds no files of a known format.",
         f"Name it with --format ({', '.join(FORMATS)}); see docs/data.md.",

@@ -57,7 +57,7 @@ def read(source: Path, columns: Mapping[str, str]) -> Source:
         category = (
             row.get("category") or row.get("categories") or row.get("main_cat") or row.get("main_category")
         )
-        made = {
+        fields = {
             "item_id": item,
             # Some pages of 2018 were not parsed: their titles are the page's scripts.
             "title": None if "getTime" in str(title) else title,
@@ -68,9 +68,11 @@ def read(source: Path, columns: Mapping[str, str]) -> Source:
         }
         given = {**(row.get("related") or {}), **row}
         more = {
-            k: _joined(v, ", ") for k, v in row.items() if k not in made and k not in _LEFT_OUT and _plain(v)
+            k: _joined(v, ", ")
+            for k, v in row.items()
+            if k not in fields and k not in _LEFT_OUT and _plain(v)
         }
-        items.append(made | more)
+        items.append(fields | more)
         for kind in RELATION_KINDS:
             related += [(item, other, kind) for other in given.get(kind) or () if isinstance(other, str)]
     inter = _reviews(review_file)
@@ -111,8 +113,8 @@ def _containing(source: Path, wanted: str, unwanted: str) -> Path:
         name = path.name.lower()
         if ".json" in name and wanted in name and not (unwanted and unwanted in name):
             return path
-    what = "metadata (meta_*.json.gz)" if wanted else "reviews (*.json.gz)"
-    raise DataError(f"{source} has no file of {what}.", "Put reviews and metadata into one folder.")
+    content = "metadata (meta_*.json.gz)" if wanted else "reviews (*.json.gz)"
+    raise DataError(f"{source} has no file of {content}.", "Put reviews and metadata into one folder.")
 
 
 def _flat(value: Any) -> Any:

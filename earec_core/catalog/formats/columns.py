@@ -47,25 +47,25 @@ class Source:
 def mapped(
     table: pl.DataFrame, columns: Mapping[str, str], file: Path, needed: Sequence[str]
 ) -> pl.DataFrame:
-    """The table under EAREC's column names: as told by `columns`, else by name or synonym."""
+    """The table under EAREC's column names: as `columns` says, else by name or synonym."""
     have = table.columns
     if not have:
         raise DataError(f"{file} is empty.", "Check the file.")
-    made = []
+    renamed = []
     for ours, theirs in columns.items():
         parts = theirs.split("|")
         if all(part in have for part in parts):
-            made.append(_coalesced(table, parts).alias(ours))
-    done = {expression.meta.output_name() for expression in made}
-    for ours, names in _SYNONYMS.items():
+            renamed.append(_coalesced(table, parts).alias(ours))
+    done = {expression.meta.output_name() for expression in renamed}
+    for ours, synonyms in _SYNONYMS.items():
         if ours in done or ours in have:
             continue
-        for name in names:
+        for name in synonyms:
             parts = [part for part in name.split("|") if part in have]
             if parts:
-                made.append(_coalesced(table, parts).alias(ours))
+                renamed.append(_coalesced(table, parts).alias(ours))
                 break
-    table = table.with_columns(made)
+    table = table.with_columns(renamed)
     for name in needed:
         if name not in table.columns:
             raise DataError(
@@ -124,8 +124,8 @@ def read_table(file: Path, columns: Mapping[str, str]) -> pl.DataFrame:
             return frame(list(json_lines(file)), file)
         names = [*_AS_TEXT, *RELATED_NAMES]
         for ours in _AS_TEXT:
-            told = (*_SYNONYMS.get(ours, ()), columns.get(ours, ""))
-            names += [part for name in told for part in name.split("|")]
+            theirs = (*_SYNONYMS.get(ours, ()), columns.get(ours, ""))
+            names += [part for name in theirs for part in name.split("|")]
         have = pl.read_csv(file, n_rows=0).columns
         texts = dict.fromkeys((n for n in have if n in names), pl.String)
         return pl.read_csv(file, infer_schema_length=None, schema_overrides=texts)

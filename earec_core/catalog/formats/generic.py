@@ -21,23 +21,24 @@ def read(source: Path, columns: Mapping[str, str]) -> Source:
     """The tables of the folder; see `earec_core.catalog.formats.read`."""
     file = one_file(source, "items")
     items = mapped(read_table(file, columns), columns, file, ("item_id",))
-    found = find(source, "interactions")
-    if found is None:
+    interactions_file, relations_file = find(source, "interactions"), find(source, "relations")
+    if interactions_file is None:
         empty = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
         return Source(items, pl.DataFrame(schema=empty), None, source)
-    inter = mapped(read_table(found, columns), columns, found, ("user_id", "item_id"))
-    related = find(source, "relations")
-    if related is None:
-        return Source(items, inter, None, source)
-    table = mapped(read_table(related, {}), {}, related, ("item_id",))
-    other = next((c for c in RELATED_NAMES if c in table.columns), None)
+    table = read_table(interactions_file, columns)
+    interactions = mapped(table, columns, interactions_file, ("user_id", "item_id"))
+    relations = None if relations_file is None else _relations(relations_file)
+    return Source(items, interactions, relations, source)
+
+
+def _relations(file: Path) -> pl.DataFrame:
+    table = mapped(read_table(file, {}), {}, file, ("item_id",))
+    other = next((name for name in RELATED_NAMES if name in table.columns), None)
     if other is None:
         raise DataError(
-            f"{related} has no column related_id; it has {', '.join(table.columns)}.",
+            f"{file} has no column related_id; it has {', '.join(table.columns)}.",
             "Name the related item's column related_id.",
         )
-    check_scalar(table, (other, "kind"), related)
+    check_scalar(table, (other, "kind"), file)
     kind = pl.col("kind") if "kind" in table.columns else pl.lit("related")
-    return Source(
-        items, inter, table.select("item_id", pl.col(other).alias("related_id"), kind.alias("kind")), source
-    )
+    return table.select("item_id", pl.col(other).alias("related_id"), kind.alias("kind"))

@@ -25,9 +25,9 @@ def read(source: Path, columns: Mapping[str, str]) -> Source:
         raise DataError(f"{source} has no .inter file.", "Give a folder of RecBole atomic files.")
     guessed = dict(columns)
     for ours, theirs in (("title", ("movie_title", "item_name")), ("category", ("class", "categories"))):
-        found = [name for name in theirs if name in items.columns]
-        if ours not in guessed and ours not in items.columns and found:
-            guessed[ours] = found[0]
+        present = [name for name in theirs if name in items.columns]
+        if ours not in guessed and ours not in items.columns and present:
+            guessed[ours] = present[0]
     inter = mapped(_atomic(inter_file), columns, inter_file, ("user_id", "item_id"))
     return Source(mapped(items, guessed, item_file or source, ("item_id",)), inter, None, source)
 
@@ -36,7 +36,7 @@ def _atomic(file: Path) -> pl.DataFrame:
     """A RecBole atomic file: tab-separated, header `name:type`; a token_seq stays one text."""
     try:
         table = pl.read_csv(file, separator="\t", quote_char=None, infer_schema=False)
-        made = []
+        typed = []
         for header in table.columns:
             name, _, kind = header.partition(":")
             column = pl.col(header)
@@ -48,8 +48,8 @@ def _atomic(file: Path) -> pl.DataFrame:
                 column = column.cast(pl.Float64)
             elif kind == "float_seq":
                 column = column.str.split(" ").cast(pl.List(pl.Float64))
-            made.append(column.alias(name))
-        return table.select(made)
+            typed.append(column.alias(name))
+        return table.select(typed)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{file} cannot be read: {reason(error)}.", "Check the file.") from error
 
