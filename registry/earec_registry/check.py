@@ -93,7 +93,7 @@ def verify(objects: Objects, refs: Refs, views: Views, id_: str | None) -> Repor
             continue
         for file in found.files.values():
             blobs.setdefault(file.sha256, (file.size, set()))[1].update(users[model])
-        problems += [Problem(p.path, p.what, tuple(sorted(users[model]))) for p in views.problems(found)]
+        problems += [Problem(p.path, p.fault, tuple(sorted(users[model]))) for p in views.problems(found)]
     if id_ is None:
         for digest in objects.all("blobs"):
             blobs.setdefault(digest, (-1, set()))
@@ -178,7 +178,7 @@ def _trace_once(objects: Objects, refs: Refs, cutoff: float) -> tuple[set[str], 
     roots = set(refs.pins())  # before the tags: a pin that becomes a tag meanwhile is seen twice
     found, problems = refs.all()
     if problems:
-        raise _refusal(f"{problems[0].path} {problems[0].what}")
+        raise _refusal(f"{problems[0].path} {problems[0].fault}")
     tags = {ref.id for ref in found}
     young = {i for i in objects.all("manifests") if not _older(objects, "manifests", i, cutoff)}
     live: dict[str, Manifest] = {}
@@ -238,5 +238,7 @@ def _wrong_blob(objects: Objects, digest: str, size: int) -> str | None:
 
 def _short(error: DamagedError) -> str:
     return (
-        "missing" if " is missing" in error.problem else "damaged: " + error.problem.rstrip(".").rpartition(": ")[2]
+        "missing"
+        if " is missing" in error.problem
+        else "damaged: " + error.problem.rstrip(".").rpartition(": ")[2]
     )

@@ -47,11 +47,21 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something stored that is missing or damaged: where, what, and which models (name:tag or id) use it."""
+    """Something stored that is missing or damaged.
+
+    Attributes:
+        path: where, inside the registry.
+        fault: what is wrong with it, e.g. `missing`.
+        used_by: the models that use it, as name:tag, or the first digits of the id where they have no tag.
+    """
 
     path: str
-    what: str
+    fault: str
     used_by: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        users = f" (used by {', '.join(self.used_by)})" if self.used_by else ""
+        return f"{self.path}: {self.fault}{users}"
 
 
 def is_name(name: str) -> bool:

@@ -397,7 +397,7 @@ def test_harm_is_found_named_with_who_uses_it_and_mended_by_adding_again(registr
     assert [(p.path, p.used_by) for p in report.problems] == [
         (target.relative_to(registry.root).as_posix(), ("child:latest", "text/demo:latest"))
     ]
-    assert report.problems[0].what.startswith("missing" if harm == "remove" else "damaged")
+    assert report.problems[0].fault.startswith("missing" if harm == "remove" else "damaged")
     assert not registry.verify(child).ok
     assert registry.verify("bystander").ok
     with pytest.raises(DamagedError) as caught:
