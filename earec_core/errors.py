@@ -1,6 +1,6 @@
 """Errors that a user can act on: one sentence of what and where, then the next step.
 
-The command line prints `message` and exits with `exit_code`; a library user catches the class.
+The command line prints both and exits with `exit_code`; a library user catches the class.
 
 | code | meaning                            |
 |------|------------------------------------|
@@ -62,3 +62,12 @@ class MissingDependencyError(EarecError):
 
 class DamagedInputError(EarecError):
     """One item's input in one modality cannot be read; the item loses that modality and is counted."""
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and text of any exception in one line, without a full stop."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - an exception that cannot say itself
+        text = ""
+    return f"{type(error).__name__}: {text}".rstrip(": ").rstrip(".")

@@ -1,9 +1,10 @@
 """Plugins, kind by kind: `kind` says what a kind is, `discovery` finds its plugins, `state` what became of one.
 
-What owns a kind defines it: `modalities` and `observers` here, the commands' and the methods' layers above.
+Whoever owns a kind defines it: `modalities` and `observers` here; the command line, composition and the
+recommender define theirs above.
 """
 
-from earec_core.plugins.discovery import find, installed, load, names
+from earec_core.plugins.discovery import installed, load, names
 from earec_core.plugins.entries import Entry, entry_points
 from earec_core.plugins.kind import Kind, instance_check
 from earec_core.plugins.modalities import MODALITY, examine, get, part
@@ -20,7 +21,6 @@ __all__ = [
     "entry_points",
     "examine",
     "failed",
-    "find",
     "get",
     "imported",
     "installed",

@@ -13,7 +13,7 @@ from typing import Any
 from earec_core.plugins.entries import Entry, entry_points
 from earec_core.plugins.kind import Kind
 from earec_core.plugins.references import attempt
-from earec_core.plugins.state import Plugin, State, Unusable, plugin_of, refusal, unusable
+from earec_core.plugins.state import Plugin, State, Unusable, refusal, unusable
 
 
 def names(kind: Kind) -> list[str]:
@@ -63,7 +63,7 @@ def _checked(kind: Kind, entries: Collection[Entry]) -> tuple[Plugin, ...]:
 
 def _check(kind: Kind, entry: Entry, namesakes: list[Entry]) -> Plugin:
     """The plugin of one entry point; `namesakes` are all of its kind and name."""
-    plugin = plugin_of(entry, kind.name)
+    plugin = Plugin(entry.name, kind.name, entry.value, entry.distribution, entry.version, State.OK)
     try:
         _check_name(kind, entry, plugin, namesakes)
         checked: Plugin = attempt(plugin, f"Checking {entry.value}", lambda: kind.check(entry, plugin))

@@ -34,7 +34,7 @@ class Entry:
 def entry_points(group: str) -> list[Entry]:
     """Entry points of a group, not imported; of a distribution seen through two paths, the first counts."""
     seen: set[str] = set()
-    found = []
+    entries = []
     for dist in distributions():
         text = _read(dist, "entry_points.txt")
         lines = [line for line in _lines(text) if line[0] == group] if group in text else []
@@ -45,8 +45,8 @@ def entry_points(group: str) -> list[Entry]:
         key = re.sub(r"[-_.]+", "-", name).lower()
         if key not in seen:
             seen.add(key)
-            found += [Entry(own or name, value, group, name, version, problem) for _, own, value in lines]
-    return found
+            entries += [Entry(own or name, value, group, name, version, problem) for _, own, value in lines]
+    return entries
 
 
 def root(reference: str) -> str:
@@ -79,8 +79,8 @@ def _identity(dist: Distribution) -> tuple[str, str, str]:
     """Name, version, and why they cannot be read."""
     head = (_read(dist, "METADATA") or _read(dist, "PKG-INFO")).partition("\n\n")[0]
     fields = [line.partition(":") for line in head.splitlines()]
-    said = {key.strip().lower(): value.strip() for key, _, value in reversed(fields)}
-    name, version = said.get("name", ""), said.get("version", "")
+    values = {key.strip().lower(): value.strip() for key, _, value in reversed(fields)}
+    name, version = values.get("name", ""), values.get("version", "")
     if name and version:
         return name, version, ""
     # The folder is named after the distribution; the library knows where it is and does not say.

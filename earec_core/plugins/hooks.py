@@ -11,6 +11,8 @@ from typing import Any
 import pluggy
 from pluggy import PluginValidationError
 
+from earec_core.errors import one_line
+
 PROJECT = "earec"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -98,9 +100,9 @@ def _misfit(unknown: list[str]) -> str:
             f"implements {', '.join(renamed)}, now {now}: called for every stage, "
             "with the new argument stage ('align' for an alignment)"
         )
-    what = f"implements {', '.join(unknown)}, which is no hook" if unknown else "has no @hookimpl method"
+    reason = f"implements {', '.join(unknown)}, which is no hook" if unknown else "has no @hookimpl method"
     known = ", ".join(hook for hook in vars(Hooks) if hook.startswith("earec_"))
-    return f"{what}; the hooks are {known}"
+    return f"{reason}; the hooks are {known}"
 
 
 def _to_stderr(text: str) -> None:
@@ -140,8 +142,8 @@ class Observers:
                 if os.environ.get("EAREC_STRICT_PLUGINS"):
                     raise
                 self._observers.remove(observer)
-                said = " ".join(f"{type(error).__name__}: {error}".split())
                 self.note(
-                    f"Warning: the observer {name!r} raised in {hook} and is not called again ({said}). "
+                    f"Warning: the observer {name!r} raised in {hook} and is not called again "
+                    f"({one_line(error)}). "
                     "Set EAREC_STRICT_PLUGINS=1 for its traceback."
                 )

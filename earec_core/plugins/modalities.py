@@ -78,30 +78,9 @@ def _part(plugin: Plugin, key: Literal["config", "factory"], base: type) -> Any:
 
 
 def _check(entry: Entry, plugin: Plugin) -> Plugin:
-    _check_metadata(entry, plugin)
-    spec = _spec(entry, plugin)
-    plugin = replace(plugin, spec=spec)
-    # Before the other fields: another major may mean something else by them.
-    _check_version(plugin, spec)
-    problem = _field_problem(entry.name, spec)
-    if problem:
-        unusable(replace(plugin, spec=None), State.INVALID_SPEC, problem, f"Mend {entry.value}.")
-    _check_requirements(plugin, spec)
-    _check_modules(plugin, spec)
-    return replace(plugin, loaded=spec)
-
-
-def _check_metadata(entry: Entry, plugin: Plugin) -> None:
     if entry.problem:
-        unusable(
-            plugin,
-            State.INVALID_SPEC,
-            entry.problem,
-            f"Run: pip install --force-reinstall --no-deps {entry.distribution}",
-        )
-
-
-def _spec(entry: Entry, plugin: Plugin) -> ModalitySpec:
+        fix = f"Run: pip install --force-reinstall --no-deps {entry.distribution}"
+        unusable(plugin, State.INVALID_SPEC, entry.problem, fix)
     spec = imported(entry, plugin)
     if not isinstance(spec, ModalitySpec):
         unusable(
@@ -110,23 +89,26 @@ def _spec(entry: Entry, plugin: Plugin) -> ModalitySpec:
             f"{entry.value} is a {type(spec).__name__}, not a ModalitySpec.",
             "Point the entry point at an earec_core.plugins.spec.ModalitySpec.",
         )
-    return spec
+    # Before the other fields: another major may mean something else by them.
+    _check_version(plugin, spec)
+    problem = _field_problem(entry.name, spec)
+    if problem:
+        unusable(plugin, State.INVALID_SPEC, problem, f"Mend {entry.value}.")
+    plugin = replace(plugin, spec=spec)
+    _check_modules(plugin, spec)
+    return replace(plugin, loaded=spec)
 
 
 def _check_version(plugin: Plugin, spec: ModalitySpec) -> None:
     version = spec.api_version
     if not (isinstance(version, tuple) and len(version) == 2 and all(type(v) is int for v in version)):
-        unusable(
-            replace(plugin, spec=None),
-            State.INVALID_SPEC,
-            f"api_version is {version!r}, not a pair of integers.",
-            f"Mend {plugin.value}.",
-        )
+        cause = f"api_version is {version!r}, not a pair of integers."
+        unusable(plugin, State.INVALID_SPEC, cause, f"Mend {plugin.value}.")
     if version[0] != API_VERSION[0] or version[1] > API_VERSION[1]:
         wanted, have = (".".join(map(str, v)) for v in (version, API_VERSION))
         older = "earec" if version > API_VERSION else plugin.distribution
         unusable(
-            plugin,
+            replace(plugin, spec=spec),
             State.INCOMPATIBLE_API,
             f"It was written for plugin API {wanted}; this earec has {have}.",
             f"Update: pip install --upgrade {older}",
@@ -150,27 +132,17 @@ def _field_problem(name: str, spec: ModalitySpec) -> str:
     return ""
 
 
-def _check_requirements(plugin: Plugin, spec: ModalitySpec) -> None:
+def _check_modules(plugin: Plugin, spec: ModalitySpec) -> None:
+    """What the spec requires is installed, and the modules of its classes are there."""
     missing = [name for name in spec.requires if not _importable(name)]
     if missing:
-        unusable(
-            plugin,
-            State.MISSING_DEPENDENCY,
-            f"It needs {', '.join(missing)}, not installed here.",
-            install(plugin.distribution, missing),
-        )
-
-
-def _check_modules(plugin: Plugin, spec: ModalitySpec) -> None:
+        cause = f"It needs {', '.join(missing)}, not installed here."
+        unusable(plugin, State.MISSING_DEPENDENCY, cause, install(plugin.distribution, missing))
     for key, reference in (("config", spec.config), ("factory", spec.factory)):
         module = reference.partition(":")[0]
         if not _present(module):
-            unusable(
-                plugin,
-                State.INVALID_SPEC,
-                f"{key} is {reference!r}, and there is no module {module}.",
-                f"Mend {plugin.value}.",
-            )
+            cause = f"{key} is {reference!r}, and there is no module {module}."
+            unusable(plugin, State.INVALID_SPEC, cause, f"Mend {plugin.value}.")
 
 
 def _importable(name: str) -> bool:

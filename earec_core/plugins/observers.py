@@ -36,7 +36,7 @@ def _check(entry: Entry, plugin: Plugin) -> Plugin:
 
 OBSERVER = Kind("observer", "earec.observers", _check)
 
-_said: set[tuple[str, str]] = set()
+_named: set[tuple[str, str]] = set()
 """Broken observers that this process has named already."""
 
 
@@ -67,26 +67,13 @@ def manager(
     for plugin in installed(OBSERVER):
         if plugin.state is State.OK:
             observers.register(plugin.loaded, plugin.name)
-        elif plugin.state is not State.DISABLED and (plugin.name, plugin.distribution) not in _said:
-            _said.add((plugin.name, plugin.distribution))
-            text = (
+        elif plugin.state is not State.DISABLED and (plugin.name, plugin.distribution) not in _named:
+            _named.add((plugin.name, plugin.distribution))
+            observers.note(
                 f"Warning: the observer {plugin.name!r} of {plugin.distribution} is left out "
                 f"({plugin.state}): {plugin.cause} {plugin.fix}"
             )
-            observers.note(text)
     return observers
-
-
-def registered(note: Callable[[str], None] | None = None) -> Callable[..., None]:
-    """What `Registry.open(..., added=)` takes: tells the plugins' observers, imported at the first call."""
-    made: list[Observers] = []
-
-    def added(**what: Any) -> None:
-        if not made:
-            made.append(manager(note=note))
-        made[0].fire("earec_registered", **what)
-
-    return added
 
 
 class TensorBoard:
@@ -162,11 +149,11 @@ class JsonLines:
     def earec_registered(self, name: str, digest: str, manifest: Mapping[str, Any]) -> None:
         self._append("registered", name=name, digest=digest, manifest=manifest)
 
-    def _append(self, event: str, **what: Any) -> None:
-        record = {"event": event, "time": datetime.now(UTC).isoformat(), **_plain(what)}
-        line = json.dumps(record, ensure_ascii=False, default=str, allow_nan=False) + "\n"
+    def _append(self, event: str, **arguments: Any) -> None:
+        record = {"event": event, "time": datetime.now(UTC).isoformat(), **_plain(arguments)}
+        line = (json.dumps(record, ensure_ascii=False, default=str, allow_nan=False) + "\n").encode()
         with self._file.open("ab", buffering=0) as out:
-            if out.write(line.encode()) != len(line.encode()):
+            if out.write(line) != len(line):
                 raise OSError(errno.ENOSPC, f"the disk is full at {self._file}")
 
 

@@ -34,24 +34,24 @@ def resolve(reference: str) -> Any:
     return target
 
 
-def attempt(plugin: Plugin, what: str, action: Callable[[], Any]) -> Any:
-    """What `action` gives. What it prints goes to stderr.
+def attempt(plugin: Plugin, action: str, function: Callable[[], Any]) -> Any:
+    """What `function` gives. What it prints goes to stderr.
 
     Args:
-        what: names the action, e.g. `Importing earec_price.spec:SPEC`.
+        action: what it does, e.g. `Importing earec_price.spec:SPEC`.
 
     Raises:
         Unusable: it raised; the plugin's state says what. Ctrl-C passes; with `EAREC_STRICT_PLUGINS` all does.
     """
     try:
         with redirect_stdout(sys.stderr):
-            return action()
+            return function()
     except (KeyboardInterrupt, Unusable):
         raise
     except BaseException as error:
         if os.environ.get("EAREC_STRICT_PLUGINS"):
             raise
-        raise Unusable(failed(plugin, what, error)) from error
+        raise Unusable(failed(plugin, action, error)) from error
 
 
 def imported(entry: Entry, plugin: Plugin) -> Any:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NoReturn
 
-from earec_core.errors import MissingDependencyError, PluginError
-from earec_core.plugins.entries import Entry, root
+from earec_core.errors import MissingDependencyError, PluginError, one_line
+from earec_core.plugins.entries import root
 from earec_core.plugins.spec import ModalitySpec
 
 
@@ -66,47 +66,29 @@ def refusal(plugin: Plugin) -> PluginError:
     return error
 
 
-def failed(plugin: Plugin, what: str, error: BaseException) -> Plugin:
+def failed(plugin: Plugin, action: str, error: BaseException) -> Plugin:
     """The plugin with the state that follows from an exception of its own.
 
     Args:
-        what: what raised it, e.g. `Importing earec_price.spec`.
+        action: what raised it, e.g. `Importing earec_price.spec`.
     """
-    if isinstance(error, MissingDependencyError):
-        return replace(
-            plugin, state=State.MISSING_DEPENDENCY, cause=error.problem, fix=error.next_step, error=error
-        )
-    if isinstance(error, Malformed):
-        return replace(
-            plugin,
-            state=State.INVALID_SPEC,
-            cause=f"{what}: {error}.",
-            fix=f"Mend it, or run: pip uninstall {plugin.distribution}",
-            error=error,
-        )
-    cause = f"{what} raised {said(error)}."
+    state, raised = State.IMPORT_ERROR, f"{action} raised {one_line(error)}"
+    cause = f"{raised}."
+    fix = f"Mend it, or run: pip install --force-reinstall --no-deps {plugin.distribution}"
     own = [plugin.value, *([plugin.spec.config, plugin.spec.factory] if plugin.spec else [])]
-    missing = error.name if isinstance(error, ImportError) else None
-    first = root(missing or "")
-    if first == "earec_core":
+    missing = (isinstance(error, ImportError) and error.name) or ""
+    if isinstance(error, MissingDependencyError):
+        state, cause, fix = State.MISSING_DEPENDENCY, error.problem, error.next_step
+    elif isinstance(error, Malformed):
+        state, cause = State.INVALID_SPEC, f"{action}: {error}."
+        fix = f"Mend it, or run: pip uninstall {plugin.distribution}"
+    elif root(missing) == "earec_core":
         # The contract moved: a newer or an older core has what the plugin imports.
         fix = f"Run: pip install --upgrade earec {plugin.distribution}"
-        return replace(plugin, state=State.IMPORT_ERROR, cause=cause, fix=fix, error=error)
-    if isinstance(error, ModuleNotFoundError) and missing and first not in map(root, own):
-        return replace(
-            plugin,
-            state=State.MISSING_DEPENDENCY,
-            cause=f"It needs {missing}, not installed here ({what} raised {said(error)}).",
-            fix=install(plugin.distribution, [missing]),
-            error=error,
-        )
-    return replace(
-        plugin,
-        state=State.IMPORT_ERROR,
-        cause=cause,
-        fix=f"Mend it, or run: pip install --force-reinstall --no-deps {plugin.distribution}",
-        error=error,
-    )
+    elif isinstance(error, ModuleNotFoundError) and missing and root(missing) not in map(root, own):
+        state, cause = State.MISSING_DEPENDENCY, f"It needs {missing}, not installed here ({raised})."
+        fix = install(plugin.distribution, [missing])
+    return replace(plugin, state=state, cause=cause, fix=fix, error=error)
 
 
 class Unusable(Exception):  # noqa: N818 - says what the plugin is
@@ -115,11 +97,6 @@ class Unusable(Exception):  # noqa: N818 - says what the plugin is
     def __init__(self, plugin: Plugin) -> None:
         super().__init__(plugin.cause)
         self.plugin = plugin
-
-
-def plugin_of(entry: Entry, kind: str) -> Plugin:
-    """An entry point's plugin, `ok` as long as nothing else is found."""
-    return Plugin(entry.name, kind, entry.value, entry.distribution, entry.version, State.OK)
 
 
 def unusable(plugin: Plugin, state: State, cause: str, fix: str) -> NoReturn:
@@ -134,12 +111,3 @@ def unusable(plugin: Plugin, state: State, cause: str, fix: str) -> NoReturn:
 def install(distribution: str, missing: list[str]) -> str:
     """The fix for modules that are not there."""
     return f"Run: pip install {distribution} (it brings what is missing), or: pip install {' '.join(missing)}"
-
-
-def said(error: BaseException) -> str:
-    """An exception in one line."""
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # noqa: BLE001 - an exception that cannot say itself
-        text = ""
-    return f"{type(error).__name__}: {text}".rstrip(": ").rstrip(".")
