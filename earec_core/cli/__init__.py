@@ -15,22 +15,23 @@ import earec_core
 from earec_core.errors import EarecError
 from earec_core.plugins import Entry, Kind, Plugin, State, entry_points, imported, load, names, unusable
 
-COMMANDS: Mapping[str, tuple[str, str]] = {
-    "demo": ("earec_core.cli.demo", "Run the whole method on an embedded default and write a report."),
-    "doctor": ("earec_core.cli.doctor", "Say what this installation has, and how to mend what it lacks."),
-    "data": ("earec_core.cli.data", "Import a catalog, show a dataset directory."),
-    "backbones": ("earec_core.cli.backbones", "List the named LLMs, pull one."),
-    "plugins": ("earec_core.cli.plugins", "List the plugins and their states."),
-    "align": ("earec_core.cli.align", "Stage 1: align one modality to the anchor (Eq. 3)."),
-    "explain": ("earec_core.cli.explain", "Say what an item is from each modality, scored with ROUGE-L."),
-    "search": ("earec_core.cli.search", "Find weights on validation data."),
-    "compose": ("earec_core.cli.compose", "Merge aligned adapters by weight (Eq. 4)."),
-    "export": ("earec_core.cli.export", "Write a model in the form that other tools read."),
-    "encode": ("earec_core.cli.encode", "Turn every item into a vector (Eq. 5)."),
-    "recommend": ("earec_core.cli.recommend", "Train, evaluate and use the recommender (Eqs. 6-8)."),
-    "reproduce": ("earec_core.cli.reproduce", "Measure a table of the paper on a dataset, with controls."),
-    "registry": ("earec_core.cli.registry", "List, show, tag, verify and clean stored models."),
+COMMANDS: Mapping[str, str] = {
+    "demo": "Run the whole method on an embedded default and write a report.",
+    "doctor": "Say what this installation has, and how to mend what it lacks.",
+    "data": "Import a catalog, show a dataset directory.",
+    "backbones": "List the named LLMs, pull one.",
+    "plugins": "List the plugins and their states.",
+    "align": "Stage 1: align one modality to the anchor (Eq. 3).",
+    "explain": "Say what an item is from each modality, scored with ROUGE-L.",
+    "search": "Find weights on validation data.",
+    "compose": "Merge aligned adapters by weight (Eq. 4).",
+    "export": "Write a model in the form that other tools read.",
+    "encode": "Turn every item into a vector (Eq. 5).",
+    "recommend": "Train, evaluate and use the recommender (Eqs. 6-8).",
+    "reproduce": "Measure a table of the paper on a dataset, with controls.",
+    "registry": "List, show, tag, verify and clean stored models.",
 }
+"""The core's commands, each `command` in the module of its name here, and a line on what it does."""
 
 
 def _check(entry: Entry, plugin: Plugin) -> Plugin:
@@ -61,17 +62,19 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
-            own: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+            own: click.Command = importlib.import_module(f"earec_core.cli.{cmd_name}").command
             return own
         brought: click.Command | None = load(COMMAND, cmd_name)
         return brought
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, text) for name, (_, text) in COMMANDS.items()]
-        brought = {entry.name: entry.distribution for entry in entry_points(COMMAND.group)}
-        rows += [(name, f"(from {brought[name]})") for name in sorted(set(brought) - set(COMMANDS))]
+        brought = {
+            entry.name: f"(from {entry.distribution})"
+            for entry in entry_points(COMMAND.group)
+            if entry.name not in COMMANDS
+        }
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl([*COMMANDS.items(), *sorted(brought.items())])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -11,12 +11,12 @@ from earec_core.cli.output import out
 from earec_core.config import RunConfig
 
 
-@click.command(short_help="Stage 1: align one modality to the anchor (Eq. 3).")
+@click.command()
 @click.option("--modality", required=True, help="An installed modality (`earec plugins list`).")
 @data_option
 @click.option("--name", help="What to register the adapter as.  [default: MODALITY/DATASET]")
 @click.option("--from", "continue_from", metavar="ADAPTER", help="Go on from this adapter, on this dataset.")
-@config_options
+@config_options("preset", "backbone")
 @session_options
 @json_option
 def command(
@@ -43,19 +43,19 @@ def command(
     plugins.part(plugin, "factory", Modality)
     catalog = Catalog.open(data)
     with session(f"align {modality}") as workspace:
-        done = align(workspace, catalog, modality, config, name=name, continue_from=continue_from)
+        aligned = align(workspace, catalog, modality, config, name=name, continue_from=continue_from)
     if as_json:
         out.json(
             {
-                "id": done.id,
-                "name": done.name,
-                "run": str(done.run),
-                "metrics": done.metrics,
-                "items": done.counts,
-                "minutes": round(done.minutes, 2),
+                "id": aligned.id,
+                "name": aligned.name,
+                "run": str(aligned.run),
+                "metrics": aligned.metrics,
+                "items": aligned.counts,
+                "minutes": round(aligned.minutes, 2),
             }
         )
     else:
-        for key, value in sorted(done.metrics.items()):
+        for key, value in sorted(aligned.metrics.items()):
             out.note(f"{key}: {value:.4f}")
-        out.data(done.id)
+        out.data(aligned.id)

@@ -9,7 +9,7 @@ from earec_core.cli.output import out
 from earec_core.workspace import Reporter, Workspace, default_home
 
 
-@click.group(short_help="List the named LLMs, pull one.")
+@click.group()
 def command() -> None:
     """Large language models by name; any local directory or hub id works as well."""
 

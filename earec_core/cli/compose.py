@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from earec_core.cli.options import (
+    Function,
     Session,
-    adapter_options,
+    adapters_option,
+    allow_option,
     json_option,
     pairs,
     session_options,
@@ -28,7 +29,7 @@ _MOVED = {
 """Options that other commands have now, and where."""
 
 
-def _moved(function: Callable[..., Any]) -> Callable[..., Any]:
+def _moved(function: Function) -> Function:
     """Refuse options by the names that they had, with a sentence that says where they are."""
 
     def refuse(_: click.Context, parameter: click.Parameter, value: str | None) -> None:
@@ -49,7 +50,7 @@ def _moved(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@click.command(short_help="Merge aligned adapters by weight (Eq. 4).")
+@click.command()
 @click.option(
     "--weights",
     required=True,
@@ -74,7 +75,8 @@ def _moved(function: Callable[..., Any]) -> Callable[..., Any]:
     default=True,
     help="Norms, cosines and errors of the result: most of the time at high ranks.",
 )
-@adapter_options
+@adapters_option
+@allow_option
 @session_options
 @json_option
 @_moved
@@ -93,31 +95,31 @@ def command(
     from earec_core.compose.stage import choose_adapters, compose_models
     from earec_core.compose.weighting import Weighting
 
-    asked = Weighting.read(Path(weights[1:])) if weights[:1] == "@" else Weighting(weights=_weights(weights))
+    given = Weighting.read(Path(weights[1:])) if weights[:1] == "@" else Weighting(weights=_weights(weights))
     rule = {None: "strict", True: "normalize", False: "any"}[normalize]
-    recipe = Recipe(asked.weights, layer_weights=asked.layer_weights, sum_rule=rule, **options)  # type: ignore[arg-type]
+    recipe = Recipe(given.weights, layer_weights=given.layer_weights, sum_rule=rule, **options)  # type: ignore[arg-type]
     with session("compose") as workspace:
-        chosen = choose_adapters(workspace.registry, list(asked.weights), {**asked.adapters, **adapters})
-        composed = compose_models(workspace, chosen, recipe, name=name, allow=allow, search=asked.search)
+        chosen = choose_adapters(workspace.registry, list(given.weights), {**given.adapters, **adapters})
+        composed = compose_models(workspace, chosen, recipe, name=name, allow=allow, search=given.search)
     report = composed.report
     if as_json:
         out.json({"id": composed.id, "name": name, **report.summary()})
         return
-    said = f"{recipe.method}: rank {report.rank}"
+    summary = f"{recipe.method}: rank {report.rank}"
     if report.relative_error is not None:
-        said += f", relative error {report.relative_error:.2g}"
+        summary += f", relative error {report.relative_error:.2g}"
     if report.truncation_error != report.relative_error:
-        said += f" of the exact sum, {report.truncation_error:.2g} of the method's own result"
-    out.note(said)
+        summary += f" of the exact sum, {report.truncation_error:.2g} of the method's own result"
+    out.note(summary)
     for pair, cosine in report.cosines.items():
         out.note(f"cosine {pair}: {cosine:.3f}")
     out.data(composed.id)
 
 
 def _weights(text: str) -> dict[str, float]:
-    given = tuple(text.split(","))
-    values = pairs(given, "--weights")
-    if len(values) < len(given):
+    parts = tuple(text.split(","))
+    values = pairs(parts, "--weights")
+    if len(values) < len(parts):
         raise UsageError(f"--weights {text!r} names a modality twice.", "Name each once.")
     weights = {}
     for modality, value in values.items():

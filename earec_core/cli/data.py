@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from earec_core.cli.options import PathType, json_option, pairs
+from earec_core.cli.options import PathType, json_option, pairs_option
 from earec_core.cli.output import out
 
 
-@click.group(short_help="Import a catalog, show a dataset directory.")
+@click.group()
 def command() -> None:
     """Catalogs as dataset directories of Parquet tables; formats in docs/data.md."""
 
@@ -22,15 +22,13 @@ def command() -> None:
 @click.option("--out", "target", type=PathType, required=True, help="The dataset directory to be made.")
 @click.option(
     "--format",
-    "format_",
     default="auto",
     show_default=True,
     help="movielens, amazon-2018, amazon-2023, recbole or generic.",
 )
-@click.option(
+@pairs_option(
     "--column",
     "columns",
-    multiple=True,
     metavar="EAREC=SOURCE",
     help="Name a column; a|b takes the first that is not empty.",
 )
@@ -47,35 +45,11 @@ def command() -> None:
 )
 @click.option("--force", is_flag=True, help="Replace the dataset directory that is there.")
 @json_option
-def import_(
-    source: Path,
-    target: Path,
-    format_: str,
-    columns: tuple[str, ...],
-    name: str | None,
-    core: int,
-    min_rating: float | None,
-    max_len: int | None,
-    relations: str,
-    force: bool,
-    as_json: bool,
-) -> None:
+def import_(source: Path, target: Path, as_json: bool, **options: Any) -> None:
     """Import SOURCE, a folder in one of the known formats."""
     from earec_core.catalog import import_dataset
 
-    catalog = import_dataset(
-        source,
-        target,
-        format=format_,
-        columns=pairs(columns, "--column"),
-        name=name,
-        core=core,
-        min_rating=min_rating,
-        max_len=max_len,
-        relations=relations,  # type: ignore[arg-type]
-        force=force,
-    )
-    _show(catalog.manifest, as_json)
+    _show(import_dataset(source, target, **options).manifest, as_json)
 
 
 @command.command()
@@ -94,6 +68,5 @@ def _show(manifest: Mapping[str, Any], as_json: bool) -> None:
         return
     counts = dict(manifest["counts"])
     columns = counts.pop("columns")
-    rows = [{"what": k, "count": v} for k, v in counts.items()]
-    rows += [{"what": f"items with {k}", "count": v} for k, v in columns.items()]
-    out.table(rows, ["what", "count"])
+    counts |= {f"items with {column}": count for column, count in columns.items()}
+    out.table([{"what": name, "count": count} for name, count in counts.items()], ["what", "count"])

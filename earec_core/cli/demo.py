@@ -17,7 +17,7 @@ from earec_core.cli.output import out
 from earec_core.workspace import Reporter, Workspace
 
 
-@click.command(short_help="Run the whole method on an embedded default and write a report.")
+@click.command()
 @click.option(
     "--out", "folder", type=PathType, default="earec-demo", show_default=True, help="The demo's folder."
 )
@@ -37,8 +37,8 @@ def command(folder: Path, show_only: bool) -> None:
         return
     started = time.monotonic()
     workspace = Workspace.open(registry=folder / "registry", reporter=Reporter(out.note))
-    done = demo.run(folder, workspace, run_command)
-    target = write(report(folder, workspace, done), folder / "report.html", folder / "report.json")
+    stages = demo.run(folder, workspace, run_command)
+    target = write(report(folder, workspace, stages), folder / "report.html", folder / "report.json")
     out.note(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes.")
     out.data(str(target))
 

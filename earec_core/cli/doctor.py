@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from pathlib import Path
 
 import click
@@ -15,6 +15,7 @@ from earec_core import plugins
 from earec_core.cli.options import json_option, registry_option
 from earec_core.cli.output import out
 from earec_core.cli.plugins import every_plugin
+from earec_core.errors import one_line
 from earec_core.plugins import Plugin, State
 from earec_core.workspace import default_home
 from earec_registry import Registry
@@ -25,7 +26,7 @@ _LEAST_GIB = 5
 Row = dict[str, str | None]
 
 
-@click.command(short_help="Say what this installation has, and how to mend what it lacks.")
+@click.command()
 @registry_option
 @json_option
 def command(registry: Path, as_json: bool) -> None:
@@ -42,27 +43,26 @@ def command(registry: Path, as_json: bool) -> None:
         ("registry", lambda: _registry(registry)),
     ]
     rows: list[Row] = []
-    for what, check in checks:
+    for subject, check in checks:
         try:
             rows.extend(check())
         except Exception as error:  # noqa: BLE001 - a check that cannot be made is what the report is for
-            said = " ".join(f"{type(error).__name__}: {error}".split())
             fix = getattr(error, "next_step", "See the message; reinstall what it names.")
-            rows.append(_row(what, f"cannot be checked ({said})", fix, "problem"))
+            rows.append(_row(subject, f"cannot be checked ({one_line(error)})", fix, "problem"))
     out.table(rows, ["what", "state", "value", "fix"], as_json)
 
 
-def _row(what: str, value: str, fix: str = "", state: str = "ok") -> Row:
-    return {"what": what, "state": state, "value": value, "fix": fix or None}
+def _row(subject: str, value: str, fix: str = "", state: str = "ok") -> Row:
+    return {"what": subject, "state": state, "value": value, "fix": fix or None}
 
 
 def _versions() -> Iterator[Row]:
     yield _row("earec", earec_core.__version__)
     yield _row("python", platform.python_version())
     for name in (*_LIBRARIES, *_OPTIONAL):
-        have = _version(name)
-        if have:
-            yield _row(name, have)
+        version = _version(name)
+        if version:
+            yield _row(name, version)
         elif name in _OPTIONAL:
             yield _row(name, "not installed (optional)", _OPTIONAL[name], "optional")
         else:
@@ -71,8 +71,8 @@ def _versions() -> Iterator[Row]:
 
 def _version(distribution: str) -> str | None:
     try:
-        return version(distribution)
-    except PackageNotFoundError:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
         return None
 
 
@@ -94,11 +94,12 @@ def _engines() -> Iterator[Row]:
 
 
 def _plugins() -> Iterator[Row]:
-    for plugin in every_plugin():
-        whole = _examined(plugin)
-        said = f"{whole.state}, {whole.distribution} {whole.version}"
-        value = f"{said}: {whole.cause}" if whole.cause else said
-        yield _row(f"{whole.kind} {whole.name}", value, whole.fix, _state(whole))
+    states = {State.OK: "ok", State.DISABLED: "optional"}
+    for plugin in map(_examined, every_plugin()):
+        value = f"{plugin.state}, {plugin.distribution} {plugin.version}"
+        if plugin.cause:
+            value += f": {plugin.cause}"
+        yield _row(f"{plugin.kind} {plugin.name}", value, plugin.fix, states.get(plugin.state, "problem"))
 
 
 def _examined(plugin: Plugin) -> Plugin:
@@ -108,10 +109,6 @@ def _examined(plugin: Plugin) -> Plugin:
     except Exception:  # noqa: BLE001 - a broken torch is a line of its own (device)
         return plugin
     return plugins.examine(plugin, config=PluginConfig, factory=Modality)
-
-
-def _state(plugin: Plugin) -> str:
-    return {State.OK: "ok", State.DISABLED: "optional"}.get(plugin.state, "problem")
 
 
 def _disk() -> Iterator[Row]:
@@ -130,10 +127,8 @@ def _registry(root: Path) -> Iterator[Row]:
         yield _row("registry", f"{root}: not there yet, made when it is first used")
         return
     listing = Registry.open(root, create=False).list()
-    bad = len(listing.problems)
-    found = f"{root}: {len(listing.entries)} tags, {bad} problems"
-    yield _row("registry", found, "earec registry verify" if bad else "", "problem" if bad else "ok")
+    count = len(listing.problems)
+    value = f"{root}: {len(listing.entries)} tags, {count} problems"
+    yield _row("registry", value, "earec registry verify" if count else "", "problem" if count else "ok")
     for problem in listing.problems:
-        users = f" (used by {', '.join(problem.used_by)})" if problem.used_by else ""
-        fix = f"earec registry verify --registry {root}"
-        yield _row("registry", f"{problem.path}: {problem.what}{users}", fix, "problem")
+        yield _row("registry", str(problem), f"earec registry verify --registry {root}", "problem")

@@ -11,7 +11,7 @@ from earec_core.cli.options import (
     config_options,
     data_option,
     json_option,
-    modality_names,
+    names_option,
     session_options,
 )
 from earec_core.cli.output import out
@@ -19,21 +19,21 @@ from earec_core.config import RunConfig
 from earec_core.errors import UsageError
 
 
-@click.command(short_help="Turn every item into a vector (Eq. 5).")
+@click.command()
 @click.argument("model", required=False)
 @data_option
-@click.option("--modalities", help="Comma-separated; default: all of the model's.")
+@names_option("--modalities", help="Comma-separated; default: all of the model's.")
 @click.option(
     "--unaligned", is_flag=True, help="The backbone without adapter, for comparison; no MODEL then."
 )
 @click.option("--name", help="What to register the vectors as.  [default: vectors/DATASET]")
-@config_options
+@config_options("preset", "backbone")
 @session_options
 @json_option
 def command(
     model: str | None,
     data: Path,
-    modalities: str | None,
+    modalities: list[str] | None,
     unaligned: bool,
     name: str | None,
     config: RunConfig,
@@ -50,9 +50,9 @@ def command(
         )
     catalog = Catalog.open(data)
     with session("encode") as workspace:
-        made = encode(workspace, catalog, model, config, names=modality_names(modalities), name=name)
-    manifest = made.manifest
+        vectors = encode(workspace, catalog, model, config, names=modalities, name=name)
     if as_json:
-        out.json({"id": made.id, "shapes": manifest.shapes.model_dump(), "coverage": manifest.coverage})
+        manifest = vectors.manifest
+        out.json({"id": vectors.id, "shapes": manifest.shapes.model_dump(), "coverage": manifest.coverage})
     else:
-        out.data(made.id)
+        out.data(vectors.id)

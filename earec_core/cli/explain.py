@@ -12,7 +12,7 @@ from earec_core.cli.options import (
     config_options,
     data_option,
     json_option,
-    modality_names,
+    names_option,
     session_options,
     typed,
 )
@@ -20,7 +20,7 @@ from earec_core.cli.output import out
 from earec_core.config import RunConfig
 
 
-@click.command(short_help="Say what an item is from each modality, scored with ROUGE-L.")
+@click.command()
 @click.argument("model")
 @data_option
 @click.option(
@@ -29,10 +29,10 @@ from earec_core.config import RunConfig
 @click.option(
     "--items", "max_items", type=click.IntRange(1), help="A random part of the split, for a quick look."
 )
-@click.option("--modalities", help="Comma-separated; default: all of the model's.")
+@names_option("--modalities", help="Comma-separated; default: all of the model's.")
 @click.option("--out", "target", type=OutFile, help="Also write every text to this Parquet file.")
 @click.option("--report", "page", type=OutFile, help="Also write a page: scores, and cards of some items.")
-@config_options
+@config_options("preset", "backbone")
 @session_options
 @json_option
 def command(
@@ -40,7 +40,7 @@ def command(
     data: Path,
     split: str,
     max_items: int | None,
-    modalities: str | None,
+    modalities: list[str] | None,
     target: Path | None,
     page: Path | None,
     config: RunConfig,
@@ -65,7 +65,7 @@ def command(
             config,
             split=split,  # type: ignore[arg-type]
             max_items=max_items,
-            names=modality_names(modalities),
+            names=modalities,
         )
     if target is not None:
         write_texts(explanation, catalog, target)

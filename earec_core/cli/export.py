@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from earec_core.export import Form
 
 
-@click.command(short_help="Write a model in the form that other tools read.")
+@click.command()
 @click.argument("reference", metavar="REF")
 @click.option(
     "--as",

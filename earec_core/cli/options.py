@@ -1,16 +1,16 @@
-"""Options that several commands share, and the places they default to."""
+"""Options that several commands share. Each is a decorator, named after the argument that its command gets."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -21,6 +21,8 @@ from earec_core.plugins.hooks import Observers
 from earec_core.workspace import Reporter, Workspace, default_registry
 from earec_registry import Registry
 
+Function = Callable[..., Any]
+Decorator = Callable[[Function], Function]
 PathType = click.Path(path_type=Path)
 
 
@@ -52,14 +54,85 @@ def typed() -> str:
     return shlex.join(["earec", *click.get_current_context().meta["earec.arguments"]])
 
 
-def registry_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--registry PATH`, passed as `registry: Path`; default `EAREC_REGISTRY`, else under `EAREC_HOME`."""
-    return click.option(
-        "--registry",
-        type=PathType,
-        default=default_registry,
-        help="The model registry's folder.  [env: EAREC_REGISTRY; default: EAREC_HOME/registry]",
-    )(function)
+def pairs(values: tuple[str, ...], option: str) -> dict[str, str]:
+    """`("a=b", ...)` to a mapping; UsageError naming the option for anything else."""
+    mapping = {}
+    for text in values:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{option} {text!r} is not of the form KEY=VALUE.", f"Write {option} KEY=VALUE.")
+        mapping[key.strip()] = value.strip()
+    return mapping
+
+
+def pairs_option(flag: str, name: str, **attributes: Any) -> Decorator:
+    """A repeatable option of the form KEY=VALUE, passed as `name: dict[str, str]`."""
+
+    def convert(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+        return pairs(values, option.opts[0])
+
+    return click.option(flag, name, multiple=True, callback=convert, **attributes)
+
+
+def names_option(flag: str, **attributes: Any) -> Decorator:
+    """An option of comma-separated names, passed as `list[str] | None`."""
+
+    def convert(_: click.Context, __: click.Parameter, text: str | None) -> list[str] | None:
+        return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+    return click.option(flag, callback=convert, **attributes)
+
+
+def _together(argument: str, make: Callable[..., Any], *options: Decorator) -> Decorator:
+    """Options whose values `make` takes by keyword; what it gives is passed as `argument`."""
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def command(**values: Any) -> Any:
+            own = {name: values.pop(name) for name in inspect.signature(make).parameters if name in values}
+            return function(**values, **{argument: make(**own)})
+
+        decorated: Function = command
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+"""`--json`, passed as `as_json: bool`."""
+
+data_option = click.option(
+    "--data", type=PathType, required=True, help="A dataset directory (see `earec data import`)."
+)
+"""`--data DIR`, passed as `data: Path`: a dataset directory made by `earec data import`."""
+
+registry_option = click.option(
+    "--registry",
+    type=PathType,
+    default=default_registry,
+    help="The model registry's folder.  [env: EAREC_REGISTRY; default: EAREC_HOME/registry]",
+)
+"""`--registry PATH`, passed as `registry: Path`; default `EAREC_REGISTRY`, else under `EAREC_HOME`."""
+
+adapters_option = pairs_option(
+    "--adapter",
+    "adapters",
+    metavar="M=REF",
+    help="The adapter of a modality.  [default: the only one registered]",
+)
+"""`--adapter`, passed as `adapters: dict[str, str]`: references by modality."""
+
+allow_option = click.option(
+    "--allow-mismatch",
+    "allow",
+    multiple=True,
+    metavar="WHAT",
+    callback=lambda _, __, mismatches: frozenset(mismatches),
+    help="base, tokenizer, anchor, template, seed or plugin: go on although the adapters differ in it.",
+)
+"""`--allow-mismatch`, passed as `allow: frozenset[str]`."""
 
 
 @dataclass(frozen=True)
@@ -67,162 +140,71 @@ class Session:
     """What a stage's command was given beside its own options; `with session("align") as workspace`."""
 
     registry: Path
-    tensorboard: Path | None
-    jsonl: Path | None
+    tensorboard: Path | None = None
+    jsonl: Path | None = None
 
     @contextmanager
     def __call__(self, title: str) -> Iterator[Workspace]:
         """A workspace that reports to the terminal, its progress under `title`."""
-        watch = self._watch
+        watch = functools.cache(self.observers)
         if self.tensorboard or self.jsonl:
-            # What was asked for is tried before the work.
-            observers = watch()
-            watch = lambda: observers  # noqa: E731
-        with out.progress(title) as bar:
-            yield Workspace.open(registry=self.registry, reporter=Reporter(out.note, bar.update), watch=watch)
+            watch()  # so that a file that cannot be written is refused before the work
+        with out.progress(title) as progress:
+            yield Workspace.open(registry=self.registry, reporter=Reporter(out.note, progress), watch=watch)
 
-    def _watch(self) -> Observers:
+    def observers(self) -> Observers:
+        """The observers asked for, and those that plugins bring."""
         from earec_core.plugins import observers
 
         return observers.manager(self.tensorboard, self.jsonl, note=out.note)
 
 
-def session_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--registry`, `--tensorboard` and `--jsonl`, passed together as `session: Session`."""
-
-    @registry_option
-    @click.option("--tensorboard", type=PathType, help="Write TensorBoard scalars under this folder.")
-    @click.option("--jsonl", type=PathType, help="Append every event to this file, one JSON object a line.")
-    @functools.wraps(function)
-    def with_session(
-        *args: Any, registry: Path, tensorboard: Path | None, jsonl: Path | None, **kwargs: Any
-    ) -> Any:
-        return function(*args, session=Session(registry, tensorboard, jsonl), **kwargs)
-
-    return with_session
+session_options = _together(
+    "session",
+    Session,
+    registry_option,
+    click.option("--tensorboard", type=PathType, help="Write TensorBoard scalars under this folder."),
+    click.option("--jsonl", type=PathType, help="Append every event to this file, one JSON object a line."),
+)
+"""`--registry`, `--tensorboard` and `--jsonl`, passed together as `session: Session`."""
 
 
-def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--json`, passed as `as_json: bool`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(function)
+def open_registry(path: Path) -> Registry:
+    """Open the registry at `path`, making it if it is not there; plugins' observers hear of what is added to it."""
+    return Workspace.open(registry=path, watch=Session(path).observers).registry
 
 
-def data_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--data DIR`, passed as `data: Path`: a dataset directory made by `earec data import`."""
-    return click.option(
-        "--data", type=PathType, required=True, help="A dataset directory (see `earec data import`)."
-    )(function)
+_MODEL_OPTIONS = {
+    "preset": click.option(
+        "--preset", default="recommended", show_default=True, help="recommended, paper or release."
+    ),
+    "backbone": click.option("--backbone", help="A named LLM, a local directory or a hub id."),
+}
 
 
-def adapter_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--adapter` and `--allow-mismatch`, passed as `adapters: dict[str, str]` and `allow: frozenset[str]`."""
-
-    @click.option(
-        "--adapter",
-        "adapters",
-        multiple=True,
-        metavar="M=REF",
-        help="The adapter of a modality.  [default: the only one registered]",
+def config_options(*others: Literal["preset", "backbone"]) -> Decorator:
+    """`--config`, `--set` and the `others`, passed together as `config: RunConfig`."""
+    return _together(
+        "config",
+        run_config,
+        click.option(
+            "--config", "file", type=PathType, help="A TOML file with sections as in docs/method.md."
+        ),
+        *(_MODEL_OPTIONS[name] for name in others),
+        pairs_option(
+            "--set",
+            "settings",
+            metavar="KEY=VALUE",
+            help="One setting, e.g. recommender.lr=3e-4, or a plugin's: text.max_tokens=64. Repeatable.",
+        ),
     )
-    @click.option(
-        "--allow-mismatch",
-        "allow",
-        multiple=True,
-        metavar="WHAT",
-        help="base, tokenizer, anchor, template, seed or plugin: go on although the adapters differ in it.",
-    )
-    @functools.wraps(function)
-    def with_adapters(*args: Any, adapters: tuple[str, ...], allow: tuple[str, ...], **kwargs: Any) -> Any:
-        return function(*args, adapters=pairs(adapters, "--adapter"), allow=frozenset(allow), **kwargs)
-
-    return with_adapters
-
-
-def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--config`, `--preset`, `--backbone` and `--set`, passed together as `config: RunConfig`."""
-
-    @click.option("--config", "file", type=PathType, help="A TOML file with sections as in docs/method.md.")
-    @click.option("--preset", default="recommended", show_default=True, help="recommended, paper or release.")
-    @click.option("--backbone", help="A named LLM, a local directory or a hub id.")
-    @click.option(
-        "--set",
-        "settings",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="One setting, e.g. align.lr=2e-4, or a plugin's: text.max_tokens=64. Repeatable.",
-    )
-    @functools.wraps(function)
-    def with_config(
-        *args: Any,
-        file: Path | None,
-        preset: str,
-        backbone: str | None,
-        settings: tuple[str, ...],
-        **kwargs: Any,
-    ) -> Any:
-        return function(*args, config=run_config(file, preset, backbone, settings), **kwargs)
-
-    return with_config
 
 
 def run_config(
     file: Path | None,
-    preset: str,
-    backbone: str | None,
-    settings: tuple[str, ...],
-    flags: Mapping[str, Any] | None = None,
+    settings: Mapping[str, str],
+    preset: str = "recommended",
+    backbone: str | None = None,
 ) -> RunConfig:
-    """The resolved configuration.
-
-    Args:
-        flags: settings that have options of their own, by dotted key; None for one that was not given.
-    """
-    return resolve(preset, file, {"backbone.model": backbone, **pairs(settings, "--set"), **(flags or {})})
-
-
-def modality_names(text: str | None) -> list[str] | None:
-    """`"text,vision"` to a list; None stays None."""
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def open_registry(path: Path, observers: Observers | None = None) -> Registry:
-    """Open the registry at `path`, creating it if it is not there; what is added to it fires `earec_registered`.
-
-    Args:
-        observers: who is told; default: those that plugins bring.
-    """
-    from earec_core.plugins.observers import registered
-
-    added = partial(observers.fire, "earec_registered") if observers is not None else registered(out.note)
-    return Registry.open(path, added=added)
-
-
-def pairs(values: tuple[str, ...], option: str) -> dict[str, str]:
-    """`("a=b", ...)` to a mapping; UsageError naming the option for anything else."""
-    found = {}
-    for value in values:
-        key, sep, rest = value.partition("=")
-        if not sep or not key:
-            raise UsageError(
-                f"{option} {value!r} is not of the form KEY=VALUE.", f"Write {option} KEY=VALUE."
-            )
-        found[key.strip()] = rest.strip()
-    return found
-
-
-__all__ = [
-    "OutFile",
-    "PathType",
-    "Session",
-    "adapter_options",
-    "config_options",
-    "data_option",
-    "json_option",
-    "modality_names",
-    "open_registry",
-    "pairs",
-    "registry_option",
-    "run_config",
-    "session_options",
-    "typed",
-]
+    """The configuration that a command's options resolve to."""
+    return resolve(preset, file, {"backbone.model": backbone, **settings})

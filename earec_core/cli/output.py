@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
-
-class Progress(Protocol):
-    """What a stage reports to while it runs."""
-
-    def update(self, done: int, total: int, text: str = "") -> None:
-        """Say that `done` of `total` units are done; a total of 0 is not known."""
+Progress = Callable[[int, int, str], None]
+"""Takes units done, units in all (0: not known), and a few words."""
 
 
 class Output:
@@ -32,18 +28,16 @@ class Output:
         if as_json:
             self.json([{c: row.get(c) for c in columns} for row in rows])
             return
-        cells = [[_cell(row.get(c)) for c in columns] for row in rows]
+        lines = [[_cell(row.get(c)) for c in columns] for row in rows]
         if not sys.stdout.isatty():
-            for line in [list(columns), *cells]:
+            for line in [columns, *lines]:
                 self.data("\t".join(line))
             return
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
 
-        table = Table(box=None, pad_edge=False)
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for line in cells:
+        table = Table(*(Column(name, overflow="fold") for name in columns), box=None, pad_edge=False)
+        for line in lines:
             table.add_row(*line)
         Console().print(table)
 
@@ -56,46 +50,41 @@ class Output:
     def progress(self, title: str) -> Iterator[Progress]:
         """A progress bar on a terminal, a line every few percent elsewhere."""
         if sys.stderr.isatty():
-            with _bar(title) as bar:
-                yield bar
+            with _bar(title) as show:
+                yield show
         else:
-            yield _Lines(title, self)
+            yield self._log(title)
 
+    def _log(self, title: str) -> Progress:
+        """Progress in at most twenty lines, so that a log stays readable."""
+        last = -1
 
-class _Lines:
-    """Progress for logs: at most twenty lines, so that a log stays readable."""
+        def show(done: int, total: int, text: str) -> None:
+            nonlocal last
+            step = 20 * done // max(total, 1)
+            if step != last:
+                last = step
+                count = f"{done}/{total}" if total else str(done)
+                self.note(f"{title}: {count} {text}".rstrip())
 
-    def __init__(self, title: str, out: Output) -> None:
-        self._title, self._out, self._last = title, out, -1
-
-    def update(self, done: int, total: int, text: str = "") -> None:
-        step = 20 * done // max(total, 1)
-        if step != self._last:
-            self._last = step
-            of = f"/{total}" if total else ""
-            self._out.note(f"{self._title}: {done}{of} {text}".rstrip())
+        return show
 
 
 @contextmanager
 def _bar(title: str) -> Iterator[Progress]:
-    from rich import progress as rp
+    from rich import progress
     from rich.console import Console
 
     columns = (
-        rp.TextColumn("{task.description}"),
-        rp.BarColumn(),
-        rp.MofNCompleteColumn(),
-        rp.TimeRemainingColumn(),
-        rp.TextColumn("{task.fields[text]}"),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[text]}"),
     )
-    with rp.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None, text="")
-
-        class _Bar:
-            def update(self, done: int, total: int, text: str = "") -> None:
-                bar.update(task, completed=done, total=total or None, text=text)
-
-        yield _Bar()
+        yield lambda done, total, text: bar.update(task, completed=done, total=total or None, text=text)
 
 
 def _cell(value: Any) -> str:

@@ -31,7 +31,7 @@ def every_plugin() -> Iterator[Plugin]:
             yield from plugins.installed(resolve_name(kind))
 
 
-@click.group(short_help="List the plugins and their states.")
+@click.group()
 def command() -> None:
     """What plugins bring here: modalities, observers, commands, methods of composition and recommenders."""
 
@@ -42,11 +42,7 @@ def list_(as_json: bool) -> None:
     """List every plugin with its state, and for those that are not ok the cause and the fix."""
     rows = [
         {
-            "name": plugin.name,
-            "kind": plugin.kind,
-            "state": str(plugin.state),
-            "distribution": plugin.distribution,
-            "version": plugin.version,
+            **vars(plugin),
             "summary": plugin.spec.summary if plugin.spec else None,
             "cause": plugin.cause or None,
             "fix": plugin.fix or None,
@@ -85,7 +81,11 @@ def show(name: str, as_json: bool) -> None:
         for key, setting in plugins.part(plugin, "config", PluginConfig).model_fields.items():
             default = "(required)" if setting.is_required() else repr(setting.default)
             facts.append((f"{name}.{key}", f"{default}  {setting.description or ''}".rstrip()))
-    out.table([{"what": k, "value": v} for k, v in facts if v is not None], ["what", "value"], as_json)
+    out.table(
+        [{"what": fact, "value": value} for fact, value in facts if value is not None],
+        ["what", "value"],
+        as_json,
+    )
 
 
 @command.command()
@@ -99,9 +99,9 @@ def check(name: str, trace: bool, as_json: bool) -> None:
     """
     from earec_core.testing.check import check as run_kit
 
-    with out.progress(f"Checking {name}") as bar:
-        findings = run_kit(name, bar.update)
-    rows = [{"check": f.check, "outcome": f.outcome, "why": f.why or None} for f in findings]
+    with out.progress(f"Checking {name}") as progress:
+        findings = run_kit(name, progress)
+    rows = [{"check": each.check, "outcome": each.outcome, "why": each.why or None} for each in findings]
     out.table(rows, ["check", "outcome", "why"], as_json)
     failed = [f for f in findings if f.outcome == "failed"]
     for finding in failed if trace else ():

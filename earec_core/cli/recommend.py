@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -20,7 +21,7 @@ from earec_core.config import RunConfig
 from earec_core.errors import UsageError
 
 
-@click.group(short_help="Train, evaluate and use the recommender (Eqs. 6-8).")
+@click.group()
 def command() -> None:
     """Predict a user's next item from the item vectors of `earec encode`, or from ids (SASRec)."""
 
@@ -35,7 +36,7 @@ def command() -> None:
     help="sasrec, earec, or one that a plugin brings.  [default: earec with --vectors, sasrec with --ids]",
 )
 @click.option("--name", help="What to register it as.  [default: recommender/DATASET]")
-@config_options
+@config_options()
 @session_options
 @json_option
 def train(
@@ -56,15 +57,15 @@ def train(
         raise UsageError("Exactly one of --vectors and --ids is needed.", "Give --vectors REF or --ids.")
     catalog = Catalog.open(data)
     with session("recommend train") as workspace:
-        done = train_registered(
+        recommender = train_registered(
             workspace, catalog, config.recommender, name=name, vectors=vectors, model=model
         )
     if as_json:
-        out.json(done.as_json())
+        out.json(recommender.as_json())
         return
-    for key, value in done.training.metrics.get("test", {}).items():
+    for key, value in recommender.training.metrics.get("test", {}).items():
         out.note(f"test {key}: {value:.4f}")
-    out.data(done.id)
+    out.data(recommender.id)
 
 
 @command.command()
@@ -74,23 +75,26 @@ def train(
 @click.option("--exclude-seen", is_flag=True, help="Items of the user's history do not compete.")
 @registry_option
 @json_option
-def evaluate(model: str, data: Path, split: str, exclude_seen: bool, registry: Path, as_json: bool) -> None:
+def evaluate(
+    model: str,
+    data: Path,
+    split: Literal["valid", "test"],
+    exclude_seen: bool,
+    registry: Path,
+    as_json: bool,
+) -> None:
     """HR@10/50 and NDCG@10/50 of MODEL with leave-one-out and full ranking, with standard errors."""
     from earec_core.catalog import Catalog
     from earec_core.recommend.stage import evaluate_registered
 
-    catalog = Catalog.open(data)
     metrics = evaluate_registered(
-        open_registry(registry),
-        model,
-        catalog,
-        split,  # type: ignore[arg-type]
-        exclude_seen=exclude_seen,
+        open_registry(registry), model, Catalog.open(data), split, exclude_seen=exclude_seen
     )
     if as_json:
         out.json(metrics.summary())
     else:
-        out.table([{"metric": k, "value": v} for k, v in metrics.summary().items()], ["metric", "value"])
+        rows = [{"metric": name, "value": value} for name, value in metrics.summary().items()]
+        out.table(rows, ["metric", "value"])
 
 
 @command.command()

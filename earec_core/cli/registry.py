@@ -4,38 +4,42 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from earec_core.cli.options import json_option, open_registry, registry_option
 from earec_core.cli.output import out
-from earec_registry import DamagedError, Problem
+from earec_registry import DamagedError
 
 
 @click.group()
-def registry() -> None:
+def command() -> None:
     """List, show, tag, verify and clean stored models.
 
     A model is meant by NAME (its tag latest), NAME:TAG, its id, or the first 6 or more digits of its id.
     """
 
 
-@registry.command("list")
+@command.command("list")
 @registry_option
 @json_option
 def list_(registry: Path, as_json: bool) -> None:
     """List every name and tag with the model it points to."""
-    found = open_registry(registry).list()
-    rows = [asdict(entry) for entry in found.entries]
+    listing = open_registry(registry).list()
+    rows = [asdict(entry) for entry in listing.entries]
     if not as_json:
         rows = [{**row, "id": row["id"][:12]} for row in rows]
     out.table(rows, ["name", "tag", "id", "kind", "created"], as_json)
-    _note_problems(found.problems)
-    if not (found.entries or found.problems):
+    for problem in listing.problems:
+        out.note(f"Problem: {problem}")
+    if listing.problems:
+        out.note("Run `earec registry verify` to see everything that is damaged.")
+    elif not listing.entries:
         out.note(f"The registry {registry} is empty.")
 
 
-@registry.command()
+@command.command()
 @click.argument("ref")
 @click.option(
     "--path", is_flag=True, help="Make the plain directory of the model's files and print its path."
@@ -53,48 +57,37 @@ def show(ref: str, path: bool, registry: Path, as_json: bool) -> None:
             out.data(folder)
         return
     manifest = stored.manifest(ref)
-    said = {k: v for k, v in manifest.data.items() if k not in ("files", "parents")}
     if as_json:
         out.json({"id": manifest.id, **manifest.data})
         return
-    rows: list[dict[str, object]] = [{"entry": "id", "value": manifest.id}]
-    rows += [{"entry": k, "value": v} for k, v in _flat(said)]
-    rows += [
-        {"entry": f"parent {p.id[:12]}", "value": "-" if p.weight is None else f"weight {p.weight:g}"}
-        for p in manifest.parents
-    ]
-    rows += [
-        {"entry": f"file {f.path}", "value": f"{f.size} bytes, sha256 {f.sha256[:12]}"}
-        for f in manifest.files.values()
-    ]
-    out.table(rows, ["entry", "value"])
+    entries = [("id", manifest.id)]
+    entries += _flat({key: manifest.data[key] for key in manifest.data if key not in ("files", "parents")})
+    for parent in manifest.parents:
+        weight = "-" if parent.weight is None else f"weight {parent.weight:g}"
+        entries.append((f"parent {parent.id[:12]}", weight))
+    for file in manifest.files.values():
+        entries.append((f"file {file.path}", f"{file.size} bytes, sha256 {file.sha256[:12]}"))
+    out.table([{"entry": entry, "value": value} for entry, value in entries], ["entry", "value"])
 
 
-@registry.command()
+@command.command()
 @click.argument("name")
 @registry_option
 @json_option
 def log(name: str, registry: Path, as_json: bool) -> None:
     """Show how the tags of NAME moved, oldest first, and whether the model is still stored."""
     stored = open_registry(registry)
-    rows = [
-        {**asdict(entry), "stored": stored.objects.find("manifests", entry.new) is not None}
-        for entry in stored.log(name)
-    ]
-    if not as_json:
-        rows = [
-            {
-                **row,
-                "old": row["old"] and row["old"][:12],
-                "new": row["new"][:12],
-                "stored": "yes" if row["stored"] else "no",
-            }
-            for row in rows
-        ]
+    rows = []
+    for entry in stored.log(name):
+        row = {**asdict(entry), "stored": stored.objects.find("manifests", entry.new) is not None}
+        if not as_json:
+            row["old"], row["new"] = entry.old and entry.old[:12], entry.new[:12]
+            row["stored"] = "yes" if row["stored"] else "no"
+        rows.append(row)
     out.table(rows, ["when", "tag", "old", "new", "stored", "why"], as_json)
 
 
-@registry.command()
+@command.command()
 @click.argument("ref")
 @click.argument("name")
 @click.argument("tag")
@@ -103,13 +96,13 @@ def log(name: str, registry: Path, as_json: bool) -> None:
 def tag(ref: str, name: str, tag: str, why: str, registry: Path) -> None:
     """Point TAG of NAME to the model REF."""
     stored = open_registry(registry)
-    id_ = stored.resolve(ref)
-    stored.tag(id_, name, tag, why)
-    out.data(id_)
-    out.note(f"{name}:{tag} is now {id_[:12]}.")
+    model_id = stored.resolve(ref)
+    stored.tag(model_id, name, tag, why)
+    out.data(model_id)
+    out.note(f"{name}:{tag} is now {model_id[:12]}.")
 
 
-@registry.command()
+@command.command()
 @click.argument("ref", required=False)
 @registry_option
 @json_option
@@ -117,12 +110,11 @@ def verify(ref: str | None, registry: Path, as_json: bool) -> None:
     """Hash everything stored, or REF and its parents; exit 4 if anything is damaged or missing."""
     report = open_registry(registry).verify(ref)
     if as_json:
-        out.json(
-            {"ok": report.ok, "checked": report.checked, "problems": [asdict(p) for p in report.problems]}
-        )
+        problems = [{"path": p.path, "what": p.fault, "used_by": p.used_by} for p in report.problems]
+        out.json({"ok": report.ok, "checked": report.checked, "problems": problems})
     elif report.problems:
         rows = [
-            {"path": p.path, "what": p.what, "used by": ", ".join(p.used_by) or "-"} for p in report.problems
+            {"path": p.path, "what": p.fault, "used by": ", ".join(p.used_by) or "-"} for p in report.problems
         ]
         out.table(rows, ["path", "what", "used by"])
     if not report.ok:
@@ -134,7 +126,7 @@ def verify(ref: str | None, registry: Path, as_json: bool) -> None:
     out.note(f"{report.checked} manifests and blobs checked; all are whole.")
 
 
-@registry.command()
+@command.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option(
     "--grace",
@@ -151,29 +143,21 @@ def gc(dry_run: bool, grace: float, registry: Path, as_json: bool) -> None:
     if as_json:
         out.json(asdict(report))
     else:
-        kinds = (
-            ("manifest", report.manifests),
-            ("blob", report.blobs),
-            ("view", report.views),
-            ("tmp", report.tmp),
-        )
-        rows = [{"what": what, "name": name} for what, names in kinds for name in names]
+        removed = {
+            "manifest": report.manifests,
+            "blob": report.blobs,
+            "view": report.views,
+            "tmp": report.tmp,
+        }
+        rows = [{"what": kind, "name": name} for kind, names in removed.items() for name in names]
         out.table(rows, ["what", "name"])
     out.note(f"{report.freed_bytes} bytes {'would be ' if dry_run else ''}freed.")
 
 
-def _note_problems(problems: tuple[Problem, ...]) -> None:
-    for problem in problems:
-        users = f" (used by {', '.join(problem.used_by)})" if problem.used_by else ""
-        out.note(f"Problem: {problem.path}: {problem.what}{users}")
-    if problems:
-        out.note("Run `earec registry verify` to see everything that is damaged.")
-
-
-def _flat(value: object, at: str = "") -> list[tuple[str, object]]:
+def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
+    """Values of a nested mapping by their dotted path."""
     if isinstance(value, dict) and value:
-        return [pair for k, v in value.items() for pair in _flat(v, f"{at}.{k}" if at else str(k))]
-    return [(at, value)]
-
-
-command = registry
+        return [
+            entry for key, inner in value.items() for entry in _flat(inner, f"{path}.{key}" if path else key)
+        ]
+    return [(path, value)]

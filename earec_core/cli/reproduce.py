@@ -2,69 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from earec_core.cli.options import (
     OutFile,
-    PathType,
     Session,
+    adapters_option,
+    config_options,
     data_option,
     json_option,
-    modality_names,
-    pairs,
-    run_config,
+    names_option,
     session_options,
     typed,
 )
 from earec_core.cli.output import out
+from earec_core.config import RunConfig
 from earec_core.errors import EarecError
 from earec_core.files import write_atomic
 
+if TYPE_CHECKING:
+    from earec_core.studies.reproduce import Row
 
-@click.command(short_help="Measure a table of the paper on a dataset, with controls.")
+
+@click.command()
 @click.option("--table", type=int, required=True, help="4: weights and method of the composition.")
 @data_option
-@click.option(
-    "--adapter",
-    "adapters",
-    multiple=True,
-    metavar="M=REF",
-    help="The adapter of a modality.  [default: the only one registered]",
-)
-@click.option("--modalities", help="Comma-separated; default: the paper's. What is left out gets no weight.")
-@click.option("--methods", help="Of composition, comma-separated; default: the table's.")
+@adapters_option
+@names_option("--modalities", help="Comma-separated; default: the paper's. What is left out gets no weight.")
+@names_option("--methods", help="Of composition, comma-separated; default: the table's.")
 @click.option("--reference", metavar="ROW", help="Compare with this row.  [default: delta, equal weights]")
-@click.option("--only", metavar="ROW,...", help="These rows, and the reference.")
+@names_option("--only", metavar="ROW,...", help="These rows, and the reference.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Of the recommender.")
 @click.option("--dry-run", is_flag=True, help="List the rows and do nothing.")
 @click.option("--out", "target", type=OutFile, help="Also write a page of Markdown.")
-@click.option("--config", "file", type=PathType, help="A TOML file with sections as in docs/method.md.")
-@click.option("--backbone", help="A named LLM, a local directory or a hub id.")
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="One setting, e.g. recommender.lr=3e-4 or encode.batch_tokens=8192. Repeatable.",
-)
+@config_options("backbone")
 @session_options
 @json_option
 def command(
     table: int,
     data: Path,
-    adapters: tuple[str, ...],
-    modalities: str | None,
-    methods: str | None,
+    adapters: dict[str, str],
+    modalities: list[str] | None,
+    methods: list[str] | None,
     reference: str | None,
-    only: str | None,
+    only: list[str] | None,
     seeds: int,
     dry_run: bool,
     target: Path | None,
-    file: Path | None,
-    backbone: str | None,
-    settings: tuple[str, ...],
+    config: RunConfig,
     session: Session,
     as_json: bool,
 ) -> None:
@@ -73,56 +62,49 @@ def command(
     Beside them stand the un-aligned backbone, each adapter alone, the mean and the concatenation of their
     vectors, and SASRec on ids. Safe to interrupt: what is made is not made again.
     """
-    from earec_core.studies.reproduce import (
-        BESIDE,
-        COLUMNS,
-        display,
-        effects,
-        markdown,
-        plan,
-        remarks,
-        reproduce,
-    )
+    from earec_core.catalog import Catalog
+    from earec_core.studies import reproduce as study
 
-    given = pairs(adapters, "--adapter")
-    rows, against = plan(
+    rows, compared_with = study.plan(
         table,
-        modalities=modality_names(modalities),
-        adapters=list(given),
-        methods=modality_names(methods),
+        modalities=modalities,
+        adapters=list(adapters),
+        methods=methods,
         reference=reference,
-        only=modality_names(only),
+        only=only,
     )
     if dry_run:
-        listed = [
-            {
-                "row": row.name,
-                "kind": row.kind,
-                "method": row.method,
-                "modalities": ",".join(row.modalities) or None,
-                "weights": ",".join(f"{m}={w:.4f}" for m, w in row.weights.items()) or None,
-            }
-            for row in rows
-        ]
-        out.table(listed, ["row", "kind", "method", "modalities", "weights"], as_json)
+        _list(rows, as_json)
         return
-
-    from earec_core.catalog import Catalog
-
-    config = run_config(file, "recommended", backbone, settings)
     with session("reproduce") as workspace:
-        report = reproduce(workspace, Catalog.open(data), rows, against, config, adapters=given, seeds=seeds)
+        report = study.reproduce(
+            workspace, Catalog.open(data), rows, compared_with, config, adapters=adapters, seeds=seeds
+        )
     if target is not None:
         try:
-            write_atomic(target, markdown(report, typed()))
+            write_atomic(target, study.markdown(report, typed()))
         except OSError as error:
             raise EarecError(f"{target} cannot be written: {error.strerror}.", "Name another file.") from None
     if as_json:
         out.json(report.as_json())
         return
-    for remark in remarks(report):
+    for remark in study.remarks(report):
         out.note(remark)
-    out.table(display(report), [*COLUMNS, *BESIDE])
+    out.table(study.display(report), [*study.COLUMNS, *study.BESIDE])
     for factor in report.effects:
-        for row in effects(report, factor):
-            out.note("  ".join(f"{key} {value}" for key, value in row.items()))
+        for effect in study.effects(report, factor):
+            out.note("  ".join(f"{key} {value}" for key, value in effect.items()))
+
+
+def _list(rows: Sequence[Row], as_json: bool) -> None:
+    listed = [
+        {
+            "row": row.name,
+            "kind": row.kind,
+            "method": row.method,
+            "modalities": ",".join(row.modalities) or None,
+            "weights": ",".join(f"{m}={w:.4f}" for m, w in row.weights.items()) or None,
+        }
+        for row in rows
+    ]
+    out.table(listed, ["row", "kind", "method", "modalities", "weights"], as_json)

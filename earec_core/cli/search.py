@@ -10,29 +10,31 @@ import click
 
 from earec_core.cli.options import (
     OutFile,
-    PathType,
     Session,
-    adapter_options,
+    adapters_option,
+    allow_option,
+    config_options,
     data_option,
     json_option,
-    modality_names,
-    run_config,
+    names_option,
     session_options,
 )
 from earec_core.cli.output import out
+from earec_core.config import RunConfig, SearchConfig
 from earec_core.errors import UsageError
 
 if TYPE_CHECKING:
+    from earec_core.search import SearchResult
     from earec_core.search.stage import Objective
 
-_OF = {"step": "grid", "gradients": "learn", "per_layer": "learn"}
+_STRATEGY = {"step": "grid", "gradients": "learn", "per_layer": "learn"}
 """Which strategy an option belongs to."""
 
 
-@click.command(short_help="Find weights on validation data.")
+@click.command()
 @click.argument("strategy", type=click.Choice(["grid", "learn", "bayes"]))
 @data_option
-@click.option("--modalities", required=True, help="Comma-separated: those to weigh.")
+@names_option("--modalities", required=True, help="Comma-separated: those to weigh.")
 @click.option(
     "--out",
     "target",
@@ -53,42 +55,35 @@ _OF = {"step": "grid", "gradients": "learn", "per_layer": "learn"}
 @click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Budget.")
 @click.option("--max-items", type=click.IntRange(1), help="Search on a random part of the validation items.")
 @click.option("--report", type=OutFile, help="The search's page.  [default: in the run's folder]")
-@click.option("--config", "file", type=PathType, help="A TOML file with sections as in docs/method.md.")
-@click.option("--backbone", help="A named LLM, a local directory or a hub id.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting. Repeatable.")
-@adapter_options
+@config_options("backbone")
+@adapters_option
+@allow_option
 @session_options
 @json_option
 def command(
     strategy: str,
     objective: Objective,
     data: Path,
-    modalities: str,
+    modalities: list[str],
     target: Path | None,
-    step: float | None,
-    gradients: int | None,
-    per_layer: bool | None,
     report: Path | None,
-    file: Path | None,
-    backbone: str | None,
-    settings: tuple[str, ...],
+    config: RunConfig,
     adapters: dict[str, str],
     allow: frozenset[str],
     session: Session,
     as_json: bool,
-    **limits: Any,
+    **settings: Any,
 ) -> None:
     """Weigh adapters side by side on one backbone, and write the best weights that STRATEGY finds to a file.
 
     `earec compose --weights @FILE` merges by them. Safe to interrupt: the same command goes on. Prints the
     file's path.
     """
-    for option, value in (("step", step), ("gradients", gradients), ("per_layer", per_layer)):
-        if value is not None and _OF[option] != strategy:
+    given = {name: value for name, value in settings.items() if value is not None}
+    for option, owner in _STRATEGY.items():
+        if option in given and owner != strategy:
             flag = option.replace("_", "-")
-            raise UsageError(
-                f"--{flag} belongs to the search {_OF[option]}, not to {strategy}.", "Leave it out."
-            )
+            raise UsageError(f"--{flag} belongs to the search {owner}, not to {strategy}.", "Leave it out.")
 
     from earec_core.catalog import Catalog
     from earec_core.compose.stage import choose_adapters
@@ -97,13 +92,11 @@ def command(
     from earec_core.report import write_search
     from earec_core.search import search
 
-    given = {"step": step, "gradients": gradients, "per_layer": per_layer, **limits}
-    config = run_config(
-        file, "recommended", backbone, settings, {f"search.{key}": value for key, value in given.items()}
-    )
+    limits = SearchConfig.model_validate({**config.search.model_dump(), **given})
+    config = config.model_copy(update={"search": limits})
     catalog = Catalog.open(data)
     with session(f"search {strategy}") as workspace:
-        chosen = choose_adapters(workspace.registry, modality_names(modalities) or [], adapters)
+        chosen = choose_adapters(workspace.registry, modalities, adapters)
         result = search(
             workspace, catalog, chosen, config, strategy=strategy, objective=objective, allow=allow
         )
@@ -119,11 +112,15 @@ def command(
     if as_json:
         out.json({"file": target, "report": report, "run": result.folder, **best.model_dump()})
         return
-    if not result.complete:
-        out.note("The budget ended first; the same command with a larger one goes on from here.")
-    weights = ",".join(f"{modality}={weight:.4g}" for modality, weight in best.weights.items())
-    out.note(f"Best of {len(result.path)}: {weights} ({result.objective} {result.best.value:.4f}).")
+    _note(result)
     out.note(f"Report: {report}")
     mismatches = [word for mismatch in sorted(allow) for word in ("--allow-mismatch", mismatch)]
     out.note(f"Next: {shlex.join(['earec', 'compose', '--weights', f'@{target}', *mismatches])}")
     out.data(str(target))
+
+
+def _note(result: SearchResult) -> None:
+    if not result.complete:
+        out.note("The budget ended first; the same command with a larger one goes on from here.")
+    weights = ",".join(f"{modality}={weight:.4g}" for modality, weight in result.best.weights.items())
+    out.note(f"Best of {len(result.path)}: {weights} ({result.objective} {result.best.value:.4f}).")

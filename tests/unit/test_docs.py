@@ -178,8 +178,8 @@ def _lines() -> Iterator[tuple[str, str, bool]]:
                 yield f"{page.relative_to(ROOT)}: {one}", one, code is not None
 
 
-def _check_settings(settings: tuple[str, ...]) -> None:
-    for name, values in run_config(None, "recommended", None, settings).modalities.items():
+def _check_settings(settings: dict[str, str]) -> None:
+    for name, values in run_config(None, settings).modalities.items():
         create(name, values, Context("c"))
 
 
@@ -195,7 +195,7 @@ def _parse(line: str, whole: bool) -> None:
         assert found is not None, f"no command {words[0]!r}"
         command, words = found, words[1:]
     if whole:
-        settings = command.make_context(command.name, list(words)).params.get("settings", ())
+        settings = command.make_context(command.name, list(words)).params.get("settings", {})
         _check_settings(settings)
     shown = [parameter for parameter in command.params if not getattr(parameter, "hidden", False)]
     known = {name for parameter in shown for name in parameter.opts + parameter.secondary_opts}
