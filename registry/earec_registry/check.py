@@ -7,7 +7,8 @@ import time
 import uuid
 from collections import defaultdict
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from .errors import DamagedError
@@ -19,6 +20,8 @@ from .views import Views
 
 # What somebody wrote to in the last minute belongs to a writer at work, whatever grace time is asked for.
 _AT_WORK_S = 60
+Needed = dict[Kind, set[str]]
+"""Digests of what must stay, by kind."""
 _VIEW = re.compile(r"([0-9a-f]{12})(\.json)?")
 
 
@@ -52,32 +55,28 @@ def verify(objects: Objects, refs: Refs, views: Views, id_: str | None) -> Repor
     tags, problems = refs.all()
     if id_ is not None:
         problems = []
-    read: dict[str, Manifest | DamagedError] = {}
 
-    def load(model: str) -> Manifest | None:
-        if model not in read:
-            try:
-                read[model] = objects.read_manifest(model)
-            except DamagedError as error:
-                read[model] = error
-        found = read[model]
-        return found if isinstance(found, Manifest) else None
+    @cache
+    def load(model: str) -> Manifest | DamagedError:
+        try:
+            return objects.read_manifest(model)
+        except DamagedError as error:
+            return error
 
     def family(model: str) -> set[str]:
         seen, todo = {model}, [model]
         while todo:
-            found = load(todo.pop())
-            new = {p.id for p in found.parents} - seen if found else set()
-            seen |= new
-            todo += new
+            manifest = load(todo.pop())
+            parents = {p.id for p in manifest.parents} - seen if isinstance(manifest, Manifest) else set()
+            seen |= parents
+            todo += parents
         return seen
 
     users: dict[str, set[str]] = defaultdict(set)
     for ref in tags:
         for model in family(ref.id):
             users[model].add(str(ref))
-    stored = objects.all("manifests")
-    for model in stored:
+    for model in objects.all("manifests"):
         if model not in users:
             for member in family(model):
                 users[member].add(model[:12])
@@ -85,22 +84,20 @@ def verify(objects: Objects, refs: Refs, views: Views, id_: str | None) -> Repor
 
     blobs: dict[str, tuple[int, set[str]]] = {}
     for model in models:
-        found = read[model]
-        if isinstance(found, DamagedError):
-            problems.append(
-                Problem(f"manifests/sha256/{model}.json", _short(found), tuple(sorted(users[model])))
-            )
+        manifest, used_by = load(model), tuple(sorted(users[model]))
+        if isinstance(manifest, DamagedError):
+            problems.append(Problem(f"manifests/sha256/{model}.json", _fault(manifest), used_by))
             continue
-        for file in found.files.values():
-            blobs.setdefault(file.sha256, (file.size, set()))[1].update(users[model])
-        problems += [Problem(p.path, p.fault, tuple(sorted(users[model]))) for p in views.problems(found)]
+        for file in manifest.files.values():
+            blobs.setdefault(file.sha256, (file.size, set()))[1].update(used_by)
+        problems += [replace(problem, used_by=used_by) for problem in views.problems(manifest)]
     if id_ is None:
         for digest in objects.all("blobs"):
             blobs.setdefault(digest, (-1, set()))
     for digest, (size, by) in sorted(blobs.items()):
-        what = _wrong_blob(objects, digest, size)
-        if what:
-            problems.append(Problem(f"blobs/sha256/{digest}", what, tuple(sorted(by))))
+        fault = _blob_fault(objects, digest, size)
+        if fault:
+            problems.append(Problem(f"blobs/sha256/{digest}", fault, tuple(sorted(by))))
     return Report(len(models) + len(blobs), tuple(problems))
 
 
@@ -111,40 +108,19 @@ def gc(objects: Objects, refs: Refs, dry_run: bool, grace_s: float) -> GcReport:
         objects.put_all_back()
     # Listed before tracing: whatever appears later is not looked at.
     stored: dict[Kind, list[str]] = {kind: objects.all(kind) for kind in KINDS}
-    live, needed = _trace(objects, refs, cutoff)
-    chosen = [
+    needed = _trace(objects, refs, cutoff)
+    gone = [
         (kind, digest)
         for kind in KINDS
         for digest in stored[kind]
         if digest not in needed[kind] and _older(objects, kind, digest, cutoff)
     ]
-    freed = 0
-    gone: dict[Kind, list[str]] = {kind: [] for kind in KINDS}
     if dry_run:
-        for kind, digest in chosen:
-            gone[kind].append(digest)
-            freed += size_of(objects.path(kind, digest))
+        freed = sum(size_of(objects.path(kind, digest)) for kind, digest in gone)
     else:
-        run = uuid.uuid4().hex
-        taken = [(kind, digest, objects.take(kind, digest, run)) for kind, digest in chosen]
-        try:
-            live, needed = _trace(objects, refs, cutoff)
-        except DamagedError:
-            objects.put_all_back()
-            raise
-        for kind, digest, trash in taken:  # manifests first: a model goes before its files
-            with suppress(FileNotFoundError):  # put back by somebody who needs it
-                if trash is None:
-                    continue
-                found = trash.stat()
-                if digest in needed[kind] or found.st_mtime > cutoff:
-                    objects.put_back(trash, kind, digest)
-                    continue
-                trash.unlink()
-                gone[kind].append(digest)
-                freed += found.st_size
+        gone, freed, needed = _remove(objects, refs, gone, cutoff)
 
-    living = {id_[:12] for id_ in live}
+    living = {id_[:12] for id_ in needed["manifests"]}
     views = []
     for path in sorted((objects.root / "views").iterdir()):
         named = _VIEW.fullmatch(path.name)
@@ -157,8 +133,8 @@ def gc(objects: Objects, refs: Refs, dry_run: bool, grace_s: float) -> GcReport:
         for path in views + tmp:
             remove(path)
     return GcReport(
-        tuple(gone["manifests"]),
-        tuple(gone["blobs"]),
+        tuple(digest for kind, digest in gone if kind == "manifests"),
+        tuple(digest for kind, digest in gone if kind == "blobs"),
         tuple(sorted({p.name.removesuffix(".json") for p in views})),
         tuple(p.name for p in tmp),
         freed,
@@ -166,20 +142,51 @@ def gc(objects: Objects, refs: Refs, dry_run: bool, grace_s: float) -> GcReport:
     )
 
 
-def _trace(objects: Objects, refs: Refs, cutoff: float) -> tuple[set[str], dict[Kind, set[str]]]:
+def _remove(
+    objects: Objects, refs: Refs, chosen: list[tuple[Kind, str]], cutoff: float
+) -> tuple[list[tuple[Kind, str]], int, Needed]:
+    """Remove what of `chosen` is still not needed once it is out of reach.
+
+    Returns:
+        What was removed, its bytes, and what is needed now.
+    """
+    run = uuid.uuid4().hex
+    taken = [(kind, digest, objects.take(kind, digest, run)) for kind, digest in chosen]
+    try:
+        needed = _trace(objects, refs, cutoff)
+    except DamagedError:
+        objects.put_all_back()
+        raise
+    gone: list[tuple[Kind, str]] = []
+    freed = 0
+    for kind, digest, trash in taken:  # manifests first: a model goes before its files
+        with suppress(FileNotFoundError):  # put back by somebody who needs it
+            if trash is None:
+                continue
+            stat = trash.stat()
+            if digest in needed[kind] or stat.st_mtime > cutoff:
+                objects.put_back(trash, kind, digest)
+                continue
+            trash.unlink()
+            gone.append((kind, digest))
+            freed += stat.st_size
+    return gone, freed, needed
+
+
+def _trace(objects: Objects, refs: Refs, cutoff: float) -> Needed:
     for _ in range(2):  # a tag that moves while we look can seem to point to nothing
         with suppress(DamagedError):
             return _trace_once(objects, refs, cutoff)
     return _trace_once(objects, refs, cutoff)
 
 
-def _trace_once(objects: Objects, refs: Refs, cutoff: float) -> tuple[set[str], dict[Kind, set[str]]]:
-    """The ids, and all digests by kind, that a tag, a writer at work or a young manifest needs."""
+def _trace_once(objects: Objects, refs: Refs, cutoff: float) -> Needed:
+    """What a tag, a writer at work or a young manifest needs."""
     roots = set(refs.pins())  # before the tags: a pin that becomes a tag meanwhile is seen twice
-    found, problems = refs.all()
+    refs_, problems = refs.all()
     if problems:
         raise _refusal(f"{problems[0].path} {problems[0].fault}")
-    tags = {ref.id for ref in found}
+    tags = {ref.id for ref in refs_}
     young = {i for i in objects.all("manifests") if not _older(objects, "manifests", i, cutoff)}
     live: dict[str, Manifest] = {}
     todo = sorted(roots | tags | young)
@@ -195,12 +202,12 @@ def _trace_once(objects: Objects, refs: Refs, cutoff: float) -> tuple[set[str], 
             raise _refusal(error.problem.rstrip(".")) from error
         todo += [p.id for p in live[id_].parents]
     blobs = {file.sha256 for manifest in live.values() for file in manifest.files.values()}
-    return set(live), {"manifests": set(live), "blobs": blobs}
+    return {"manifests": set(live), "blobs": blobs}
 
 
-def _refusal(what: str) -> DamagedError:
+def _refusal(reason: str) -> DamagedError:
     return DamagedError(
-        f"Nothing was removed, because what is needed cannot be told: {what}.",
+        f"Nothing was removed, because what is needed cannot be told: {reason}.",
         "Run `earec registry verify` to see everything that is damaged, mend it, then run gc again.",
     )
 
@@ -223,22 +230,21 @@ def _unused(path: Path, cutoff: float) -> bool:
     return max(times, default=cutoff + 1) <= cutoff
 
 
-def _wrong_blob(objects: Objects, digest: str, size: int) -> str | None:
+def _blob_fault(objects: Objects, digest: str, size: int) -> str | None:
     path = objects.find("blobs", digest)
     if path is None:
         return "missing"
     try:
-        found = path.stat().st_size
-        if size not in (-1, found):
-            return f"damaged: has {found} bytes instead of {size}"
+        stored = path.stat().st_size
+        if size not in (-1, stored):
+            return f"damaged: has {stored} bytes instead of {size}"
         return None if hash_file(path) == digest else "damaged: its digest is not its name"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
 
 
-def _short(error: DamagedError) -> str:
-    return (
-        "missing"
-        if " is missing" in error.problem
-        else "damaged: " + error.problem.rstrip(".").rpartition(": ")[2]
-    )
+def _fault(error: DamagedError) -> str:
+    """What is wrong with a manifest, in few words."""
+    if " is missing" in error.problem:
+        return "missing"
+    return "damaged: " + error.problem.rstrip(".").rpartition(": ")[2]

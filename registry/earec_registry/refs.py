@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -105,17 +105,19 @@ class Refs:
             DamagedError: the file does not hold an id.
         """
         path = self.folder / name / tag
+        mend = (
+            f"See the last good id with `earec registry log {name}`, "
+            f"then point the tag to it with `earec registry tag ID {name} {tag}`."
+        )
         try:
-            line = path.read_text("ascii")
+            id_ = path.read_text("ascii").removesuffix("\n")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except (OSError, ValueError) as error:
-            raise DamagedError(
-                f"{self._where(path)} cannot be read ({error}).", self._mend(name, tag)
-            ) from error
-        if not HEX64.fullmatch(line.removesuffix("\n")):
-            raise DamagedError(f"{self._where(path)} does not hold a model's id.", self._mend(name, tag))
-        return line.removesuffix("\n")
+            raise DamagedError(f"{self._where(path)} cannot be read ({error}).", mend) from error
+        if not HEX64.fullmatch(id_):
+            raise DamagedError(f"{self._where(path)} does not hold a model's id.", mend)
+        return id_
 
     def all(self) -> tuple[list[Ref], list[Problem]]:
         """Every tag of every name, sorted, and whatever could not be read."""
@@ -170,7 +172,7 @@ class Refs:
 
     def pins(self) -> list[str]:
         """The ids that writers at work, or killed ones, refer to."""
-        found = []
+        ids = []
         for path in (self._root / "tmp").glob(f"*/{PIN}"):
             try:
                 line = path.read_bytes()
@@ -178,8 +180,8 @@ class Refs:
                 continue
             # A pin that is still being written is not looked past yet: its writer looks after us.
             if HEX64.fullmatch(line[:-1].decode("ascii", "replace")):
-                found.append(line[:-1].decode())
-        return found
+                ids.append(line[:-1].decode())
+        return ids
 
     def move(self, name: str, tag: str, new: str, why: str, staged: Path) -> None:
         """Point a tag to `new` by renaming `staged`, written by `pin`; nothing happens if it does so already.
@@ -221,13 +223,6 @@ class Refs:
     def _where(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
 
-    @staticmethod
-    def _mend(name: str, tag: str) -> str:
-        return (
-            f"See the last good id with `earec registry log {name}`, "
-            f"then point the tag to it with `earec registry tag ID {name} {tag}`."
-        )
-
 
 def _entry(line: bytes) -> LogEntry | None:
     try:
@@ -235,12 +230,6 @@ def _entry(line: bytes) -> LogEntry | None:
     except ValueError:
         return None
     match data:
-        case {
-            "old": str() | None as old,
-            "new": str(new),
-            "when": str(when),
-            "why": str(why),
-            "tag": str(tag),
-        }:
-            return LogEntry(old, new, when, why, tag)
+        case {"old": str() | None, "new": str(), "when": str(), "why": str(), "tag": str()}:
+            return LogEntry(**{field.name: data[field.name] for field in fields(LogEntry)})
     return None

@@ -174,15 +174,15 @@ class Registry:
             if id_ is not None:
                 return id_
         if _PREFIX.fullmatch(ref):
-            found = [id_ for id_ in self.objects.all("manifests") if id_.startswith(ref)]
-            if len(found) == 1:
-                return found[0]
-            if found:
-                shown = ", ".join(id_[: len(ref) + 6] for id_ in found[:4]) + (
-                    ", ..." if len(found) > 4 else ""
+            ids = [id_ for id_ in self.objects.all("manifests") if id_.startswith(ref)]
+            if len(ids) == 1:
+                return ids[0]
+            if ids:
+                shown = ", ".join(id_[: len(ref) + 6] for id_ in ids[:4]) + (
+                    ", ..." if len(ids) > 4 else ""
                 )
                 raise NotFoundError(
-                    f"The id {ref} is the start of {len(found)} models: {shown}.", "Give more digits."
+                    f"The id {ref} is the start of {len(ids)} models: {shown}.", "Give more digits."
                 )
             raise NotFoundError(f"There is no model whose id starts with {ref}.", _LIST)
         raise self._unknown(ref, name)
@@ -247,13 +247,11 @@ class Registry:
         manifest = self.manifest(ref)
         with guard(f"tag {name}:{tag}", self.root), staging(self.root, "tag") as stage:
             self.refs.check_free(name, tag)
-            self.refs.pin(stage / PIN, manifest.id)
-            if not self._keep(manifest):
+            if not self._point(manifest, name, tag, why, stage):
                 raise DamagedError(
                     f"A file of the model {manifest.id[:12]} is missing.",
                     "Run `earec registry verify` to see which, then add the model again.",
                 )
-            self.refs.move(name, tag, manifest.id, why, stage / PIN)
 
     def verify(self, ref: str | None = None) -> Report:
         """Hash everything stored, or one model with its parents, and say what is damaged or missing.
@@ -283,21 +281,23 @@ class Registry:
         """One attempt to add; None if `gc` removed something that it relied on."""
         with staging(self.root, "add") as stage:
             try:
-                return self._add_from(stage, manifest, files, name, tag, why)
+                model = self._publish(stage, manifest, files)
+                return model.id if self._point(model, name, tag, why, stage) else None
             except FileNotFoundError as error:
                 if not str(error.filename).startswith(str(self.root)):
                     raise
                 return None
 
-    def _add_from(
-        self,
-        stage: Path,
-        data: Mapping[str, Any],
-        files: Mapping[str, Path],
-        name: str,
-        tag: str,
-        why: str,
-    ) -> str | None:
+    def _point(self, manifest: Manifest, name: str, tag: str, why: str, stage: Path) -> bool:
+        """Point a tag to a model; False if something of the model is not there (any more)."""
+        self.refs.pin(stage / PIN, manifest.id)
+        if not self._keep(manifest):
+            return False
+        self.refs.move(name, tag, manifest.id, why, stage / PIN)
+        return True
+
+    def _publish(self, stage: Path, data: Mapping[str, Any], files: Mapping[str, Path]) -> Manifest:
+        """Store a model's files and its manifest."""
         # All that needs room on the disk is written here first, and some more for the log and the folders'
         # growth, so that a full disk is noticed while there is nothing to take back.
         entries = [
@@ -321,24 +321,19 @@ class Registry:
         self.objects.publish("manifests", manifest.id, stage / "manifest")
         self.objects.sync("manifests")
         (stage / "room").unlink()
-        self.refs.pin(stage / PIN, manifest.id)
-        if not self._keep(manifest):
-            return None
-        self.refs.move(name, tag, manifest.id, why, stage / PIN)
-        return manifest.id
+        return manifest
 
     def _keep(self, manifest: Manifest) -> bool:
         """Touch a model and its parents; False if something is not there."""
         todo, seen = [manifest], {manifest.id}
         while todo:
-            now = todo.pop()
-            blobs = all(self.objects.touch("blobs", f.sha256) for f in now.files.values())
-            if not blobs or not self.objects.touch("manifests", now.id):
+            model = todo.pop()
+            blobs = all(self.objects.touch("blobs", file.sha256) for file in model.files.values())
+            if not blobs or not self.objects.touch("manifests", model.id):
                 return False
-            for parent in now.parents:
-                if parent.id not in seen:
-                    seen.add(parent.id)
-                    todo.append(self.objects.read_manifest(parent.id))
+            parents = {parent.id for parent in model.parents} - seen
+            seen |= parents
+            todo += map(self.objects.read_manifest, sorted(parents))
         return True
 
     def _unknown(self, ref: str, name: str) -> NotFoundError:

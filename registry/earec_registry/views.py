@@ -46,14 +46,13 @@ class Views:
             os.utime(stamp)  # `gc` sees that it is in use
             return view
         for _ in range(8):
-            if not (view.is_dir() and not self._wrong(manifest)):
+            if not view.is_dir() or self._wrong(manifest):
                 self._rebuild(manifest)
             facts = self._facts(manifest)
             if facts is not None:
+                content = json.dumps({"id": manifest.id, "files": facts}).encode()
                 with staging(self._root, "stamp") as stage:
-                    write_new(
-                        stage / "stamp", json.dumps({"id": manifest.id, "files": facts}).encode(), 0o644
-                    )
+                    write_new(stage / "stamp", content, 0o644)
                     (stage / "stamp").replace(stamp)
                 return view
         raise StorageError(f"{view} is being replaced all the time.", "Run the same again.")
@@ -63,12 +62,8 @@ class Views:
         view = self.path(manifest)
         if not view.is_dir():
             return []
-        return [
-            Problem(
-                f"views/{view.name}/{path}", "view differs from the model; the model's next use rebuilds it"
-            )
-            for path in self._wrong(manifest)
-        ]
+        fault = "view differs from the model; the model's next use rebuilds it"
+        return [Problem(f"views/{view.name}/{path}", fault) for path in self._wrong(manifest)]
 
     def _stamp(self, manifest: Manifest) -> Path:
         return self._folder / f"{manifest.id[:12]}.json"
@@ -89,29 +84,22 @@ class Views:
         facts = {}
         for path, entry in manifest.files.items():
             try:
-                found = (view / path).lstat()
+                stat = (view / path).lstat()
             except OSError:
                 return None
-            if found.st_size != entry.size:
+            if stat.st_size != entry.size:
                 return None
-            facts[path] = [found.st_size, found.st_mtime_ns, found.st_ino]
+            facts[path] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
         return facts
 
     def _wrong(self, manifest: Manifest) -> list[str]:
         view = self.path(manifest)
         wrong = _present(view) ^ set(manifest.files)
-        for path, entry in manifest.files.items():
-            if path not in wrong:
-                file = view / path
-                try:
-                    if (
-                        file.is_symlink()
-                        or file.stat().st_size != entry.size
-                        or hash_file(file) != entry.sha256
-                    ):
-                        wrong.add(path)
-                except OSError:
-                    wrong.add(path)
+        wrong |= {
+            path
+            for path, entry in manifest.files.items()
+            if path not in wrong and _differs(view / path, entry)
+        }
         return sorted(wrong)
 
     def _rebuild(self, manifest: Manifest) -> None:
@@ -134,26 +122,31 @@ class Views:
                     raise
 
     def _place(self, manifest: Manifest, entry: FileEntry, target: Path) -> None:
+        """Link or copy a file's blob to `target`."""
         blob = self._objects.find("blobs", entry.sha256)
-        what = f"The file {entry.path!r} of the model {manifest.id[:12]} (blob {entry.sha256[:12]})"
+        file = f"The file {entry.path!r} of the model {manifest.id[:12]} (blob {entry.sha256[:12]})"
         fix = "Run `earec registry verify` to see everything that is damaged, then add the model again."
         if blob is None:
-            raise DamagedError(f"{what} is missing from the registry.", fix)
+            raise DamagedError(f"{file} is missing from the registry.", fix)
         if entry.size >= LINK_FROM:
-            try:
+            with suppress(OSError):  # no hard links here, or too many of this one
                 os.link(blob, target)
-            except OSError:  # no hard links here, or too many of this one
-                pass
-            else:
-                if target.stat().st_size != entry.size or hash_file(target) != entry.sha256:
-                    raise DamagedError(f"{what} is damaged: its digest is not its name.", fix)
-                return
-        if copy_hashed(blob, target, sync=False) != (entry.sha256, entry.size):
-            raise DamagedError(f"{what} is damaged: its digest is not its name.", fix)
+        if target.exists():
+            written = hash_file(target), target.stat().st_size
+        else:
+            written = copy_hashed(blob, target, sync=False)
+        if written != (entry.sha256, entry.size):
+            raise DamagedError(f"{file} is damaged: its digest is not its name.", fix)
+
+
+def _differs(file: Path, entry: FileEntry) -> bool:
+    try:
+        return file.is_symlink() or file.stat().st_size != entry.size or hash_file(file) != entry.sha256
+    except OSError:
+        return True
 
 
 def _present(view: Path) -> set[str]:
-    found = set()
-    for folder, _, names in os.walk(view):
-        found |= {Path(folder, name).relative_to(view).as_posix() for name in names}
-    return found
+    """Paths of a view's files."""
+    files = (Path(folder, name) for folder, _, names in os.walk(view) for name in names)
+    return {file.relative_to(view).as_posix() for file in files}
