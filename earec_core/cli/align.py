@@ -44,18 +44,15 @@ def command(
     catalog = Catalog.open(data)
     with session(f"align {modality}") as workspace:
         aligned = align(workspace, catalog, modality, config, name=name, continue_from=continue_from)
-    if as_json:
-        out.json(
-            {
-                "id": aligned.id,
-                "name": aligned.name,
-                "run": str(aligned.run),
-                "metrics": aligned.metrics,
-                "items": aligned.counts,
-                "minutes": round(aligned.minutes, 2),
-            }
-        )
-    else:
-        for key, value in sorted(aligned.metrics.items()):
-            out.note(f"{key}: {value:.4f}")
-        out.data(aligned.id)
+    if not as_json:
+        for metric, value in sorted(aligned.metrics.items()):
+            out.note(f"{metric}: {value:.4f}")
+    facts = {
+        "id": aligned.id,
+        "name": aligned.name,
+        "run": str(aligned.run),
+        "metrics": aligned.metrics,
+        "items": aligned.counts,
+        "minutes": round(aligned.minutes, 2),
+    }
+    out.result(aligned.id, facts, as_json)

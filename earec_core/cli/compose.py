@@ -7,15 +7,7 @@ from typing import Any
 
 import click
 
-from earec_core.cli.options import (
-    Function,
-    Session,
-    adapters_option,
-    allow_option,
-    json_option,
-    pairs,
-    session_options,
-)
+from earec_core.cli import options
 from earec_core.cli.output import out
 from earec_core.errors import UsageError
 
@@ -29,7 +21,7 @@ _MOVED = {
 """Options that other commands have now, and where."""
 
 
-def _moved(function: Function) -> Function:
+def _moved(function: options.Function) -> options.Function:
     """Refuse options by the names that they had, with a sentence that says where they are."""
 
     def refuse(_: click.Context, parameter: click.Parameter, value: str | None) -> None:
@@ -75,10 +67,10 @@ def _moved(function: Function) -> Function:
     default=True,
     help="Norms, cosines and errors of the result: most of the time at high ranks.",
 )
-@adapters_option
-@allow_option
-@session_options
-@json_option
+@options.adapters_option
+@options.allow_option
+@options.session_options
+@options.json_option
 @_moved
 def command(
     weights: str,
@@ -86,9 +78,9 @@ def command(
     normalize: bool | None,
     adapters: dict[str, str],
     allow: frozenset[str],
-    session: Session,
+    session: options.Session,
     as_json: bool,
-    **options: Any,
+    **settings: Any,
 ) -> None:
     """Merge adapters into one model that reads all their modalities. Prints the composite's id."""
     from earec_core.compose import Recipe
@@ -97,7 +89,7 @@ def command(
 
     given = Weighting.read(Path(weights[1:])) if weights[:1] == "@" else Weighting(weights=_weights(weights))
     rule = {None: "strict", True: "normalize", False: "any"}[normalize]
-    recipe = Recipe(given.weights, layer_weights=given.layer_weights, sum_rule=rule, **options)  # type: ignore[arg-type]
+    recipe = Recipe(given.weights, layer_weights=given.layer_weights, sum_rule=rule, **settings)  # type: ignore[arg-type]
     with session("compose") as workspace:
         chosen = choose_adapters(workspace.registry, list(given.weights), {**given.adapters, **adapters})
         composed = compose_models(workspace, chosen, recipe, name=name, allow=allow, search=given.search)
@@ -118,7 +110,7 @@ def command(
 
 def _weights(text: str) -> dict[str, float]:
     parts = tuple(text.split(","))
-    values = pairs(parts, "--weights")
+    values = options.pairs(parts, "--weights")
     if len(values) < len(parts):
         raise UsageError(f"--weights {text!r} names a modality twice.", "Name each once.")
     weights = {}

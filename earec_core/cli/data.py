@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from earec_core.cli.options import PathType, json_option, pairs_option
+from earec_core.cli import options
 from earec_core.cli.output import out
 
 
@@ -18,15 +18,17 @@ def command() -> None:
 
 
 @command.command("import")
-@click.argument("source", type=PathType)
-@click.option("--out", "target", type=PathType, required=True, help="The dataset directory to be made.")
+@click.argument("source", type=options.PathType)
+@click.option(
+    "--out", "target", type=options.PathType, required=True, help="The dataset directory to be made."
+)
 @click.option(
     "--format",
     default="auto",
     show_default=True,
     help="movielens, amazon-2018, amazon-2023, recbole or generic.",
 )
-@pairs_option(
+@options.pairs_option(
     "--column",
     "columns",
     metavar="EAREC=SOURCE",
@@ -44,17 +46,17 @@ def command() -> None:
     help="Where related items come from; co-occurrence uses training interactions only.",
 )
 @click.option("--force", is_flag=True, help="Replace the dataset directory that is there.")
-@json_option
-def import_(source: Path, target: Path, as_json: bool, **options: Any) -> None:
+@options.json_option
+def import_(source: Path, target: Path, as_json: bool, **settings: Any) -> None:
     """Import SOURCE, a folder in one of the known formats."""
     from earec_core.catalog import import_dataset
 
-    _show(import_dataset(source, target, **options).manifest, as_json)
+    _show(import_dataset(source, target, **settings).manifest, as_json)
 
 
 @command.command()
-@click.argument("data", type=PathType)
-@json_option
+@click.argument("data", type=options.PathType)
+@options.json_option
 def show(data: Path, as_json: bool) -> None:
     """Show what a dataset directory holds."""
     from earec_core.catalog import Catalog

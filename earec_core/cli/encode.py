@@ -6,14 +6,7 @@ from pathlib import Path
 
 import click
 
-from earec_core.cli.options import (
-    Session,
-    config_options,
-    data_option,
-    json_option,
-    names_option,
-    session_options,
-)
+from earec_core.cli import options
 from earec_core.cli.output import out
 from earec_core.config import RunConfig
 from earec_core.errors import UsageError
@@ -21,15 +14,15 @@ from earec_core.errors import UsageError
 
 @click.command()
 @click.argument("model", required=False)
-@data_option
-@names_option("--modalities", help="Comma-separated; default: all of the model's.")
+@options.data_option
+@options.names_option("--modalities", help="Comma-separated; default: all of the model's.")
 @click.option(
     "--unaligned", is_flag=True, help="The backbone without adapter, for comparison; no MODEL then."
 )
 @click.option("--name", help="What to register the vectors as.  [default: vectors/DATASET]")
-@config_options("preset", "backbone")
-@session_options
-@json_option
+@options.config_options("preset", "backbone")
+@options.session_options
+@options.json_option
 def command(
     model: str | None,
     data: Path,
@@ -37,7 +30,7 @@ def command(
     unaligned: bool,
     name: str | None,
     config: RunConfig,
-    session: Session,
+    session: options.Session,
     as_json: bool,
 ) -> None:
     """Encode every item of a dataset with MODEL, from whichever modalities it has. Prints the vectors' id."""
@@ -51,8 +44,6 @@ def command(
     catalog = Catalog.open(data)
     with session("encode") as workspace:
         vectors = encode(workspace, catalog, model, config, names=modalities, name=name)
-    if as_json:
-        manifest = vectors.manifest
-        out.json({"id": vectors.id, "shapes": manifest.shapes.model_dump(), "coverage": manifest.coverage})
-    else:
-        out.data(vectors.id)
+    manifest = vectors.manifest
+    facts = {"id": vectors.id, "shapes": manifest.shapes.model_dump(), "coverage": manifest.coverage}
+    out.result(vectors.id, facts, as_json)

@@ -6,35 +6,28 @@ from pathlib import Path
 
 import click
 
-from earec_core.cli.options import (
-    OutFile,
-    Session,
-    config_options,
-    data_option,
-    json_option,
-    names_option,
-    session_options,
-    typed,
-)
+from earec_core.cli import options
 from earec_core.cli.output import out
 from earec_core.config import RunConfig
 
 
 @click.command()
 @click.argument("model")
-@data_option
+@options.data_option
 @click.option(
     "--split", type=click.Choice(["train", "valid", "test", "all"]), default="test", show_default=True
 )
 @click.option(
     "--items", "max_items", type=click.IntRange(1), help="A random part of the split, for a quick look."
 )
-@names_option("--modalities", help="Comma-separated; default: all of the model's.")
-@click.option("--out", "target", type=OutFile, help="Also write every text to this Parquet file.")
-@click.option("--report", "page", type=OutFile, help="Also write a page: scores, and cards of some items.")
-@config_options("preset", "backbone")
-@session_options
-@json_option
+@options.names_option("--modalities", help="Comma-separated; default: all of the model's.")
+@click.option("--out", "target", type=options.OutFile, help="Also write every text to this Parquet file.")
+@click.option(
+    "--report", "page", type=options.OutFile, help="Also write a page: scores, and cards of some items."
+)
+@options.config_options("preset", "backbone")
+@options.session_options
+@options.json_option
 def command(
     model: str,
     data: Path,
@@ -44,7 +37,7 @@ def command(
     target: Path | None,
     page: Path | None,
     config: RunConfig,
-    session: Session,
+    session: options.Session,
     as_json: bool,
 ) -> None:
     """Generate the anchors of a split's items from each modality of MODEL alone and from all together.
@@ -81,6 +74,6 @@ def command(
             model=model,
             catalog=catalog.name,
             split=split,
-            command=typed(),
+            command=options.typed(),
         )
         out.note(f"Report: {write(report, page)}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from earec_core.cli.options import PathType, Session, json_option, session_options
+from earec_core.cli import options
 from earec_core.cli.output import out
 
 if TYPE_CHECKING:
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     type=click.Choice(["peft", "mergekit", "merged"]),
     help="A plain PEFT directory, a recipe that mergekit runs, or the base model with the composite in it.",
 )
-@click.option("--out", "target", required=True, type=PathType, help="A new directory.")
+@click.option("--out", "target", required=True, type=options.PathType, help="A new directory.")
 @click.option(
     "--backbone",
     help="The base model: a named LLM, a local directory or a hub id.  [default: the one recorded]",
 )
-@session_options
-@json_option
+@options.session_options
+@options.json_option
 def command(
-    reference: str, form: Form, target: Path, backbone: str | None, session: Session, as_json: bool
+    reference: str, form: Form, target: Path, backbone: str | None, session: options.Session, as_json: bool
 ) -> None:
     """Write the composite REF to a directory that needs no EAREC. Prints its path.
 
@@ -41,7 +41,5 @@ def command(
 
     with session("export") as workspace:
         export(workspace, reference, form, target, backbone=backbone)
-    if as_json:
-        out.json({"id": workspace.registry.resolve(reference), "as": form, "out": target})
-    else:
-        out.data(str(target))
+    facts = {"id": workspace.registry.resolve(reference), "as": form, "out": target}
+    out.result(str(target), facts, as_json)

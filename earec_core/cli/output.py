@@ -23,6 +23,13 @@ class Output:
         """Write the result as indented JSON."""
         self.data(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
+    def result(self, text: str, facts: Mapping[str, Any], as_json: bool) -> None:
+        """Write the facts as JSON, or the one line that says the result."""
+        if as_json:
+            self.json(facts)
+        else:
+            self.data(text)
+
     def table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bool = False) -> None:
         """Write rows as JSON, as an aligned table on a terminal, or tab-separated into a pipe."""
         if as_json:

@@ -7,15 +7,7 @@ from typing import Literal
 
 import click
 
-from earec_core.cli.options import (
-    Session,
-    config_options,
-    data_option,
-    json_option,
-    open_registry,
-    registry_option,
-    session_options,
-)
+from earec_core.cli import options
 from earec_core.cli.output import out
 from earec_core.config import RunConfig
 from earec_core.errors import UsageError
@@ -27,7 +19,7 @@ def command() -> None:
 
 
 @command.command()
-@data_option
+@options.data_option
 @click.option("--vectors", help="Item vectors (see `earec encode`).")
 @click.option("--ids", is_flag=True, help="Use no item vectors: ids alone.")
 @click.option(
@@ -36,9 +28,9 @@ def command() -> None:
     help="sasrec, earec, or one that a plugin brings.  [default: earec with --vectors, sasrec with --ids]",
 )
 @click.option("--name", help="What to register it as.  [default: recommender/DATASET]")
-@config_options()
-@session_options
-@json_option
+@options.config_options()
+@options.session_options
+@options.json_option
 def train(
     data: Path,
     vectors: str | None,
@@ -46,7 +38,7 @@ def train(
     model: str | None,
     name: str | None,
     config: RunConfig,
-    session: Session,
+    session: options.Session,
     as_json: bool,
 ) -> None:
     """Train with early stopping on validation NDCG@10 and report the test figures. Prints the id."""
@@ -60,21 +52,19 @@ def train(
         recommender = train_registered(
             workspace, catalog, config.recommender, name=name, vectors=vectors, model=model
         )
-    if as_json:
-        out.json(recommender.as_json())
-        return
-    for key, value in recommender.training.metrics.get("test", {}).items():
-        out.note(f"test {key}: {value:.4f}")
-    out.data(recommender.id)
+    if not as_json:
+        for metric, value in recommender.training.metrics.get("test", {}).items():
+            out.note(f"test {metric}: {value:.4f}")
+    out.result(recommender.id, recommender.as_json(), as_json)
 
 
 @command.command()
 @click.argument("model")
-@data_option
+@options.data_option
 @click.option("--split", type=click.Choice(["valid", "test"]), default="test", show_default=True)
 @click.option("--exclude-seen", is_flag=True, help="Items of the user's history do not compete.")
-@registry_option
-@json_option
+@options.registry_option
+@options.json_option
 def evaluate(
     model: str,
     data: Path,
@@ -88,7 +78,7 @@ def evaluate(
     from earec_core.recommend.stage import evaluate_registered
 
     metrics = evaluate_registered(
-        open_registry(registry), model, Catalog.open(data), split, exclude_seen=exclude_seen
+        options.open_registry(registry), model, Catalog.open(data), split, exclude_seen=exclude_seen
     )
     if as_json:
         out.json(metrics.summary())
@@ -99,12 +89,12 @@ def evaluate(
 
 @command.command()
 @click.argument("model")
-@data_option
+@options.data_option
 @click.option("--user", required=True, help="A user's id in the source data.")
 @click.option("-k", "k", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--include-seen", is_flag=True, help="Items of the user's history may come back.")
-@registry_option
-@json_option
+@options.registry_option
+@options.json_option
 def topk(
     model: str, data: Path, user: str, k: int, include_seen: bool, registry: Path, as_json: bool
 ) -> None:
@@ -113,6 +103,6 @@ def topk(
     from earec_core.recommend.stage import recommend_to
 
     rows = recommend_to(
-        open_registry(registry), model, Catalog.open(data), user, k, exclude_seen=not include_seen
+        options.open_registry(registry), model, Catalog.open(data), user, k, exclude_seen=not include_seen
     )
     out.table(rows, ["rank", "item_id", "title", "score"], as_json)

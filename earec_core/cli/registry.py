@@ -51,10 +51,7 @@ def show(ref: str, path: bool, registry: Path, as_json: bool) -> None:
     stored = open_registry(registry)
     if path:
         folder = str(stored.materialize(ref))
-        if as_json:
-            out.json({"path": folder})
-        else:
-            out.data(folder)
+        out.result(folder, {"path": folder}, as_json)
         return
     manifest = stored.manifest(ref)
     if as_json:

@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from earec_core.cli.options import (
-    OutFile,
-    Session,
-    adapters_option,
-    config_options,
-    data_option,
-    json_option,
-    names_option,
-    session_options,
-    typed,
-)
+from earec_core.cli import options
 from earec_core.cli.output import out
 from earec_core.config import RunConfig
 from earec_core.errors import EarecError
@@ -30,18 +20,20 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--table", type=int, required=True, help="4: weights and method of the composition.")
-@data_option
-@adapters_option
-@names_option("--modalities", help="Comma-separated; default: the paper's. What is left out gets no weight.")
-@names_option("--methods", help="Of composition, comma-separated; default: the table's.")
+@options.data_option
+@options.adapters_option
+@options.names_option(
+    "--modalities", help="Comma-separated; default: the paper's. What is left out gets no weight."
+)
+@options.names_option("--methods", help="Of composition, comma-separated; default: the table's.")
 @click.option("--reference", metavar="ROW", help="Compare with this row.  [default: delta, equal weights]")
-@names_option("--only", metavar="ROW,...", help="These rows, and the reference.")
+@options.names_option("--only", metavar="ROW,...", help="These rows, and the reference.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Of the recommender.")
 @click.option("--dry-run", is_flag=True, help="List the rows and do nothing.")
-@click.option("--out", "target", type=OutFile, help="Also write a page of Markdown.")
-@config_options("backbone")
-@session_options
-@json_option
+@click.option("--out", "target", type=options.OutFile, help="Also write a page of Markdown.")
+@options.config_options("backbone")
+@options.session_options
+@options.json_option
 def command(
     table: int,
     data: Path,
@@ -54,7 +46,7 @@ def command(
     dry_run: bool,
     target: Path | None,
     config: RunConfig,
-    session: Session,
+    session: options.Session,
     as_json: bool,
 ) -> None:
     """Compose stored adapters at the paper's weights by every method, and measure recommendation with each.
@@ -82,7 +74,7 @@ def command(
         )
     if target is not None:
         try:
-            write_atomic(target, study.markdown(report, typed()))
+            write_atomic(target, study.markdown(report, options.typed()))
         except OSError as error:
             raise EarecError(f"{target} cannot be written: {error.strerror}.", "Name another file.") from None
     if as_json:

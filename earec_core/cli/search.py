@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from earec_core.cli.options import (
-    OutFile,
-    Session,
-    adapters_option,
-    allow_option,
-    config_options,
-    data_option,
-    json_option,
-    names_option,
-    session_options,
-)
+from earec_core.cli import options
 from earec_core.cli.output import out
 from earec_core.config import RunConfig, SearchConfig
 from earec_core.errors import UsageError
@@ -33,12 +23,12 @@ _STRATEGY = {"step": "grid", "gradients": "learn", "per_layer": "learn"}
 
 @click.command()
 @click.argument("strategy", type=click.Choice(["grid", "learn", "bayes"]))
-@data_option
-@names_option("--modalities", required=True, help="Comma-separated: those to weigh.")
+@options.data_option
+@options.names_option("--modalities", required=True, help="Comma-separated: those to weigh.")
 @click.option(
     "--out",
     "target",
-    type=OutFile,
+    type=options.OutFile,
     help="The file to write the weights to.  [default: weights.json in the run's folder]",
 )
 @click.option(
@@ -54,12 +44,12 @@ _STRATEGY = {"step": "grid", "gradients": "learn", "per_layer": "learn"}
 @click.option("--max-evaluations", type=click.IntRange(1), help="Budget.")
 @click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Budget.")
 @click.option("--max-items", type=click.IntRange(1), help="Search on a random part of the validation items.")
-@click.option("--report", type=OutFile, help="The search's page.  [default: in the run's folder]")
-@config_options("backbone")
-@adapters_option
-@allow_option
-@session_options
-@json_option
+@click.option("--report", type=options.OutFile, help="The search's page.  [default: in the run's folder]")
+@options.config_options("backbone")
+@options.adapters_option
+@options.allow_option
+@options.session_options
+@options.json_option
 def command(
     strategy: str,
     objective: Objective,
@@ -70,7 +60,7 @@ def command(
     config: RunConfig,
     adapters: dict[str, str],
     allow: frozenset[str],
-    session: Session,
+    session: options.Session,
     as_json: bool,
     **settings: Any,
 ) -> None:
