@@ -37,7 +37,7 @@ class BackboneConfig(Section):
 
 
 class PromptConfig(Section):
-    """The instruction sample (Figure 3 of the paper); see `earec_core.llm.prompts`."""
+    """What the LLM reads of an item (Figure 3 of the paper); see `earec_core.llm.prompts`."""
 
     chat: Literal["backbone", "v1"] = Field(
         "backbone", description="backbone: the tokenizer's own chat template; v1: the paper's Vicuna v1."

@@ -12,7 +12,6 @@ from dataclasses import replace
 import click
 
 import earec_core
-from earec_core.errors import EarecError
 from earec_core.plugins import Entry, Kind, Plugin, State, entry_points, imported, load, names, unusable
 
 COMMANDS: Mapping[str, str] = {
@@ -112,8 +111,8 @@ def run(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"Error: The disk is full{where}. Free some space and run the same command again.\n")
         return 1
     except Exception as error:
-        # The registry has errors of the same shape without importing this package.
-        if not isinstance(error, EarecError) and not hasattr(error, "next_step"):
+        # Of this package and of the registry, whose errors have the same shape.
+        if not hasattr(error, "next_step"):
             raise
         sys.stderr.write(f"Error: {error}\n")
         return int(getattr(error, "exit_code", 1))

@@ -201,10 +201,7 @@ def config_options(*others: Literal["preset", "backbone"]) -> Decorator:
 
 
 def run_config(
-    file: Path | None,
-    settings: Mapping[str, str],
-    preset: str = "recommended",
-    backbone: str | None = None,
+    file: Path | None, settings: Mapping[str, str], preset: str = "recommended", backbone: str | None = None
 ) -> RunConfig:
     """The configuration that a command's options resolve to."""
     return resolve(preset, file, {"backbone.model": backbone, **settings})

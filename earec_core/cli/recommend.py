@@ -66,12 +66,7 @@ def train(
 @options.registry_option
 @options.json_option
 def evaluate(
-    model: str,
-    data: Path,
-    split: Literal["valid", "test"],
-    exclude_seen: bool,
-    registry: Path,
-    as_json: bool,
+    model: str, data: Path, split: Literal["valid", "test"], exclude_seen: bool, registry: Path, as_json: bool
 ) -> None:
     """HR@10/50 and NDCG@10/50 of MODEL with leave-one-out and full ranking, with standard errors."""
     from earec_core.catalog import Catalog

@@ -58,12 +58,7 @@ def command(
     from earec_core.studies import reproduce as study
 
     rows, compared_with = study.plan(
-        table,
-        modalities=modalities,
-        adapters=list(adapters),
-        methods=methods,
-        reference=reference,
-        only=only,
+        table, modalities=modalities, adapters=list(adapters), methods=methods, reference=reference, only=only
     )
     if dry_run:
         _list(rows, as_json)

@@ -41,10 +41,7 @@ _named: set[tuple[str, str]] = set()
 
 
 def manager(
-    tensorboard: Path | None = None,
-    jsonl: Path | None = None,
-    *,
-    note: Callable[[str], None] | None = None,
+    tensorboard: Path | None = None, jsonl: Path | None = None, *, note: Callable[[str], None] | None = None
 ) -> Observers:
     """The observers asked for, and those that installed plugins bring.
 

@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 from .check import GcReport, Report
-from .errors import (
-    DamagedError,
-    InvalidError,
-    LayoutError,
-    NotFoundError,
-    RegistryError,
-    StorageError,
-)
+from .errors import DamagedError, InvalidError, LayoutError, NotFoundError, RegistryError, StorageError
 from .manifest import FileEntry, Manifest, Parent
 from .refs import LogEntry, Problem
 from .registry import Entry, Listing, Registry

@@ -94,8 +94,7 @@ class Registry:
             else:
                 _check_layout(root, raw)
             for folder in _FOLDERS:
-                if not (root / folder).is_dir():
-                    (root / folder).mkdir(parents=True, exist_ok=True)
+                (root / folder).mkdir(parents=True, exist_ok=True)
         return cls(root, added)
 
     def check_name(self, name: str, tag: str = "latest") -> None:
@@ -178,9 +177,8 @@ class Registry:
             if len(ids) == 1:
                 return ids[0]
             if ids:
-                shown = ", ".join(id_[: len(ref) + 6] for id_ in ids[:4]) + (
-                    ", ..." if len(ids) > 4 else ""
-                )
+                more = ", ..." if len(ids) > 4 else ""
+                shown = ", ".join(id_[: len(ref) + 6] for id_ in ids[:4]) + more
                 raise NotFoundError(
                     f"The id {ref} is the start of {len(ids)} models: {shown}.", "Give more digits."
                 )

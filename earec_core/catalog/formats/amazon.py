@@ -13,19 +13,8 @@ from earec_core.catalog.formats.files import file_names, frame, json_lines, reas
 from earec_core.errors import DataError
 
 _IMAGE_KEYS = ("image", "images", "imageURLHighRes", "imageURL", "imUrl")
-_LEFT_OUT = frozenset(
-    [
-        *RELATION_KINDS,
-        *_IMAGE_KEYS,
-        "related",
-        "asin",
-        "parent_asin",
-        "categories",
-        "similar_item",
-        "tech1",
-        "tech2",
-    ]
-)
+_HTML = ("similar_item", "tech1", "tech2")
+_LEFT_OUT = {*RELATION_KINDS, *_IMAGE_KEYS, *_HTML, "related", "asin", "parent_asin", "categories"}
 """Relations, which have a table of their own; what another column holds already; pieces of HTML."""
 
 

@@ -82,8 +82,7 @@ def check_scalar(table: pl.DataFrame, names: Sequence[str], file: Path) -> None:
         kind = table.schema.get(name)
         if kind is not None and kind.is_nested():
             raise DataError(
-                f"The column {name} of {file} holds {kind}, not one value a row.",
-                "Give it one value a row.",
+                f"The column {name} of {file} holds {kind}, not one value a row.", "Give it one value a row."
             )
 
 
