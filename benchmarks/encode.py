@@ -25,6 +25,7 @@ from earec_core.encode import item_vectors
 from earec_core.llm.backbone import Backbone, Spliced
 from earec_core.llm.prompts import Prompt, PromptBuilder
 from earec_core.types import Item, Slot
+from earec_core.workspace import Reporter, Workspace
 
 
 class Prompts:
@@ -58,7 +59,7 @@ class Prompts:
     def splice(self, prompts: list[Prompt], _: object = None) -> Spliced:
         return self.backbone.splice(prompts, self.slots)
 
-    vectors = AlignedModel.vectors
+    hidden = AlignedModel.hidden
 
 
 @torch.inference_mode()
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
-    backbone = Backbone.load(BackboneConfig(model=options.model), print)
+    backbone = Backbone.load(BackboneConfig(model=options.model), Workspace.open(reporter=Reporter(print)))
     one = Prompts(backbone, options.items)
     rows = range(options.items)
     expected, slow = timed(lambda: plain(one, options.batch), options.repeat)

@@ -8,21 +8,20 @@ Seconds are the processor's, so that other work on the machine does not count.
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 
-from earec_core.aligned.stored import StoredModel
+from earec_core.aligned.stored import open_model
 from earec_core.catalog import Catalog
 from earec_core.config import resolve
 from earec_core.llm.backbone import Backbone
 from earec_core.llm.lora import Mixture
-from earec_core.search import Found, search
-from earec_core.search.learn import Descent
-from earec_registry import Registry
+from earec_core.search import SearchResult, search
+from earec_core.workspace import Workspace
 
 
 def main() -> None:
@@ -34,52 +33,58 @@ def main() -> None:
     parser.add_argument("--config", type=Path)
     parser.add_argument("--adapter", action="append", required=True, metavar="M=REF")
     parser.add_argument("--items", type=int, default=96, help="validation items")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    config, registry = resolve(file=options.config), Registry(options.registry)
     adapters = dict(pair.split("=", 1) for pair in options.adapter)
-    catalog = Catalog.open(options.data)
+    catalog, workspace = Catalog.open(options.data), Workspace.open(registry=options.registry)
+    settings = {"search.max_items": options.items, "search.step": 0.1}
+    config = resolve(file=options.config, flags=settings)
 
-    Backbone.load(config.backbone)
+    Backbone.load(config.backbone, workspace)
     started = time.perf_counter()
-    backbone = Backbone.load(config.backbone)
+    backbone = Backbone.load(config.backbone, workspace)
     load = time.perf_counter() - started
-    folders = {m: StoredModel.open(registry, ref).folder for m, ref in adapters.items()}
+    folders = {m: open_model(workspace.registry, ref).folder for m, ref in adapters.items()}
     weights = torch.rand(1000, len(folders)).softmax(-1)
     with backbone.adapted(Mixture(folders)) as mixture:
         started = time.perf_counter()
         for row in weights:
             mixture.set(row)
         weighting = (time.perf_counter() - started) / len(weights)
+
+    def run(strategy: str, **flags: object) -> tuple[SearchResult, float]:
+        started = time.process_time()
+        chosen = resolve(file=options.config, flags={**settings, **flags})
+        with tempfile.TemporaryDirectory() as home:
+            place = Workspace.open(Path(home), options.registry)
+            result = search(place, catalog, adapters, chosen, strategy=strategy, backbone=backbone)
+        return result, time.process_time() - started
+
+    run("grid", **{"search.max_evaluations": 1})
+    learned, short = run("learn")
+    grid, long = run("grid")
+    figures = {
+        "load_s": load,
+        "weighting_s": weighting,
+        "weighting_to_load": weighting / load,
+        "learn_s": short,
+        "grid_s": long,
+        "learn_to_grid": short / long,
+        "learn_loss": learned.best.value,
+        "grid_loss": grid.best.value,
+    }
+    if options.json:
+        print(json.dumps(figures))
+        return
     print(
         f"loading the model {load:.2f} s; one more weighting {weighting * 1e6:.0f} us: {weighting / load:.1e} of it"
     )
-
-    def run(strategy: str, **more: object) -> tuple[Found, float]:
-        started = time.process_time()
-        with tempfile.TemporaryDirectory() as runs:
-            os.environ["EAREC_HOME"] = runs
-            found = search(
-                catalog,
-                adapters,
-                config,
-                registry,
-                strategy=strategy,
-                objective="loss",
-                max_items=options.items,
-                backbone=backbone,
-                **more,  # type: ignore[arg-type]
-            )
-        return found, time.process_time() - started
-
-    run("grid", max_evaluations=1)
-    (learned, short), (walked, long) = run("learn", descent=Descent()), run("grid", step=0.1)
-    for name, found, seconds in (("learn", learned, short), ("grid", walked, long)):
-        said = ", ".join(f"{m} {w:.3f}" for m, w in found.best.weights.items())
-        print(
-            f"{name:6} {seconds:8.1f} s  loss {found.best.value:.7f}  at {said}; {len(found.path)} evaluations"
-        )
+    for name, result, seconds in (("learn", learned, short), ("grid", grid, long)):
+        best = ", ".join(f"{m} {w:.3f}" for m, w in result.best.weights.items())
+        value, count = result.best.value, len(result.path)
+        print(f"{name:6} {seconds:8.1f} s  loss {value:.7f}  at {best}; {count} evaluations")
     print(
-        f"learn beside grid: time {short / long:.2f} of it, loss {learned.best.value - walked.best.value:+.1e}"
+        f"learn beside grid: time {short / long:.2f} of it, loss {learned.best.value - grid.best.value:+.1e}"
     )
 
 
