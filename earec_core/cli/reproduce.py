@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -118,7 +119,7 @@ def command(
         except OSError as error:
             raise EarecError(f"{target} cannot be written: {error.strerror}.", "Name another file.") from None
     if as_json:
-        out.json(report.as_json())
+        out.json(asdict(report))
         return
     for remark in remarks(report):
         out.note(remark)

@@ -149,8 +149,9 @@ class RowMaker:
             config = config.model_copy(update=settings)
         check_base(first, self._backbone.info)
         workspace, names = self.workspace.about(row.name), row.modalities
-        made = encode(workspace, self.catalog, model, config, names=names, name=name, backbone=self._backbone)
-        return made.id
+        return encode(
+            workspace, self.catalog, model, config, names=names, name=name, backbone=self._backbone
+        ).id
 
     def _combined(self, row: Row) -> str:
         """Vectors made of those of each modality's own adapter."""
@@ -167,10 +168,9 @@ class RowMaker:
         else:
             width = next(iter(vectors.values())).shape[1]
             combined = controls.concatenation(vectors, self._present, width)
-        made = ItemVectors.save(
+        return ItemVectors.save(
             registry, combined, self.catalog, name=name, why="reproduce", method=method, parents=parents
-        )
-        return made.id
+        ).id
 
     @cached_property
     def _backbone(self) -> Backbone:
@@ -188,10 +188,10 @@ class RowMaker:
     def _recorded(self) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
         """What `encode` will record of each modality: its exact configuration, and what it reads."""
         here = context(self.workspace, self.catalog)
-        made = {m: create(m, settings, here) for m, settings in self._settings.items()}
+        modalities = {m: create(m, settings, here) for m, settings in self._settings.items()}
         return (
-            {m: modality.resolved_config().model_dump(mode="json") for m, modality in made.items()},
-            {m: modality.sources() for m, modality in made.items()},
+            {m: modality.resolved_config().model_dump(mode="json") for m, modality in modalities.items()},
+            {m: modality.sources() for m, modality in modalities.items()},
         )
 
     @cached_property
@@ -201,8 +201,8 @@ class RowMaker:
         model = new_model(
             self.workspace, self.catalog, self._backbone, list(self.models), self._settings, prompt
         )
-        every = range(len(self.catalog))
-        return {m: np.array([row in model.inputs[m] for row in every]) for m in self.models}
+        rows = range(len(self.catalog))
+        return {m: np.array([row in model.inputs[m] for row in rows]) for m in self.models}
 
     def _name(self, row: Row, part: str) -> str:
         return f"reproduce/{self.catalog.name}/{row.name}/{part}"
