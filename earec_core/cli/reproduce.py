@@ -74,16 +74,9 @@ def command(
     Beside them stand the un-aligned backbone, each adapter alone, the mean and the concatenation of their
     vectors, and SASRec on ids. Safe to interrupt: what is made is not made again.
     """
-    from earec_core.studies.reproduce import (
-        BESIDE,
-        COLUMNS,
-        display,
-        effects,
-        markdown,
-        plan,
-        remarks,
-        reproduce,
-    )
+    from earec_core.studies.reproduce import page
+    from earec_core.studies.reproduce.plan import plan
+    from earec_core.studies.reproduce.stage import reproduce
 
     given = pairs(adapters, "--adapter")
     rows, against = plan(
@@ -115,15 +108,15 @@ def command(
         report = reproduce(workspace, Catalog.open(data), rows, against, config, adapters=given, seeds=seeds)
     if target is not None:
         try:
-            write_atomic(target, markdown(report, typed()))
+            write_atomic(target, page.markdown(report, typed()))
         except OSError as error:
             raise EarecError(f"{target} cannot be written: {error.strerror}.", "Name another file.") from None
     if as_json:
         out.json(asdict(report))
         return
-    for remark in remarks(report):
+    for remark in page.remarks(report):
         out.note(remark)
-    out.table(display(report), [*COLUMNS, *BESIDE])
+    out.table(page.display(report), [*page.COLUMNS, *page.BESIDE])
     for factor in report.effects:
-        for row in effects(report, factor):
+        for row in page.effects(report, factor):
             out.note("  ".join(f"{key} {value}" for key, value in row.items()))

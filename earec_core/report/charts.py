@@ -251,6 +251,6 @@ def _text(x: float, y: float, words: str, anchor: str, kind: str, **more: object
 
 def _chart(title: str, spoken: Sequence[str], height: int, parts: Sequence[str]) -> Markup:
     """The whole picture, which can be read aloud."""
-    said = (_tag("title", title), _tag("desc", f"{'; '.join(spoken)}."))
+    described = (_tag("title", title), _tag("desc", f"{'; '.join(spoken)}."))
     look = {"class_": "chart", "role": "img", "aria_label": title, "width": "100%", "height": height}
-    return _tag("svg", *said, *parts, **look)
+    return _tag("svg", *described, *parts, **look)

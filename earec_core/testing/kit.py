@@ -73,7 +73,9 @@ class Kit:
     def examples(self) -> Examples:
         """Configuration and items that the plugin gives to be checked with."""
         folder = self.new_folder("examples")
-        with clause(f"examples(folder) must give a config and {FEWEST} items or more of different ids") as require:
+        with clause(
+            f"examples(folder) must give a config and {FEWEST} items or more of different ids"
+        ) as require:
             examples = self._given(folder) or self.factory.examples(folder)
             if examples is None:
                 raise ContractError(
@@ -106,7 +108,8 @@ class Kit:
 
     def new_modality(self) -> Modality[Any]:
         """The modality as the core makes it from its stored configuration."""
-        return create(self.name, self.config.model_dump(mode="json"), self._context)
+        context = Context("examples", self.workspace.registry.root, self.workspace.home)
+        return create(self.name, self.config.model_dump(mode="json"), context)
 
     @cached_property
     def modality(self) -> Modality[Any]:
@@ -207,10 +210,6 @@ class Kit:
             return encode(
                 self.workspace, self.catalog, reference, self.run_config, backbone=self.backbone
             ).vectors
-
-    @property
-    def _context(self) -> Context:
-        return Context("examples", self.workspace.registry.root, self.workspace.home)
 
     @cached_property
     def _tiny(self) -> BackboneConfig:

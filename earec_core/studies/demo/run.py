@@ -82,15 +82,15 @@ def run(folder: Path, workspace: Workspace, runner: Runner) -> list[Done]:
     sources.openmoji(folder / "sources" / "openmoji", workspace)
     key = digest([earec_core.__version__, settings])
     done: list[Done] = []
-    every = stages(folder)
-    for number, stage in enumerate(every, 1):
+    planned = stages(folder)
+    for number, stage in enumerate(planned, 1):
         key = digest([key, stage.command])
         file = folder / "stages" / f"{stage.name}.json"
         kept = _kept(file, key)
         if kept is not None:
             done.append(Done(stage, kept["seconds"], False, kept["result"]))
             continue
-        workspace.note(f"\n[{number}/{len(every)}] {stage.title}\n$ {stage.line}")
+        workspace.note(f"\n[{number}/{len(planned)}] {stage.title}\n$ {stage.line}")
         started = time.monotonic()
         result = runner(stage.command)
         seconds = time.monotonic() - started
