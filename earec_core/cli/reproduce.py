@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -74,9 +73,16 @@ def command(
     Beside them stand the un-aligned backbone, each adapter alone, the mean and the concatenation of their
     vectors, and SASRec on ids. Safe to interrupt: what is made is not made again.
     """
-    from earec_core.studies.reproduce import page
-    from earec_core.studies.reproduce.plan import plan
-    from earec_core.studies.reproduce.stage import reproduce
+    from earec_core.studies.reproduce import (
+        BESIDE,
+        COLUMNS,
+        display,
+        effects,
+        markdown,
+        plan,
+        remarks,
+        reproduce,
+    )
 
     given = pairs(adapters, "--adapter")
     rows, against = plan(
@@ -108,15 +114,15 @@ def command(
         report = reproduce(workspace, Catalog.open(data), rows, against, config, adapters=given, seeds=seeds)
     if target is not None:
         try:
-            write_atomic(target, page.markdown(report, typed()))
+            write_atomic(target, markdown(report, typed()))
         except OSError as error:
             raise EarecError(f"{target} cannot be written: {error.strerror}.", "Name another file.") from None
     if as_json:
-        out.json(asdict(report))
+        out.json(report.as_json())
         return
-    for remark in page.remarks(report):
+    for remark in remarks(report):
         out.note(remark)
-    out.table(page.display(report), [*page.COLUMNS, *page.BESIDE])
+    out.table(display(report), [*COLUMNS, *BESIDE])
     for factor in report.effects:
-        for row in page.effects(report, factor):
+        for row in effects(report, factor):
             out.note("  ".join(f"{key} {value}" for key, value in row.items()))

@@ -13,7 +13,7 @@ import earec_core
 from earec_core import plugins
 from earec_core.config import RunConfig
 from earec_core.errors import UsageError
-from earec_core.files import make_once, write_file
+from earec_core.files import make_once
 from earec_core.plugins.spec import API_VERSION
 
 TEMPLATES = Path(__file__).with_name("template")
@@ -59,7 +59,7 @@ def new(name: str, into: Path) -> Path:
             file = distribution / Template(target).substitute(words)
             file.parent.mkdir(parents=True, exist_ok=True)
             text = (TEMPLATES / f"{source}.tmpl").read_text(encoding="utf-8") if source else ""
-            write_file(file, Template(text).substitute(words).encode())
+            file.write_bytes(Template(text).substitute(words).encode())
 
     try:
         make_once(folder, fill)

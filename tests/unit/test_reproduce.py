@@ -8,8 +8,8 @@ import pytest
 from earec_core.errors import UsageError
 from earec_core.metrics import statistics
 from earec_core.metrics.ranking import Metrics
-from earec_core.studies.reproduce import compare, controls
-from earec_core.studies.reproduce.plan import plan, read_table, weightings
+from earec_core.studies.reproduce import compare, controls, plan
+from earec_core.studies.reproduce.plan import read_table, weightings
 
 GIVEN = ["text", "vision", "behavior"]
 

@@ -50,6 +50,11 @@ class Done:
     result: Any
 
 
+def recipe() -> dict[str, Any]:
+    """The demo's recipe: its stages in order, and the texts of its report."""
+    return tomllib.loads(resources.files(__package__).joinpath("recipe.toml").read_text())
+
+
 def stages(folder: Path) -> list[Stage]:
     """The demo's stages with paths inside `folder`."""
     places = {
@@ -60,10 +65,9 @@ def stages(folder: Path) -> list[Stage]:
         "settings": folder / "settings.toml",
         "registry": folder / "registry",
     }
-    recipe = tomllib.loads(resources.files(__package__).joinpath("recipe.toml").read_text())
     return [
         Stage(row["name"], row["title"], tuple(part.format(**places) for part in row["command"]))
-        for row in recipe["stage"]
+        for row in recipe()["stage"]
     ]
 
 

@@ -18,41 +18,14 @@ from earec_core.catalog import Catalog
 from earec_core.modality import Modality, create
 from earec_core.recommend.evaluate import histories
 from earec_core.recommend.stage import open_retriever
-from earec_core.report import (
-    Composition,
-    Curve,
-    Recommendation,
-    Report,
-    StageRow,
-    Suggestion,
-    examples,
-    rouge_rows,
-)
-from earec_core.report.explained import Describe
-from earec_core.studies.demo.run import Done
+from earec_core.report import Report
+from earec_core.report.content import Composition, Curve, Recommendation, StageRow, Suggestion
+from earec_core.report.explained import Describe, examples, rouge_rows
+from earec_core.studies.demo.run import Done, recipe
 from earec_core.workspace import Workspace
 from earec_registry import Registry
 
 _USERS, _SHOWN = 3, 8
-
-_RECOMMENDERS = {
-    "ids": "SASRec: one trained vector per item id, nothing of what the item is",
-    "unaligned": "frozen vectors of the language model as it came",
-    "composite": "frozen vectors of the composed model",
-}
-
-_NOTES = (
-    "The language model is SmolLM2-135M-Instruct (Apache-2.0). The paper's is fifty times larger and was "
-    "trained on four GPUs; each alignment here took about a minute on a processor.",
-    "The catalog is MovieLens-100K, read from the recbole package: titles, genres, years and 100,000 ratings. "
-    "It has no descriptions, so the text modality reads genres and year, and repeating the genres of the anchor "
-    "is easy for it.",
-    "The users shown are the first that some recommender serves well.",
-    "The items shown and scored are held back: no alignment was trained on them.",
-    "MovieLens-100K has no pictures. Vision is aligned on drawings of OpenMoji (CC BY-SA 4.0) with their "
-    "names and categories; that says nothing of movies. Its own adapter names the pictures here: the composite, "
-    "where vision weighs 0.1, answers a drawing with a movie.",
-)
 
 
 def report(folder: Path, workspace: Workspace, done: Sequence[Done]) -> Report:
@@ -63,20 +36,21 @@ def report(folder: Path, workspace: Workspace, done: Sequence[Done]) -> Report:
         workspace: over the demo's registry.
         done: every stage with its result.
     """
+    texts = recipe()["report"]
     by_name = {outcome.stage.name: outcome for outcome in done}
     places = {"catalog": "movielens-100k", "pictures": "openmoji"}
     catalogs = {name: Catalog.open(folder / "data" / place) for name, place in places.items()}
     explained = [by_name[f"explain-{name}"] for name in catalogs]
     composed = by_name["compose"]
     counts = by_name["catalog"].result["counts"]
+    recommenders = texts["recommenders"]
     recommended = {
-        name: by_name[f"recommend-{name}"] for name in _RECOMMENDERS if f"recommend-{name}" in by_name
+        name: by_name[f"recommend-{name}"] for name in recommenders if f"recommend-{name}" in by_name
     }
     minutes = sum(outcome.seconds for outcome in done) / 60
     return Report(
-        title="What a small language model learned of movies",
-        subtitle="Three modalities of items, each aligned on its own to a readable anchor, composed by weight "
-        "into one model, and put to work as a recommender.",
+        title=texts["title"],
+        subtitle=texts["subtitle"],
         facts=[
             *((name, f"{counts[name]:,}") for name in ("items", "users", "interactions")),
             ("minutes in all", f"{minutes:.1f}"),
@@ -96,7 +70,7 @@ def report(folder: Path, workspace: Workspace, done: Sequence[Done]) -> Report:
             command=composed.stage.line,
         ),
         recommendations=[
-            Recommendation(name, _RECOMMENDERS[name], outcome.result["test"], outcome.stage.line)
+            Recommendation(name, recommenders[name], outcome.result["test"], outcome.stage.line)
             for name, outcome in recommended.items()
         ],
         suggestions=_suggestions(catalogs["catalog"], workspace.registry, list(recommended)),
@@ -104,7 +78,7 @@ def report(folder: Path, workspace: Workspace, done: Sequence[Done]) -> Report:
             StageRow(outcome.stage.title, outcome.stage.line, outcome.seconds, not outcome.repeated)
             for outcome in done
         ],
-        notes=_NOTES,
+        notes=texts["notes"],
     )
 
 

@@ -200,8 +200,8 @@ class RowMaker:
         model = new_model(
             self.workspace, self.catalog, self._backbone, list(self.models), self._settings, prompt
         )
-        rows = range(len(self.catalog))
-        return {m: np.array([row in model.inputs[m] for row in rows]) for m in self.models}
+        every = range(len(self.catalog))
+        return {m: np.array([row in model.inputs[m] for row in every]) for m in self.models}
 
     def _name(self, row: Row, part: str) -> str:
         return f"reproduce/{self.catalog.name}/{row.name}/{part}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,10 @@ class Report:
     resolution: Mapping[str, float]
     results: tuple[Result, ...]
     effects: Mapping[str, tuple[compare.Effect, ...]]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, plain."""
+        return asdict(self)
 
 
 def reproduce(
