@@ -10,7 +10,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from earec_core.errors import UsageError
 from earec_core.files import write_atomic
-from earec_core.report import figures, verdicts
 from earec_core.report.words import highlight
 
 
@@ -35,7 +34,7 @@ def _templates() -> Environment:
     )
     templates.filters |= {"number": number, "count": count, "highlight": highlight}
     templates.tests["finite"] = math.isfinite
-    templates.globals |= {"figures": figures, "verdicts": verdicts, "nan": math.nan}
+    templates.globals["nan"] = math.nan
     return templates
 
 
