@@ -25,7 +25,6 @@ from earec_core.packages import Wheel, fetch
 SPEECH_EMBEDDING = "speech-embedding"
 _WHEEL = Wheel("openwakeword==0.4.0", "2c353f49a35d384507403efde3db439353d8281a52d08a0e42a5b493e5145075", 9)
 _MODELS = "openwakeword/resources/models"
-_SPEECH_RATE = 16_000
 # Mel frames of 10 ms that one embedding sees and that the next one starts after, and the samples they need.
 _SEES, _HOP, _SPEECH_LEAST = 76, 16, 12_640
 # Embeddings a pass, and windows of a transformers encoder a pass: bounds on memory.
@@ -43,22 +42,20 @@ class Speech:
     Args:
         revision: the weights that are meant; None takes those of the package.
         home: EAREC's home, which keeps the wheel.
+
+    Raises:
+        IntegrityError: other weights are meant.
     """
 
-    def __init__(self, revision: str | None, home: Path | None) -> None:
-        self._wanted, self._home = revision, home
-        self.rate = _SPEECH_RATE
+    rate = 16_000
+    revision = f"sha256:{_WHEEL.sha256}"
 
-    @property
-    def revision(self) -> str:
-        """Identity of the weights, `sha256:...`; IntegrityError if others are meant."""
-        revision = f"sha256:{_WHEEL.sha256}"
-        check_revision("audio", SPEECH_EMBEDDING, self._wanted, revision)
-        return revision
+    def __init__(self, revision: str | None, home: Path | None) -> None:
+        check_revision("audio", SPEECH_EMBEDDING, revision, self.revision)
+        self._home = home
 
     def encoder(self) -> Encoder:
         """The frozen encoder."""
-        _ = self.revision
         if self._home is None:
             raise UsageError(
                 f"{SPEECH_EMBEDDING} is downloaded once, and there is no folder to keep it in.",

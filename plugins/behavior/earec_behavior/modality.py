@@ -44,16 +44,12 @@ class BehaviorModality(Modality[BehaviorConfig]):
 
     def read(self, item: Item) -> Float[np.ndarray, " d"] | None:
         row = self._row(item)
-        if row is None:
-            return None
-        raw = self._table.values[row]
-        if not np.isfinite(raw).all():
+        if row is not None and not np.isfinite(self._table.values[row]).all():
             raise DamagedInputError(
                 f"The embedding of item {item.id} in {self._table.origin} holds values that are not finite.",
                 "Mend its row, or fill it with NaN to leave it out.",
             )
-        vector: np.ndarray = self._values[row].copy()
-        return vector
+        return None if row is None else self._values[row].copy()
 
     def build_encoder(self, llm: LanguageModel) -> Encoder:
         return VectorEncoder(self._values.shape[1]).eval()

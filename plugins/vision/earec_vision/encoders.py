@@ -37,17 +37,16 @@ class Lite0:
     Args:
         positions: embeddings of one picture; the 7 x 7 map is averaged to that many cells.
         revision: the weights that are meant; None takes those of the package.
+
+    Raises:
+        IntegrityError: other weights are meant.
     """
 
-    def __init__(self, positions: int, revision: str | None = None) -> None:
-        self._positions, self._wanted = positions, revision
+    revision = f"sha256:{LITE0_SHA256}"
 
-    @property
-    def revision(self) -> str:
-        """Identity of the weights, `sha256:...`; IntegrityError if others are meant."""
-        revision = f"sha256:{LITE0_SHA256}"
-        check_revision("vision", LITE0, self._wanted, revision)
-        return revision
+    def __init__(self, positions: int, revision: str | None = None) -> None:
+        check_revision("vision", LITE0, revision, self.revision)
+        self._positions = positions
 
     def prepare(self, image: Image.Image) -> Pixels:
         """Resize an RGB image as the encoder's training did."""
@@ -56,7 +55,6 @@ class Lite0:
 
     def encoder(self) -> Encoder:
         """The frozen encoder."""
-        _ = self.revision
         return _Lite0Encoder(_lite0_network(), self._positions).eval()
 
 
