@@ -351,7 +351,7 @@ FAULTS = {
         r"open item\.path\('n'\), here 0\.txt in .* FileNotFoundError",
     ),
     "raising": ("read_gives_none_without_the_modality", "it raised KeyError"),
-    "fragile": ("damaged_input_is_none_or_an_error_never_a_wrong_vector", "raises (Value|Type)Error"),
+    "fragile": ("damaged_input_is_none_or_an_error_never_a_wrong_vector", "it raised (Value|Type)Error"),
     "nan": ("damaged_input_is_none_or_an_error_never_a_wrong_vector", "a vector with NaN or infinity"),
     "silent": ("describe_shows_every_item", "'an item without input' included, but it raised KeyError"),
     "markup": ("describe_shows_every_item", "must be a base64 image"),

@@ -49,9 +49,7 @@ class Aligning:
         metrics = ready.alignment.metrics
         before, after = metrics["valid_loss_before"], metrics["valid_loss"]
         # The tiny LLM's logits are small: perfectly aligned, its loss falls by about half a nat.
-        with clause(
-            "12 passes over its own examples must lower a modality's loss by 0.1 at least"
-        ) as require:
+        with clause("12 passes over its examples must lower a modality's loss by 0.1 at least") as require:
             require(after < before - 0.1, f"it goes from {before:.3f} to {after:.3f}")
 
     def test_composing_one_adapter_gives_it_back(self, ready: Kit) -> None:
@@ -63,8 +61,8 @@ class Aligning:
         with clause("Composed at weight 1, an adapter must give the same item vectors") as require:
             recipe = Recipe({ready.name: 1.0})
             composite = compose_models(ready.workspace, adapters, recipe, name="kit/one").id
-            vectors, composed = map(torch.from_numpy, map(ready.vectors, (ready.alignment.id, composite)))
-            difference = compare.difference(composed, vectors)
+            vectors = torch.from_numpy(ready.vectors(ready.alignment.id))
+            difference = compare.difference(torch.from_numpy(ready.vectors(composite)), vectors)
             require(not difference, f"they differ ({difference})")
 
 

@@ -85,10 +85,7 @@ class Projection:
     def test_calibrate_brings_the_output_to_the_size_of_words(self, ready: Kit) -> None:
         """After `calibrate(x, rms)` the output's root mean square is within a factor of 3 of rms."""
         rms = ready.backbone.embedding_rms
-        contract = (
-            f"The calibrated projector's rms must be that of the LLM's words, {rms:.3g}, within a factor of 3"
-        )
-        with clause(contract) as require:
+        with clause(f"calibrate must bring the output's rms within a factor of 3 of {rms:.3g}") as require:
             h, mask = ready.project(ready.calibrated_projector().eval(), ready.encoded)
             calibrated = float(h[mask].square().mean().sqrt())
             require(rms / 3 <= calibrated <= rms * 3, f"it is {calibrated:.3g}")
