@@ -80,11 +80,10 @@ def cosine(composition: Composition, first: str, second: str) -> float:
 def metrics(rows: Sequence[Recommendation]) -> dict[str, float]:
     """Every metric that some recommender has, those of the paper first, with its best value or NaN."""
     names = {m for row in rows for m in row.metrics if m != "users" and not m.endswith(_SIDES)}
-    values = {
-        name: [value for row in rows if math.isfinite(value := row.metrics.get(name, math.nan))]
+    return {
+        name: max(filter(math.isfinite, (row.metrics.get(name, math.nan) for row in rows)), default=math.nan)
         for name in [*(m for m in _METRICS if m in names), *sorted(names.difference(_METRICS))]
     }
-    return {name: max(values[name], default=math.nan) for name in values}
 
 
 def hits(rows: Sequence[Recommendation]) -> Markup:

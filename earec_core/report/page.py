@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from earec_core.errors import UsageError
-from earec_core.report import figures, verdicts
+from earec_core.files import write_atomic
 from earec_core.report.words import highlight
 
 
@@ -36,7 +34,7 @@ def _templates() -> Environment:
     )
     templates.filters |= {"number": number, "count": count, "highlight": highlight}
     templates.tests["finite"] = math.isfinite
-    templates.globals |= {"figures": figures, "verdicts": verdicts, "nan": math.nan}
+    templates.globals["nan"] = math.nan
     return templates
 
 
@@ -55,19 +53,10 @@ def save(target: Path, text: str) -> Path:
     Raises:
         UsageError: it cannot be written.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        write_atomic(target, text.encode(errors="replace"))
     except OSError as error:
         raise UsageError(
             f"The report {target} cannot be written: {error.strerror or error}.", "Name another folder."
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
     return target

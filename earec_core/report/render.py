@@ -45,6 +45,8 @@ def render(report: Report) -> str:
         subtitle=report.subtitle,
         made_by=report.generated_with,
         report=report,
+        figures=figures,
+        verdicts=verdicts,
         colours=figures.colours(report),
         short=[sentence for sentence in sentences if sentence],
         sections={key: name for key, name in SECTIONS.items() if getattr(report, key)},

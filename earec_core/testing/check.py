@@ -100,14 +100,14 @@ class _Collect:
         self._total = len(session.items)
 
     def pytest_runtest_makereport(self, item: Any, call: pytest.CallInfo[Any]) -> None:
-        from earec_core.testing.clauses import ContractError, said
+        from earec_core.testing.clauses import ContractError, one_line
 
         error = call.excinfo.value if call.excinfo else None
         if isinstance(error, ContractError):
             self._sentences[item.nodeid] = str(error)
         elif error is not None:
             clause = " ".join((item.obj.__doc__ or item.name).split()).rstrip(".")
-            self._sentences[item.nodeid] = f"{clause}, but the check raised {said(error)}."
+            self._sentences[item.nodeid] = f"{clause}, but the check raised {one_line(error)}."
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "call" and report.passed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,25 +12,30 @@ class ContractError(AssertionError):
     """The plugin does not keep the contract: what it wants and what was found, in one sentence."""
 
 
-def require(met: bool, sentence: str) -> None:
-    """Fail with `sentence` unless `met`."""
-    __tracebackhide__ = True
-    if not met:
-        raise ContractError(sentence)
-
-
 @contextmanager
-def expecting(contract: str) -> Iterator[None]:
-    """Turn whatever the plugin raises in this block into a failure of `contract`, a clause without full stop."""
+def clause(contract: str) -> Iterator[Callable[[bool, str], None]]:
+    """A clause of the contract, without full stop, that the block checks.
+
+    Whatever the plugin raises in the block fails the clause.
+
+    Yields:
+        A function `require(met, finding)` that fails the clause with what was found instead, unless `met`.
+    """
+
+    def require(met: bool, finding: str) -> None:
+        __tracebackhide__ = True
+        if not met:
+            raise ContractError(f"{contract}, but {finding}.")
+
     try:
-        yield
+        yield require
     except ContractError:
         raise
     except Exception as error:
-        raise ContractError(f"{contract}, but it raised {said(error)}.") from error
+        raise ContractError(f"{contract}, but it raised {one_line(error)}.") from error
 
 
-def said(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """An exception in one line, without full stop."""
     return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
 

@@ -11,21 +11,19 @@ clause; its failure says what the contract wants and what was found instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from earec_core.errors import EarecError
-from earec_core.modality import Item, PluginConfig
 from earec_core.testing.checks.alignment import Aligning
 from earec_core.testing.checks.declaration import Declaration
 from earec_core.testing.checks.encoder import Encoding
 from earec_core.testing.checks.input import Input
 from earec_core.testing.checks.projector import Projection
 from earec_core.testing.clauses import ContractError
-from earec_core.testing.kit import Kit
+from earec_core.testing.kit import Examples, Kit
 
 _KITS = pytest.StashKey[dict[type, Kit]]()
 
@@ -41,8 +39,8 @@ class ModalityConformance(Aligning, Projection, Encoding, Input, Declaration):
     modality: ClassVar[str] = ""
 
     @classmethod
-    def examples(cls, folder: Path) -> tuple[PluginConfig, Sequence[Item]] | None:
-        """Configuration and items to check with in place of the plugin's own (`Modality.examples`)."""
+    def examples(cls, folder: Path) -> Examples | None:
+        """Configuration and items to check with; None takes the plugin's own (`Modality.examples`)."""
         return None
 
     @pytest.fixture
@@ -54,8 +52,7 @@ class ModalityConformance(Aligning, Projection, Encoding, Input, Declaration):
             name = self.modality or request.config.getoption("earec_plugin", None)
             if not name:
                 pytest.fail(f"Set `modality` in {cls.__name__}, or give --earec-plugin NAME.")
-            own = cls.examples.__func__ is not ModalityConformance.examples.__func__  # type: ignore[attr-defined]
-            kits[cls] = Kit(name, tmp_path_factory.mktemp("earec-kit"), cls.examples if own else None)
+            kits[cls] = Kit(name, tmp_path_factory.mktemp("earec-kit"), cls.examples)
         return kits[cls]
 
     @pytest.fixture

@@ -12,31 +12,10 @@ from typing import Any
 
 from earec_core.types import Item
 
-_ANYTHING: tuple[Any, ...] = (
-    None,
-    "",
-    " ",
-    "garbage \x00 ☃",
-    "nan",
-    b"",
-    b"garbage \x00\xff",
-    True,
-    0,
-    -1,
-    2**63 - 1,
-    0.5,
-    math.nan,
-    math.inf,
-    -math.inf,
-    1e300,
-    [],
-    [None],
-    ["a", ["b"]],
-    [1.0, math.nan],
-    [math.inf] * 3,
-    {},
-    date(2020, 2, 29),
-)
+_TEXTS = ("", " ", "garbage \x00 ☃", "nan", b"", b"garbage \x00\xff")
+_NUMBERS = (True, 0, -1, 2**63 - 1, 0.5, math.nan, math.inf, -math.inf, 1e300)
+_LISTS: tuple[list[Any], ...] = ([], [None], ["a", ["b"]], [1.0, math.nan], [math.inf] * 3)
+_ANYTHING: tuple[Any, ...] = (None, *_TEXTS, *_NUMBERS, *_LISTS, {}, date(2020, 2, 29))
 _FIRST: tuple[Any, ...] = (None, math.nan, math.inf, "garbage", [])
 _KEPT = ("item_id", "title")
 
@@ -56,9 +35,11 @@ def damaged(item: Item, folder: Path) -> Iterator[tuple[str, Item]]:
         if name in _KEPT:
             continue
         copies = _copies(named[name], folder) if name in named else ()
-        for how, other in (*_cut(value), *copies, *((f"{bad!r}", bad) for bad in _ANYTHING)):
-            what = f"field {name!r} of item {item.id} being {how}"
-            yield what, replace(item, fields={**item.fields, name: other})
+        for how, bad in (*_cut(value), *copies, *((repr(bad), bad) for bad in _ANYTHING)):
+            yield (
+                f"field {name!r} of item {item.id} being {how}",
+                replace(item, fields={**item.fields, name: bad}),
+            )
     for title in (None, ""):
         fields = {k: v for k, v in item.fields.items() if k != "title"}
         yield f"title of item {item.id} being {title!r}", replace(item, title=title, fields=fields)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from earec_core.catalog import Catalog
-from earec_core.types import Item
+from earec_core.modality import Item, content_digest
 
 
 class _Examples(Catalog):
@@ -36,7 +35,7 @@ def catalog_of(items: Sequence[Item], folder: Path) -> Catalog:
     ]
     return _Examples(
         folder,
-        {"name": "examples", "digest": hashlib.sha256(repr(rows).encode()).hexdigest()},
+        {"name": "examples", "digest": content_digest(repr(rows)).hex()},
         pl.from_dicts(rows, infer_schema_length=None),
         pl.DataFrame(schema={"user": pl.Int64, "user_id": pl.String, "item": pl.Int64}),
         pl.DataFrame(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from earec_core import plugins
@@ -21,15 +20,17 @@ from earec_core.modality import Context, Encoded, Encoder, Item, Modality, Plugi
 from earec_core.plugins import Plugin
 from earec_core.plugins.spec import ModalitySpec
 from earec_core.testing import tiny_backbone
-from earec_core.testing.clauses import expecting, require, seeded
-from earec_core.testing.compare import shaped
+from earec_core.testing.clauses import ContractError, clause, seeded
+from earec_core.testing.compare import forward
 from earec_core.testing.examples import catalog_of
 from earec_core.workspace import Workspace
 
 FEWEST = 3
 """Examples that a check needs: fewer cannot show that rows mix."""
 
-Given = tuple[PluginConfig, Sequence[Item]] | None
+Examples = tuple[PluginConfig, Sequence[Item]]
+Source = Callable[[Path], Examples | None]
+Part = TypeVar("Part", Encoder, Projector)
 
 
 class Kit:
@@ -38,10 +39,10 @@ class Kit:
     Args:
         name: an installed modality.
         folder: an empty folder to work in.
-        given: gives examples in place of the plugin's own (`Modality.examples`); None for the latter.
+        given: gives examples in place of the plugin's own (`Modality.examples`), or None for the latter.
     """
 
-    def __init__(self, name: str, folder: Path, given: Callable[[Path], Given] | None = None) -> None:
+    def __init__(self, name: str, folder: Path, given: Source = lambda _: None) -> None:
         self.name, self.folder, self._given = name, folder, given
 
     @cached_property
@@ -69,25 +70,24 @@ class Kit:
         return factory
 
     @cached_property
-    def examples(self) -> tuple[PluginConfig, Sequence[Item]]:
+    def examples(self) -> Examples:
         """Configuration and items that the plugin gives to be checked with."""
         folder = self.new_folder("examples")
-        with expecting("examples(folder) must give a configuration and items"):
-            found = (self._given or self.factory.examples)(folder)
+        with clause(
+            f"examples(folder) must give a config and {FEWEST} items or more of different ids"
+        ) as require:
+            examples = self._given(folder) or self.factory.examples(folder)
+            if examples is None:
+                raise ContractError(
+                    "The kit needs items to check with: add to the Modality a classmethod examples(cls, folder) "
+                    f"that returns a configuration and at least {FEWEST} items that have the modality, their "
+                    "inputs different."
+                )
+            config, items = examples
+            ids = {item.id for item in items}
             require(
-                found is not None,
-                "The kit needs items to check with: add to the Modality a classmethod examples(cls, folder) "
-                f"that returns a configuration and at least {FEWEST} items that have the modality, their "
-                "inputs different.",
-            )
-            assert found is not None  # noqa: S101 - for mypy
-            config, items = found
-            require(
-                isinstance(config, self.config_model)
-                and len({item.id for item in items}) == len(items) >= FEWEST,
-                f"examples(folder) must give a {self.config_model.__name__} and at least {FEWEST} items with "
-                f"different ids, but it gives a {type(config).__name__} and {len(items)} items with "
-                f"{len({item.id for item in items})} ids.",
+                isinstance(config, self.config_model) and len(ids) == len(items) >= FEWEST,
+                f"it gives a {type(config).__name__} and {len(items)} items with {len(ids)} ids",
             )
         return config, items
 
@@ -108,12 +108,13 @@ class Kit:
 
     def new_modality(self) -> Modality[Any]:
         """The modality as the core makes it from its stored configuration."""
-        return create(self.name, self.config.model_dump(mode="json"), self._context)
+        context = Context("examples", self.workspace.registry.root, self.workspace.home)
+        return create(self.name, self.config.model_dump(mode="json"), context)
 
     @cached_property
     def modality(self) -> Modality[Any]:
         """The modality, made once."""
-        with expecting("The factory must take the configuration that examples(folder) gives"):
+        with clause("The factory must take the configuration that examples(folder) gives"):
             return self.new_modality()
 
     @cached_property
@@ -121,12 +122,9 @@ class Kit:
         """Raw input of every example."""
         raws = []
         for item in self.items:
-            with expecting(f"read must give the input of every example, item {item.id} among them"):
+            with clause(f"read must give the input of every example, item {item.id} included") as require:
                 raws.append(self.modality.read(item))
-            require(
-                raws[-1] is not None,
-                f"Every example must have the modality, but read gives None for item {item.id}.",
-            )
+                require(raws[-1] is not None, "it gives None")
         return raws
 
     @cached_property
@@ -141,58 +139,38 @@ class Kit:
 
     def new_encoder(self, seed: int) -> Encoder:
         """Another encoder, built with torch's generator at `seed`."""
-        with seeded(seed), expecting("build_encoder(llm) must give an Encoder"):
-            encoder = self.modality.build_encoder(self.backbone)
-            require(
-                isinstance(encoder, Encoder),
-                f"build_encoder must give an earec_core.modality.Encoder, not a {type(encoder).__name__}.",
-            )
-        return encoder
+        return _build(seed, Encoder, lambda: self.modality.build_encoder(self.backbone))
 
     @cached_property
     def encoded(self) -> Encoded:
         """All examples, encoded in one batch."""
         return self.encode(self.raws)
 
-    @torch.no_grad()
     def encode(self, raws: Sequence[Any], encoder: Encoder | None = None) -> Encoded:
         """Raw inputs through the encoder, shapes checked."""
-        with expecting("The encoder must take what read gives"):
-            encoded = (encoder or self.encoder)(list(raws))
-        shaped(encoded, len(raws), self.encoder.d_enc, "encoder")
-        return Encoded(*encoded)
+        return forward(encoder or self.encoder, list(raws), len(raws), self.encoder.d_enc)
 
     def new_projector(self, seed: int = 0) -> Projector:
         """A projector, built with torch's generator at `seed`."""
-        with seeded(seed), expecting("build_projector(d_enc, d_llm) must give a Projector"):
-            projector = self.modality.build_projector(self.encoder.d_enc, self.backbone.d_llm)
-            require(
-                isinstance(projector, Projector),
-                f"build_projector must give an earec_core.modality.Projector, not a "
-                f"{type(projector).__name__}.",
-            )
-        return projector
+        widths = self.encoder.d_enc, self.backbone.d_llm
+        return _build(seed, Projector, lambda: self.modality.build_projector(*widths))
 
     def calibrated_projector(self, seed: int = 0) -> Projector:
         """A projector as training starts with it."""
         projector = self.new_projector(seed)
-        with expecting("calibrate(x, rms) must take the encoded examples"):
+        with clause("calibrate(x, rms) must take the encoded examples"):
             projector.calibrate(self.encoded, self.backbone.embedding_rms)
         return projector
 
-    @torch.no_grad()
     def project(self, projector: Projector, encoded: Encoded) -> Encoded:
         """An encoded batch through a projector, shapes checked."""
-        with expecting("The projector must take what the encoder gives"):
-            projected = projector(encoded)
-        shaped(projected, len(encoded.h), self.backbone.d_llm, "projector")
-        return Encoded(*projected)
+        return forward(projector, encoded, len(encoded.h), self.backbone.d_llm)
 
     @cached_property
     def catalog(self) -> Catalog:
         """The examples as a catalog."""
         _, items = self.examples
-        with expecting("The examples' fields must be what a catalog's columns can hold"):
+        with clause("The examples' fields must be what a catalog's columns can hold"):
             return catalog_of(items, self.new_folder("examples"))
 
     @cached_property
@@ -223,18 +201,15 @@ class Kit:
     @cached_property
     def alignment(self) -> Alignment:
         """A tiny alignment of the modality, its adapter registered."""
-        with seeded(0), expecting("The modality must align on its own examples"):
+        with seeded(0), clause("The modality must align on its own examples"):
             return align(self.workspace, self.catalog, self.name, self.run_config, backbone=self.backbone)
 
     def vectors(self, reference: str) -> Float[np.ndarray, "n d"]:
         """Item vectors of the examples by a model of the registry (Eq. 5)."""
-        with expecting("The stored model must encode the examples"):
-            encoded = encode(self.workspace, self.catalog, reference, self.run_config, backbone=self.backbone)
-            return encoded.vectors
-
-    @property
-    def _context(self) -> Context:
-        return Context("examples", self.workspace.registry.root, self.workspace.home)
+        with clause("The stored model must encode the examples"):
+            return encode(
+                self.workspace, self.catalog, reference, self.run_config, backbone=self.backbone
+            ).vectors
 
     @cached_property
     def _tiny(self) -> BackboneConfig:
@@ -245,3 +220,12 @@ class Kit:
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def _build(seed: int, kind: type, build: Callable[[], Part]) -> Part:
+    """A part of the modality, built with torch's generator at `seed`."""
+    name = kind.__name__
+    with seeded(seed), clause(f"build_{name.lower()} must give an earec_core.modality.{name}") as require:
+        part = build()
+        require(isinstance(part, kind), f"it gives a {type(part).__name__}")
+    return part

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import keyword
-import os
 import re
-import secrets
-import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +13,7 @@ import earec_core
 from earec_core import plugins
 from earec_core.config import RunConfig
 from earec_core.errors import UsageError
+from earec_core.files import make_once
 from earec_core.plugins.spec import API_VERSION
 
 TEMPLATES = Path(__file__).with_name("template")
@@ -55,23 +53,20 @@ def new(name: str, into: Path) -> Path:
         "version": earec_core.__version__,
         "api": repr(API_VERSION),
     }
-    temp = into / f".earec-{name}-{secrets.token_hex(4)}"
-    try:
+
+    def fill(distribution: Path) -> None:
         for target, source in FILES.items():
-            file = temp / Template(target).substitute(words)
+            file = distribution / Template(target).substitute(words)
             file.parent.mkdir(parents=True, exist_ok=True)
             text = (TEMPLATES / f"{source}.tmpl").read_text(encoding="utf-8") if source else ""
-            with file.open("w", encoding="utf-8", newline="\n") as out:
-                out.write(Template(text).substitute(words))
-                out.flush()
-                os.fsync(out.fileno())
-        temp.replace(folder)
+            file.write_bytes(Template(text).substitute(words).encode())
+
+    try:
+        make_once(folder, fill)
     except OSError as error:
         raise UsageError(
             f"{folder} cannot be written: {error.strerror}.", "Choose another folder: --into DIR"
         ) from error
-    finally:
-        shutil.rmtree(temp, ignore_errors=True)
     return folder
 
 

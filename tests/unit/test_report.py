@@ -18,23 +18,18 @@ from hypothesis import strategies as st
 from markupsafe import escape
 
 from earec_core.errors import DataError, UsageError
-from earec_core.report import (
+from earec_core.report import Report, charts, explained, render, verdicts, write
+from earec_core.report.content import (
     Composition,
     Curve,
     Example,
     Recommendation,
-    Report,
     RougeRow,
     Says,
     StageRow,
     Suggestion,
-    charts,
-    examples,
-    explained,
-    render,
-    verdicts,
-    write,
 )
+from earec_core.report.explained import examples
 from earec_core.report.render import SECTIONS
 from earec_core.report.words import common, highlight
 

@@ -50,6 +50,11 @@ class Done:
     result: Any
 
 
+def recipe() -> dict[str, Any]:
+    """The demo's recipe: its stages in order, and the texts of its report."""
+    return tomllib.loads(resources.files(__package__).joinpath("recipe.toml").read_text())
+
+
 def stages(folder: Path) -> list[Stage]:
     """The demo's stages with paths inside `folder`."""
     places = {
@@ -60,10 +65,9 @@ def stages(folder: Path) -> list[Stage]:
         "settings": folder / "settings.toml",
         "registry": folder / "registry",
     }
-    recipe = tomllib.loads(resources.files(__package__).joinpath("recipe.toml").read_text())
     return [
         Stage(row["name"], row["title"], tuple(part.format(**places) for part in row["command"]))
-        for row in recipe["stage"]
+        for row in recipe()["stage"]
     ]
 
 
@@ -82,15 +86,15 @@ def run(folder: Path, workspace: Workspace, runner: Runner) -> list[Done]:
     sources.openmoji(folder / "sources" / "openmoji", workspace)
     key = digest([earec_core.__version__, settings])
     done: list[Done] = []
-    every = stages(folder)
-    for number, stage in enumerate(every, 1):
+    planned = stages(folder)
+    for number, stage in enumerate(planned, 1):
         key = digest([key, stage.command])
         file = folder / "stages" / f"{stage.name}.json"
         kept = _kept(file, key)
         if kept is not None:
             done.append(Done(stage, kept["seconds"], False, kept["result"]))
             continue
-        workspace.note(f"\n[{number}/{len(every)}] {stage.title}\n$ {stage.line}")
+        workspace.note(f"\n[{number}/{len(planned)}] {stage.title}\n$ {stage.line}")
         started = time.monotonic()
         result = runner(stage.command)
         seconds = time.monotonic() - started

@@ -65,12 +65,12 @@ def openmoji(out: Path, workspace: Workspace) -> None:
 def _emoji(names: list[dict[str, Any]], face: FreeTypeFont) -> Iterator[tuple[int, str, str]]:
     """Single code points that the font draws, each with its name and category."""
     blank = {_draw(character, face, 24).tobytes() for character in (" ", "\U0010fffd")}
-    for one in sorted(names, key=lambda row: int(row["sort_order"])):
-        code, *more = one["unified"].removesuffix("-FE0F").split("-")
-        drawn = one["category"] != "Component" and not more
+    for emoji in sorted(names, key=lambda row: int(row["sort_order"])):
+        code, *more = emoji["unified"].removesuffix("-FE0F").split("-")
+        drawn = emoji["category"] != "Component" and not more
         if drawn and _draw(chr(int(code, 16)), face, 24).tobytes() not in blank:
-            group = one["subcategory"].replace("-", " ")
-            yield int(code, 16), one["name"].capitalize(), f"{one['category']}, {group}"
+            group = emoji["subcategory"].replace("-", " ")
+            yield int(code, 16), emoji["name"].capitalize(), f"{emoji['category']}, {group}"
 
 
 def _draw(character: str, face: FreeTypeFont, size: int) -> Image:

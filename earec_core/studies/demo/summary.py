@@ -18,41 +18,14 @@ from earec_core.catalog import Catalog
 from earec_core.modality import Modality, create
 from earec_core.recommend.evaluate import histories
 from earec_core.recommend.stage import open_retriever
-from earec_core.report import (
-    Composition,
-    Curve,
-    Recommendation,
-    Report,
-    StageRow,
-    Suggestion,
-    examples,
-    rouge_rows,
-)
-from earec_core.report.explained import Describe
-from earec_core.studies.demo.run import Done
+from earec_core.report import Report
+from earec_core.report.content import Composition, Curve, Recommendation, StageRow, Suggestion
+from earec_core.report.explained import Describe, examples, rouge_rows
+from earec_core.studies.demo.run import Done, recipe
 from earec_core.workspace import Workspace
 from earec_registry import Registry
 
 _USERS, _SHOWN = 3, 8
-
-_WHAT = {
-    "ids": "SASRec: one trained vector per item id, nothing of what the item is",
-    "unaligned": "frozen vectors of the language model as it came",
-    "composite": "frozen vectors of the composed model",
-}
-
-_NOTES = (
-    "The language model is SmolLM2-135M-Instruct (Apache-2.0). The paper's is fifty times larger and was "
-    "trained on four GPUs; each alignment here took about a minute on a processor.",
-    "The catalog is MovieLens-100K, read from the recbole package: titles, genres, years and 100,000 ratings. "
-    "It has no descriptions, so the text modality reads genres and year, and repeating the genres of the anchor "
-    "is easy for it.",
-    "The users shown are the first that some recommender serves well.",
-    "The items shown and scored are held back: no alignment was trained on them.",
-    "MovieLens-100K has no pictures. Vision is aligned on drawings of OpenMoji (CC BY-SA 4.0) with their "
-    "names and categories; that says nothing of movies. Its own adapter names the pictures here: the composite, "
-    "where vision weighs 0.1, answers a drawing with a movie.",
-)
 
 
 def report(folder: Path, workspace: Workspace, done: Sequence[Done]) -> Report:
@@ -63,23 +36,23 @@ def report(folder: Path, workspace: Workspace, done: Sequence[Done]) -> Report:
         workspace: over the demo's registry.
         done: every stage with its result.
     """
-    by_name = {one.stage.name: one for one in done}
-    catalogs = {
-        name: Catalog.open(folder / "data" / place)
-        for name, place in (("catalog", "movielens-100k"), ("pictures", "openmoji"))
-    }
-    explained = {name: by_name[f"explain-{name}"] for name in catalogs}
+    texts = recipe()["report"]
+    by_name = {outcome.stage.name: outcome for outcome in done}
+    places = {"catalog": "movielens-100k", "pictures": "openmoji"}
+    catalogs = {name: Catalog.open(folder / "data" / place) for name, place in places.items()}
+    explained = [by_name[f"explain-{name}"] for name in catalogs]
+    composed = by_name["compose"]
     counts = by_name["catalog"].result["counts"]
-    recommended = {name: by_name[f"recommend-{name}"] for name in _WHAT if f"recommend-{name}" in by_name}
-    minutes = sum(one.seconds for one in done) / 60
+    recommenders = texts["recommenders"]
+    recommended = {
+        name: by_name[f"recommend-{name}"] for name in recommenders if f"recommend-{name}" in by_name
+    }
+    minutes = sum(outcome.seconds for outcome in done) / 60
     return Report(
-        title="What a small language model learned of movies",
-        subtitle="Three modalities of items, each aligned on its own to a readable anchor, composed by weight "
-        "into one model, and put to work as a recommender.",
+        title=texts["title"],
+        subtitle=texts["subtitle"],
         facts=[
-            ("items", f"{counts['items']:,}"),
-            ("users", f"{counts['users']:,}"),
-            ("interactions", f"{counts['interactions']:,}"),
+            *((name, f"{counts[name]:,}") for name in ("items", "users", "interactions")),
             ("minutes in all", f"{minutes:.1f}"),
         ],
         examples=[
@@ -89,22 +62,28 @@ def report(folder: Path, workspace: Workspace, done: Sequence[Done]) -> Report:
                 pl.read_parquet(folder / "texts" / f"{name}.parquet").to_dicts(), _inputs(catalog, workspace)
             )
         ],
-        rouge=rouge_rows([row for one in explained.values() for row in one.result]),
-        rouge_commands=[one.stage.line for one in explained.values()],
-        curves=[_curve(one) for one in done if one.stage.name.startswith("align-")],
-        composition=_composition(by_name["compose"]),
+        rouge=rouge_rows([row for outcome in explained for row in outcome.result]),
+        rouge_commands=[outcome.stage.line for outcome in explained],
+        curves=[_curve(outcome) for outcome in done if outcome.stage.name.startswith("align-")],
+        composition=Composition(
+            **{key: composed.result[key] for key in ("weights", "method", "cosines", "norms")},
+            command=composed.stage.line,
+        ),
         recommendations=[
-            Recommendation(name, _WHAT[name], one.result["test"], one.stage.line)
-            for name, one in recommended.items()
+            Recommendation(name, recommenders[name], outcome.result["test"], outcome.stage.line)
+            for name, outcome in recommended.items()
         ],
         suggestions=_suggestions(catalogs["catalog"], workspace.registry, list(recommended)),
-        stages=[StageRow(one.stage.title, one.stage.line, one.seconds, not one.repeated) for one in done],
-        notes=_NOTES,
+        stages=[
+            StageRow(outcome.stage.title, outcome.stage.line, outcome.seconds, not outcome.repeated)
+            for outcome in done
+        ],
+        notes=texts["notes"],
     )
 
 
-def _curve(one: Done) -> Curve:
-    result = json.loads((Path(one.result["run"]) / "result.json").read_text())
+def _curve(aligned: Done) -> Curve:
+    result = json.loads((Path(aligned.result["run"]) / "result.json").read_text())
     history: list[dict[str, float]] = result["history"]
 
     def series(key: str) -> list[tuple[float, float]]:
@@ -112,21 +91,14 @@ def _curve(one: Done) -> Curve:
 
     speeds = [value for _, value in series("tokens_per_s")]
     return Curve(
-        modality=one.stage.command[one.stage.command.index("--modality") + 1],
+        modality=aligned.stage.command[aligned.stage.command.index("--modality") + 1],
         loss=series("loss"),
         valid=series("valid_loss"),
         rouge=series("valid_rouge_l"),
         items=result["counts"]["train"],
         minutes=result["minutes"],
         tokens_per_s=median(speeds) if speeds else 0.0,
-        command=one.stage.line,
-    )
-
-
-def _composition(one: Done) -> Composition:
-    result = one.result
-    return Composition(
-        result["weights"], result["method"], result["cosines"], result["norms"], one.stage.line
+        command=aligned.stage.line,
     )
 
 
@@ -137,11 +109,7 @@ def _inputs(catalog: Catalog, workspace: Workspace) -> Describe:
 
     @cache
     def modality(name: str) -> Modality[Any]:
-        return create(
-            name,
-            model.manifest.modalities[name].config,
-            context(workspace, catalog),
-        )
+        return create(name, model.manifest.modalities[name].config, context(workspace, catalog))
 
     return lambda item_id, name: modality(name).describe(items[item_id])
 

@@ -20,8 +20,8 @@ def mean(
     has = np.stack([present[m] for m in vectors], axis=1)
     has[~has.any(axis=1)] = True
     summed = sum(has[:, [i]] * vector for i, vector in enumerate(vectors.values()))
-    found: np.ndarray = (summed / has.sum(axis=1, keepdims=True)).astype(np.float32)
-    return found
+    means: np.ndarray = (summed / has.sum(axis=1, keepdims=True)).astype(np.float32)
+    return means
 
 
 def concatenation(
@@ -32,7 +32,7 @@ def concatenation(
     """The modalities' vectors side by side, zeros where an item lacks one, reduced by PCA.
 
     Centred, not scaled. Components are in the order of their variance; a component's sign makes its largest
-    loading positive, so that the result is one. With fewer than `width` items there are as many as items.
+    loading positive, so that there is one result. With fewer than `width` items there are as many as items.
 
     Args:
         vectors: by modality.
@@ -43,5 +43,5 @@ def concatenation(
     u, s, vt = np.linalg.svd(joined - joined.mean(axis=0), full_matrices=False)
     kept = min(width, len(s))
     signs = np.sign(vt[np.arange(kept), np.abs(vt[:kept]).argmax(axis=1)])
-    found: np.ndarray = (u[:, :kept] * s[:kept] * signs).astype(np.float32)
-    return found
+    components: np.ndarray = (u[:, :kept] * s[:kept] * signs).astype(np.float32)
+    return components

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from earec_core.metrics.statistics import Z
-from earec_core.studies.reproduce.stage import METRICS, Report, Result
+from earec_core.studies.reproduce.stage import METRICS, Report
 
-COLUMNS = (
-    "row",
-    *(metric.upper() for metric in METRICS),
-    "NDCG@10 less the reference's",
-    "p",
-    "p (Holm)",
-)
-EFFECTS = ("rows", "NDCG@10", *COLUMNS[5:])
+_VERSUS = ("NDCG@10 less the reference's", "p", "p (Holm)")
+_PAPER = {metric: f"paper {metric.upper()}" for metric in METRICS}
+COLUMNS = ("row", *map(str.upper, METRICS), *_VERSUS)
 BESIDE = ("/ exact", "paper HR@10", "paper NDCG@10")
-"""What of `SIZES` stands beside `COLUMNS` where both tables are one."""
-SIZES = ("row", "HR@10", "NDCG@10", "||dW||", "/ exact", "error", *(f"paper {m.upper()}" for m in METRICS))
+"""The columns of `sizes` that stand beside `COLUMNS` where both tables are one."""
 
 
 def display(report: Report) -> list[dict[str, str]]:
@@ -27,49 +20,63 @@ def display(report: Report) -> list[dict[str, str]]:
     A composite's row has those of `sizes` as well.
     """
     composed = {row["row"]: row for row in sizes(report)}
-    return [{**composed.get(one.row.name, {}), **_figures(one)} for one in report.results]
+    rows = []
+    for result in report.results:
+        row = {**composed.get(result.row.name, {}), "row": result.row.name}
+        for metric, figures in result.test.items():
+            spread = "" if figures["sd"] is None else f" ± {figures['sd']:.4f}"
+            row[metric.upper()] = f"{figures['mean']:.4f}{spread}"
+        rows.append(row | _versus(result.versus))
+    return rows
 
 
 def sizes(report: Report) -> list[dict[str, str]]:
-    """Every composite: how large its change of the weights is, how far from the exact sum; the paper's figures."""
-    found = []
-    for one in report.results:
-        if one.size is None:
-            continue
-        figures = {key: "-" if value is None else f"{value:.3g}" for key, value in one.size.items()}
-        found.append(
-            {
-                "row": one.row.name,
-                "HR@10": f"{one.test['hr@10']['mean']:.4f}",
-                "NDCG@10": f"{one.test['ndcg@10']['mean']:.4f}",
-                "||dW||": figures["composed"],
-                "/ exact": figures["ratio"],
-                "error": figures["relative_error"],
-                **{f"paper {m.upper()}": f"{one.row.paper[m]:.4f}" for m in METRICS if m in one.row.paper},
-            }
-        )
-    return found
+    """Every composite: the norm of its change of the weights, its error to the exact sum; the paper's figures."""
+    names = {"composed": "norm", "ratio": "/ exact", "relative_error": "error"}
+    return [
+        {
+            "row": result.row.name,
+            "HR@10": f"{result.test['hr@10']['mean']:.4f}",
+            "NDCG@10": f"{result.test['ndcg@10']['mean']:.4f}",
+            **{
+                column: "-" if (value := result.size[key]) is None else f"{value:.3g}"
+                for key, column in names.items()
+            },
+            **{_PAPER[metric]: f"{value:.4f}" for metric, value in result.row.paper.items()},
+        }
+        for result in report.results
+        if result.size is not None
+    ]
+
+
+def effects(report: Report, factor: str) -> list[dict[str, str]]:
+    """What the method does over all weightings, or the weighting over all methods (`factor`)."""
+    return [
+        {factor: effect.level, "rows": str(effect.rows), "NDCG@10": f"{effect.ndcg:.4f}"}
+        | _versus(effect.versus)
+        for effect in report.effects.get(factor, ())
+    ]
 
 
 def remarks(report: Report) -> list[str]:
     """What the figures can carry, a sentence each."""
-    r = report.resolution
+    resolution = report.resolution
     trainings = "one training" if report.seeds == 1 else f"{report.seeds} trainings"
-    found = [
+    sentences = [
         f"{report.catalog}: {report.users} users, {report.items} items; {trainings} of the recommender a row; "
         f"{'-'.join(report.adapters) or 'no modality'}, in this order, are the rows' percentages.",
-        f"The standard error of HR@10 over users is {r['se']:.4f} (at {r['rate']:.4f}, {report.reference}): "
-        f"two rates closer than {r['smallest']:.4f} are not told apart at 5%.",
+        f"The standard error of HR@10 over users is {resolution['se']:.4f} (at {resolution['rate']:.4f}, "
+        f"{report.reference}): two rates closer than {resolution['smallest']:.4f} are not told apart at 5%.",
     ]
-    errors = sorted(one.versus["se"] for one in report.results if one.versus)
+    errors = sorted(result.versus["se"] for result in report.results if result.versus)
     if errors:
-        found.append(
+        median = errors[len(errors) // 2]
+        sentences.append(
             f"Differences of NDCG@10 to {report.reference} are paired over users, averaged over seeds first; "
-            f"the median of their standard errors is {errors[len(errors) // 2]:.4f}, so that differences "
-            f"below {Z * errors[len(errors) // 2]:.4f} do not show even uncorrected. They say nothing of other "
-            "seeds of the alignment."
+            f"the median of their standard errors is {median:.4f}, so that differences below {Z * median:.4f} "
+            "do not show even uncorrected. They say nothing of other seeds of the alignment."
         )
-    return found
+    return sentences
 
 
 def markdown(report: Report, command: str) -> str:
@@ -78,46 +85,34 @@ def markdown(report: Report, command: str) -> str:
     Args:
         command: what was typed.
     """
-    lines = [f"    {command}", "", *remarks(report), "", *_table(COLUMNS, display(report))]
+    lines = [f"    {command}", "", *remarks(report), *_table(COLUMNS, display(report))]
     for factor, other in (("method", "weightings"), ("weighting", "methods")):
         if rows := effects(report, factor):
-            lines += ["", f"Every {factor} over all {other}:", "", *_table((factor, *EFFECTS), rows)]
-    composed = sizes(report)
-    if composed:
+            lines += [
+                "",
+                f"Every {factor} over all {other}:",
+                *_table((factor, "rows", "NDCG@10", *_VERSUS), rows),
+            ]
+    if composed := sizes(report):
         lines += [
             "",
             "Composites: norm of the change of the weights, the same divided by the exact sum's, relative error "
             "to the exact sum, and the paper's figures (its LLM, its Office, its three modalities).",
-            "",
-            *_table(SIZES, composed),
+            *_table(("row", "HR@10", "NDCG@10", "norm", "/ exact", "error", *_PAPER.values()), composed),
         ]
     return "\n".join(lines) + "\n"
 
 
-def effects(report: Report, factor: str) -> list[dict[str, str]]:
-    """What the method does over all weightings, or the weighting over all methods (`factor`)."""
-    return [
-        {factor: one.level, "rows": str(one.rows), "NDCG@10": f"{one.ndcg:.4f}", **_versus(one.versus)}
-        for one in report.effects.get(factor, ())
-    ]
-
-
-def _figures(one: Result) -> dict[str, str]:
-    found = {"row": one.row.name}
-    for metric in METRICS:
-        value = one.test[metric]
-        spread = "" if value["sd"] is None else f" ± {value['sd']:.4f}"
-        found[metric.upper()] = f"{value['mean']:.4f}{spread}"
-    return found | _versus(one.versus)
-
-
-def _versus(v: Mapping[str, float] | None) -> dict[str, str]:
-    if v is None:
+def _versus(comparison: Mapping[str, float] | None) -> dict[str, str]:
+    if comparison is None:
         return {}
-    told = (f"{v['difference']:+.4f} ± {Z * v['se']:.4f}", f"{v['p']:.2g}", f"{v['p_holm']:.2g}")
-    return dict(zip(COLUMNS[5:], told, strict=True))
+    difference = f"{comparison['difference']:+.4f} ± {Z * comparison['se']:.4f}"
+    return dict(
+        zip(_VERSUS, (difference, f"{comparison['p']:.2g}", f"{comparison['p_holm']:.2g}"), strict=True)
+    )
 
 
-def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [f"| {' | '.join(columns)} |".replace("||dW||", "norm"), "|---" * len(columns) + "|"]
-    return lines + [f"| {' | '.join(row.get(c, '') for c in columns)} |" for row in rows]
+def _table(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> list[str]:
+    lines = [columns, *([row.get(column, "") for column in columns] for row in rows)]
+    head, *body = (f"| {' | '.join(cells)} |" for cells in lines)
+    return ["", head, "|---" * len(columns) + "|", *body]

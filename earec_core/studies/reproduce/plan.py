@@ -60,13 +60,12 @@ def weightings(
     Returns:
         Weights that sum to 1, and the paper's figures; of equal weightings the first.
     """
-    found: list[tuple[dict[str, float], dict[str, float]]] = []
+    distinct: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
     for row in rows:
         total = sum(row["weights"][m] for m in modalities)
         weights = {m: row["weights"][m] / total for m in modalities}
-        if not any(label(weights) == label(other) for other, _ in found):
-            found.append((weights, dict(row["paper"])))
-    return found
+        distinct.setdefault(label(weights), (weights, row["paper"]))
+    return list(distinct.values())
 
 
 def plan(
@@ -103,24 +102,23 @@ def plan(
     methods = list(dict.fromkeys(methods or content["methods"]))
     _among("--methods", methods, method_names(), "The methods are")
     weighted = weightings(content["row"], given)
-    default = f"delta-{label(weighted[0][0])}"
     rows = [
         Row(f"{method}-{label(weights)}", "composite", tuple(given), method, weights, paper)
         for method in dict.fromkeys([*methods, "delta"])
         for weights, paper in weighted
         if method in methods or (reference is None and weights is weighted[0][0])
     ]
-    for shown in content["unaligned"]:
-        there = tuple(m for m in shown if m in given)
-        name = "unaligned" if there == tuple(given) else f"unaligned-{'-'.join(there)}"
-        if there and all(row.name != name for row in rows):
-            rows.append(Row(name, "unaligned", there))
+    for listed in content["unaligned"]:
+        shown = tuple(m for m in listed if m in given)
+        name = "unaligned" if shown == tuple(given) else f"unaligned-{'-'.join(shown)}"
+        if shown and all(row.name != name for row in rows):
+            rows.append(Row(name, "unaligned", shown))
     rows += [Row(m, "single", (m,)) for m in given]
     if len(given) > 1:
         rows += [Row("mean", "mean", tuple(given)), Row("concatenation", "concatenation", tuple(given))]
     rows.append(Row("ids", "ids"))
     names = [row.name for row in rows]
-    chosen = reference or default
+    chosen = reference or f"delta-{label(weighted[0][0])}"
     _among("--reference", [chosen], names, "The rows are")
     if only is not None:
         _among("--only", only, names, "The rows are")
@@ -133,8 +131,8 @@ def label(weights: Mapping[str, float]) -> str:
     return "-".join(f"{round(100 * weight, 1):g}" for weight in weights.values())
 
 
-def _among(option: str, values: Sequence[str], known: Sequence[str], say: str) -> None:
+def _among(option: str, values: Sequence[str], known: Sequence[str], known_as: str) -> None:
     if not values:
-        raise UsageError(f"{option} names nothing.", f"{say} {', '.join(known)}.")
+        raise UsageError(f"{option} names nothing.", f"{known_as} {', '.join(known)}.")
     if unknown := [value for value in values if value not in known]:
-        raise UsageError(f"{option} knows no {', '.join(unknown)}.", f"{say} {', '.join(known)}.")
+        raise UsageError(f"{option} knows no {', '.join(unknown)}.", f"{known_as} {', '.join(known)}.")

@@ -36,7 +36,7 @@ from earec_core.config import RecommenderConfig, RunConfig, RunSettings
 from earec_core.encode import encode
 from earec_core.llm.backbone import Backbone
 from earec_core.metrics.ranking import Metrics
-from earec_core.modality import create
+from earec_core.modality import Modality, create
 from earec_core.recommend.stage import train_registered
 from earec_core.studies.reproduce import controls
 from earec_core.studies.reproduce.plan import Row
@@ -129,13 +129,17 @@ class RowMaker:
         """Vectors by the LLM: the stored model's, or the un-aligned backbone's on the adapters' template."""
         name = self._name(row, "vectors")
         stored = self._stored(name, VectorsManifest)
-        configs, sources = self._recorded
-        parents = [*([model] if model else []), *(s for m in row.modalities for s in sources[m])]
+        shown = {m: self._modalities[m] for m in row.modalities}
+        parents = [
+            *([model] if model else []),
+            *(s for modality in shown.values() for s in modality.sources()),
+        ]
         first = next(iter(self.models.values()))
         if (
             stored is not None
             and sorted(stored.manifest.parents) == sorted(parents)
-            and stored.manifest.modalities == {m: configs[m] for m in row.modalities}
+            and stored.manifest.modalities
+            == {m: modality.resolved_config().model_dump(mode="json") for m, modality in shown.items()}
             and stored.manifest.prompt == first.manifest.prompt
             and stored.manifest.base is not None
             and stored.manifest.base.weights == first.manifest.base.weights
@@ -149,8 +153,9 @@ class RowMaker:
             config = config.model_copy(update=settings)
         check_base(first, self._backbone.info)
         workspace, names = self.workspace.about(row.name), row.modalities
-        made = encode(workspace, self.catalog, model, config, names=names, name=name, backbone=self._backbone)
-        return made.id
+        return encode(
+            workspace, self.catalog, model, config, names=names, name=name, backbone=self._backbone
+        ).id
 
     def _combined(self, row: Row) -> str:
         """Vectors made of those of each modality's own adapter."""
@@ -167,10 +172,9 @@ class RowMaker:
         else:
             width = next(iter(vectors.values())).shape[1]
             combined = controls.concatenation(vectors, self._present, width)
-        made = ItemVectors.save(
+        return ItemVectors.save(
             registry, combined, self.catalog, name=name, why="reproduce", method=method, parents=parents
-        )
-        return made.id
+        ).id
 
     @cached_property
     def _backbone(self) -> Backbone:
@@ -185,14 +189,9 @@ class RowMaker:
         }
 
     @cached_property
-    def _recorded(self) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
-        """What `encode` will record of each modality: its exact configuration, and what it reads."""
+    def _modalities(self) -> dict[str, Modality[Any]]:
         here = context(self.workspace, self.catalog)
-        made = {m: create(m, settings, here) for m, settings in self._settings.items()}
-        return (
-            {m: modality.resolved_config().model_dump(mode="json") for m, modality in made.items()},
-            {m: modality.sources() for m, modality in made.items()},
-        )
+        return {m: create(m, settings, here) for m, settings in self._settings.items()}
 
     @cached_property
     def _present(self) -> dict[str, Bool[np.ndarray, " n"]]:

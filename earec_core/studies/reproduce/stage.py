@@ -171,26 +171,24 @@ def _measure(
 
 
 def _over_seeds(measured: Sequence[Metrics]) -> dict[str, dict[str, Any]]:
-    found = {}
+    figures = {}
     for metric in METRICS:
         name, _, k = metric.partition("@")
         values = [float(getattr(metrics, name)(int(k))) for metrics in measured]
         sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        found[metric] = {"mean": float(np.mean(values)), "sd": sd, "seeds": values}
-    return found
+        figures[metric] = {"mean": float(np.mean(values)), "sd": sd, "seeds": values}
+    return figures
 
 
 def _effects(
     rows: Sequence[Row], gains: Mapping[str, Float[np.ndarray, " users"]], reference: str
 ) -> dict[str, tuple[compare.Effect, ...]]:
-    cells = {
-        row.name: (row.method, label(row.weights)) for row in rows if row.kind == "composite" and row.method
-    }
+    cells = {row.name: (str(row.method), label(row.weights)) for row in rows if row.kind == "composite"}
     if reference not in cells:
         return {}
     by_cell = {cell: gains[name] for name, cell in cells.items()}
-    found = {
-        factor: compare.main_effects(by_cell, axis, cells[reference][axis])
+    return {
+        factor: effects
         for axis, factor in enumerate(("method", "weighting"))
+        if (effects := compare.main_effects(by_cell, axis, cells[reference][axis]))
     }
-    return {factor: effects for factor, effects in found.items() if effects}

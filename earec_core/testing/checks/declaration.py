@@ -6,12 +6,13 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import suppress
 
 from earec_core import config as configuration
 from earec_core import plugins
 from earec_core.errors import EarecError, UsageError
 from earec_core.modality import LoraSettings
-from earec_core.testing.clauses import ContractError, expecting, require
+from earec_core.testing.clauses import ContractError, clause
 from earec_core.testing.kit import Kit
 
 HEAVY = ("torch", "transformers", "peft", "numpy", "polars", "pydantic")
@@ -37,33 +38,25 @@ class Declaration:
     def test_importing_the_spec_is_light(self, kit: Kit) -> None:
         """Importing the spec imports no torch, transformers, peft, numpy, polars or pydantic."""
         values = [e.value for e in plugins.entry_points(plugins.MODALITY.group) if e.name == kit.name]
-        require(bool(values), f"The plugin must be installed, but no entry point is named {kit.name!r}.")
+        with clause("The plugin must be installed") as require:
+            require(bool(values), f"no entry point is named {kit.name!r}")
         module = values[0].partition(":")[0]
-        done = subprocess.run(
-            [sys.executable, "-c", _IMPORT, json.dumps(sys.path), module],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        reason = (done.stderr.strip().splitlines() or ["it exited"])[-1]
-        require(done.returncode == 0, f"The spec's module {module} must be importable alone, but: {reason}.")
-        heavy = sorted(
-            {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])} & {*HEAVY}
-        )
-        require(
-            not heavy,
-            f"Importing the spec must import nothing heavy, so that listing plugins stays fast, but importing "
-            f"{module} imports {', '.join(heavy)}.",
-        )
+        arguments = [sys.executable, "-c", _IMPORT, json.dumps(sys.path), module]
+        process = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        with clause(f"The spec's module {module} must be importable alone") as require:
+            reason = (process.stderr.strip().splitlines() or ["it exited"])[-1]
+            require(process.returncode == 0, f"importing it says {reason.rstrip('.')}")
+        with clause("Importing the spec must import nothing heavy: listing plugins stays fast") as require:
+            imported = {name.partition(".")[0] for name in json.loads(process.stdout.splitlines()[-1])}
+            heavy = sorted(imported.intersection(HEAVY))
+            require(not heavy, f"importing {module} imports {', '.join(heavy)}")
 
     def test_every_config_field_is_documented(self, kit: Kit) -> None:
         """Every field of the configuration has a description: `earec plugins show` prints it."""
-        bare = [name for name, field in kit.config_model.model_fields.items() if not field.description]
-        require(
-            not bare,
-            f"Every field of {kit.config_model.__name__} must have a description (Field(..., "
-            f"description=...)), but {', '.join(bare)} has none.",
-        )
+        model = kit.config_model
+        with clause(f"Every field of {model.__name__} must have Field(..., description=...)") as require:
+            bare = [name for name, field in model.model_fields.items() if not field.description]
+            require(not bare, f"{', '.join(bare)} has none")
 
     def test_examples_are_given(self, kit: Kit) -> None:
         """`examples(folder)` gives a configuration and at least three items to check with."""
@@ -71,88 +64,65 @@ class Declaration:
 
     def test_the_config_round_trips_through_json(self, ready: Kit) -> None:
         """A configuration stored as JSON with a model comes back equal."""
-        with expecting("resolved_config() must give the configuration to store"):
+        with clause("resolved_config() must give the configuration to store"):
             configs = (ready.config, ready.modality.resolved_config())
-        for config in configs:
-            with expecting("The configuration must survive a round trip through JSON"):
+        with clause("The configuration must come back from JSON equal") as require:
+            for config in configs:
                 stored = json.loads(json.dumps(config.model_dump(mode="json")))
                 back = ready.config_model.model_validate(stored)
-            require(
-                back == config,
-                f"The configuration must come back from JSON equal, but {config!r} is {back!r}.",
-            )
+                require(back == config, f"{config!r} is {back!r}")
 
     def test_the_config_refuses_unknown_keys(self, ready: Kit) -> None:
         """A key that the configuration does not have is refused: a typing error must not pass unnoticed."""
         values = {**ready.config.model_dump(mode="json"), "a_key_that_is_not_there": 1}
-        try:
-            configuration.validate(ready.config_model, values, "configuration")
-        except UsageError:
-            return
-        raise ContractError(
-            f"{ready.config_model.__name__} must refuse unknown keys (extra='forbid', as PluginConfig), but it "
-            "takes 'a_key_that_is_not_there'."
-        )
+        model = ready.config_model
+        with clause(
+            f"{model.__name__} must refuse unknown keys (extra='forbid', as PluginConfig)"
+        ) as require:
+            with suppress(UsageError):
+                configuration.validate(model, values, "configuration")
+                require(False, "it takes 'a_key_that_is_not_there'")
 
     def test_the_config_is_frozen(self, ready: Kit) -> None:
         """A configuration cannot be changed once made: what is stored with a model is what was used."""
         config = ready.config.model_copy()
-        for name in type(config).model_fields:
-            try:
-                setattr(config, name, getattr(config, name))
-            except ValueError:
-                continue
-            raise ContractError(
-                f"{type(config).__name__} must be frozen, as PluginConfig, but its field {name} can be set."
-            )
+        with clause(f"{type(config).__name__} must be frozen, as PluginConfig") as require:
+            for name in type(config).model_fields:
+                with suppress(ValueError):
+                    setattr(config, name, getattr(config, name))
+                    require(False, f"its field {name} can be set")
 
     def test_the_slot_token_is_a_word(self, ready: Kit) -> None:
         """The spec's slot token is one word in angle brackets: a prompt shows it to people."""
-        token = ready.spec.slot_token
-        require(
-            re.fullmatch(r"<[\w-]+>", token) is not None,
-            f"slot_token must be one word in angle brackets, such as <image>, but it is {token!r}.",
-        )
+        with clause("slot_token must be one word in angle brackets, such as <image>") as require:
+            token = ready.spec.slot_token
+            require(re.fullmatch(r"<[\w-]+>", token) is not None, f"it is {token!r}")
 
     def test_cache_features_is_a_bool(self, ready: Kit) -> None:
         """`cache_features` is True or False, the same for two modalities of one configuration."""
-        with expecting("cache_features must be a property that gives a bool"):
-            caches = (ready.modality.cache_features, ready.new_modality().cache_features)
-        require(
-            type(caches[0]) is bool and caches[0] is caches[1],
-            f"cache_features must be one bool for one configuration, but two modalities give {caches[0]!r} and "
-            f"{caches[1]!r}.",
-        )
+        with clause("cache_features must be one bool for one configuration") as require:
+            first, second = ready.modality.cache_features, ready.new_modality().cache_features
+            require(type(first) is bool and first is second, f"two modalities give {first!r} and {second!r}")
 
     def test_the_adapter_keeps_the_seed(self, ready: Kit) -> None:
         """`adapter_config(settings)` gives valid LoraSettings of the same seed: all adapters start from one A."""
-        for seed in (0, 7):
-            settings = LoraSettings(r=4, alpha=8, seed=seed)
-            with expecting("adapter_config(settings) must give valid LoraSettings"):
+        with clause("adapter_config(settings) must keep the seed and give valid LoraSettings") as require:
+            for seed in (0, 7):
+                settings = LoraSettings(r=4, alpha=8, seed=seed)
                 lora = ready.modality.adapter_config(settings)
                 valid = isinstance(lora, LoraSettings) and LoraSettings(**lora.model_dump()) == lora
-            require(
-                valid and lora.seed == seed,
-                f"adapter_config must give LoraSettings with the seed of those it gets, but for {settings!r} it "
-                f"gives {lora!r}.",
-            )
+                require(valid and lora.seed == seed, f"for {settings!r} it gives {lora!r}")
 
     def test_sources_are_ids(self, ready: Kit) -> None:
         """`sources()` gives ids of registry artifacts, 64 hexadecimal digits each."""
-        with expecting("sources() must give ids of registry artifacts"):
+        with clause("sources() must give a tuple of ids of artifacts (64 hexadecimal digits)") as require:
             sources = ready.modality.sources()
-        wrong = [s for s in sources if not re.fullmatch("[0-9a-f]{64}", str(s))]
-        require(
-            isinstance(sources, tuple) and not wrong,
-            f"sources() must give a tuple of ids (64 hexadecimal digits), but it gives {sources!r}.",
-        )
+            valid = all(re.fullmatch("[0-9a-f]{64}", str(identity)) for identity in sources)
+            require(isinstance(sources, tuple) and valid, f"it gives {sources!r}")
 
     def test_the_fingerprint_is_stable(self, ready: Kit) -> None:
         """`fingerprint()` is the same text for two modalities of one configuration: it finds cached features."""
-        with expecting("fingerprint() must give a text"):
+        with clause("fingerprint() must be one text for one configuration") as require:
             first, second = ready.modality.fingerprint(), ready.new_modality().fingerprint()
-        require(
-            isinstance(first, str) and first == second,
-            "fingerprint() must be one text for one configuration, but two modalities give "
-            f"{first!r} and {second!r}.",
-        )
+            valid = isinstance(first, str) and first == second
+            require(valid, f"two modalities give {first!r} and {second!r}")

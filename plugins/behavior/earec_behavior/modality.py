@@ -13,16 +13,8 @@ from pydantic import Field
 
 from earec_behavior import table
 from earec_core.errors import DamagedInputError, UsageError
-from earec_core.modality import (
-    Encoder,
-    Item,
-    LanguageModel,
-    MlpProjector,
-    Modality,
-    PluginConfig,
-    Projector,
-)
-from earec_core.modality.tables import Table, VectorEncoder
+from earec_core.modality import Encoder, Item, LanguageModel, MlpProjector, Modality, PluginConfig, Projector
+from earec_core.modality.tables import PIN, Table, VectorEncoder
 
 _NEIGHBOURS = 3
 
@@ -52,16 +44,12 @@ class BehaviorModality(Modality[BehaviorConfig]):
 
     def read(self, item: Item) -> Float[np.ndarray, " d"] | None:
         row = self._row(item)
-        if row is None:
-            return None
-        raw = self._table.values[row]
-        if not np.isfinite(raw).all():
+        if row is not None and not np.isfinite(self._table.values[row]).all():
             raise DamagedInputError(
                 f"The embedding of item {item.id} in {self._table.origin} holds values that are not finite.",
                 "Mend its row, or fill it with NaN to leave it out.",
             )
-        vector: np.ndarray = self._values[row].copy()
-        return vector
+        return None if row is None else self._values[row].copy()
 
     def build_encoder(self, llm: LanguageModel) -> Encoder:
         return VectorEncoder(self._values.shape[1]).eval()
@@ -97,16 +85,13 @@ class BehaviorModality(Modality[BehaviorConfig]):
         return BehaviorConfig(embeddings=str(file)), items
 
     @cached_property
-    def _found(self) -> tuple[Table, str | None]:
+    def _table(self) -> Table:
         return table.load(self.config.embeddings, self.config.ids or "", self.context)
 
     @property
-    def _table(self) -> Table:
-        return self._found[0]
-
-    @property
     def _artifact(self) -> str | None:
-        return self._found[1]
+        """Id of the table in the registry; None of a file."""
+        return None if PIN in self._table.pinned else self._table.pinned
 
     @cached_property
     def _values(self) -> Float[np.ndarray, "n d"]:
@@ -120,14 +105,14 @@ class BehaviorModality(Modality[BehaviorConfig]):
         return directions
 
     def _row(self, item: Item) -> int | None:
-        held = self._table
-        if held.rows is None and item.index >= len(held.values):
+        rows, values = self._table.rows, self._table.values
+        if rows is None and item.index >= len(values):
             raise UsageError(
-                f"{held.origin} has no ids and {len(held.values)} rows, the catalog has more.",
+                f"{self._table.origin} has no ids and {len(values)} rows, the catalog has more.",
                 "Say whose rows they are: --set behavior.ids=FILE",
             )
-        row = item.index if held.rows is None else held.rows.get(item.id)
-        return row if row is not None and held.present[row] else None
+        row = item.index if rows is None else rows.get(item.id)
+        return row if row is not None and self._table.present[row] else None
 
     def _nearest(self, row: int) -> list[int]:
         """Rows of the highest cosine, best first."""

@@ -19,7 +19,7 @@ _SET = f"--set {_SETTING}=NAME_OR_FILE"
 _FIT = "earec behavior fit --data DIR"
 
 
-def load(reference: str, ids: str, context: Context) -> tuple[Table, str | None]:
+def load(reference: str, ids: str, context: Context) -> Table:
     """Read the table that a configuration names.
 
     Args:
@@ -28,14 +28,14 @@ def load(reference: str, ids: str, context: Context) -> tuple[Table, str | None]
         context: catalog and registry.
 
     Returns:
-        The table, and the registry's id of it if it comes from there.
+        The table; `pinned` is its id where it comes from the registry.
 
     Raises:
         UsageError: not there, not readable, or made on another catalog.
         IntegrityError: a pinned file has changed.
     """
     if reference.partition(PIN)[0].lower().endswith(SUFFIXES):
-        return read_table(reference, ids, _SETTING), None
+        return read_table(reference, ids, _SETTING)
     if ids:
         raise UsageError(
             f"behavior.ids={ids} does not go with {reference or 'registered embeddings'}: those have ids.",
@@ -49,7 +49,7 @@ def default_name(catalog: str) -> str:
     return f"embeddings/{catalog}"
 
 
-def _from_registry(reference: str, is_default: bool, context: Context) -> tuple[Table, str]:
+def _from_registry(reference: str, is_default: bool, context: Context) -> Table:
     if context.registry is None or (is_default and not context.catalog):
         raise UsageError(
             f"behavior.embeddings={reference!r} needs a registry and a catalog.", f"Give a file: {_SET}"
@@ -79,4 +79,4 @@ def _from_registry(reference: str, is_default: bool, context: Context) -> tuple[
             f"(made by `earec behavior fit`).",
         )
     table = read_table(str(stored.folder / TENSORS), str(stored.folder / IDS), _SETTING)
-    return replace(table, origin=reference, pinned=stored.id), stored.id
+    return replace(table, origin=reference, pinned=stored.id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import Field, field_validator
@@ -114,5 +113,4 @@ class TextModality(Modality[TextConfig]):
 
 
 def _field(item: Item, name: str) -> str:
-    value: Any = item.title if name == "title" else item.fields.get(name)
-    return clean(value)
+    return clean(item.title if name == "title" else item.fields.get(name))

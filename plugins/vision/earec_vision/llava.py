@@ -36,10 +36,10 @@ class LlavaProjector(MlpProjector):
         self._pretrained = weights is not None
         if weights is None:
             return
-        have = tuple(weights["hidden.0.weight"].shape[::-1])
-        if have != (d_enc, d_llm):
+        shape = tuple(weights["hidden.0.weight"].shape[::-1])
+        if shape != (d_enc, d_llm):
             raise UsageError(
-                f"LLaVA's projector maps {have[0]} to {have[1]}; encoder and LLM here have {d_enc} and {d_llm}.",
+                f"LLaVA's projector maps {shape[0]} to {shape[1]}; encoder and LLM here have {d_enc} and {d_llm}.",
                 "Use the vision tower and the LLM that it was trained with, or --set vision.projector=mlp.",
             )
         self.load_state_dict(weights)
@@ -59,19 +59,19 @@ def read(source: Path) -> tuple[dict[str, Tensor], str]:
         UsageError: there is none in it, or it is not safetensors.
     """
     files = sorted(source.glob("*.safetensors")) if source.is_dir() else [source]
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for file in files:
         try:
             with safe_open(str(file), framework="pt") as stored:
                 for name in stored.keys():  # noqa: SIM118 - it is no mapping
                     if match := _NAME.search(name):
                         place = _PLACE[match[1] or match[2]]
-                        found[f"{place}.{match[3]}"] = stored.get_tensor(name).float()
+                        weights[f"{place}.{match[3]}"] = stored.get_tensor(name).float()
         except (SafetensorError, OSError) as error:
             raise UsageError(f"{file} cannot be read as safetensors: {error}", _NEXT) from None
-    if len(found) != 4:
+    if len(weights) != 4:
         raise UsageError(f"There is no two-layer projector of LLaVA in {source}.", _NEXT)
     digest = hashlib.sha256()
-    for name, tensor in sorted(found.items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(name.encode() + tensor.numpy().tobytes())
-    return found, f"sha256:{digest.hexdigest()}"
+    return weights, f"sha256:{digest.hexdigest()}"

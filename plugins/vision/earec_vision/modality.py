@@ -16,15 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from earec_core.errors import DamagedInputError, IntegrityError
-from earec_core.modality import (
-    Encoder,
-    Item,
-    LanguageModel,
-    MlpProjector,
-    Modality,
-    PluginConfig,
-    Projector,
-)
+from earec_core.modality import Encoder, Item, LanguageModel, MlpProjector, Modality, PluginConfig, Projector
 from earec_vision import llava
 from earec_vision.encoders import LITE0, Lite0, Pixels, Source, Tower
 from earec_vision.images import MOST_PIXELS, open_rgb, thumbnail
@@ -102,7 +94,7 @@ class VisionModality(Modality[VisionConfig]):
             ) from None
 
     def build_encoder(self, llm: LanguageModel) -> Encoder:
-        return self._source.load()
+        return self._source.encoder()
 
     def build_projector(self, d_enc: int, d_llm: int) -> Projector:
         if self.config.projector == "mlp":
@@ -176,13 +168,13 @@ class VisionModality(Modality[VisionConfig]):
     def _projector_weights(self) -> tuple[dict[str, Tensor], str] | None:
         if self.config.projector in ("mlp", "llava"):
             return None
-        weights, found = llava.read(Path(self.config.projector).expanduser())
-        if self.config.projector_revision not in (None, found):
+        weights, revision = llava.read(Path(self.config.projector).expanduser())
+        if self.config.projector_revision not in (None, revision):
             raise IntegrityError(
-                f"The projector in {self.config.projector} is {found}, not {self.config.projector_revision}.",
+                f"The projector in {self.config.projector} is {revision}, not {self.config.projector_revision}.",
                 "Give the checkpoint that is meant, or leave vision.projector_revision out.",
             )
-        return weights, found
+        return weights, revision
 
     @cached_property
     def _source(self) -> Source:
