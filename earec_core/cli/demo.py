@@ -36,10 +36,10 @@ def command(folder: Path, show_only: bool) -> None:
             out.data(stage.line)
         return
     started = time.monotonic()
-    workspace = Workspace.open(registry=folder / "registry", reporter=Reporter(out.note))
+    workspace = Workspace.open(registry=folder / "registry", reporter=Reporter(out.lines))
     stages = demo.run(folder, workspace, run_command)
     target = write(report(folder, workspace, stages), folder / "report.html", folder / "report.json")
-    out.note(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes.")
+    out.lines(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes.")
     out.data(str(target))
 
 

@@ -149,7 +149,7 @@ class Session:
         watch = functools.cache(self.observers)
         if self.tensorboard or self.jsonl:
             watch()  # so that a file that cannot be written is refused before the work
-        with out.progress(title) as progress:
+        with out.progress(title) as progress, out.alone():
             yield Workspace.open(registry=self.registry, reporter=Reporter(out.note, progress), watch=watch)
 
     def observers(self) -> Observers:

@@ -3,25 +3,59 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, TextIO
 
 Progress = Callable[[int, int, str], None]
 """Takes units done, units in all (0: not known), and a few words."""
 
 
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff]")
+"""Control characters, separators of lines, marks that turn the direction of text, halves of characters."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """A text that does nothing to a terminal, and stays in its line and cell: `\\x1b` for an escape.
+
+    Args:
+        keep: characters that are meant, e.g. a line break.
+    """
+    return _UNSAFE.sub(lambda at: at[0] if at[0] in keep else repr(at[0])[1:-1], text)
+
+
 class Output:
-    """Writes results to stdout and notes, hints and progress to stderr."""
+    """Writes results to stdout and notes, hints and progress to stderr, whatever is in them `printable`."""
+
+    _stream: TextIO | None = None
+
+    @property
+    def stream(self) -> TextIO:
+        """Where results go."""
+        return self._stream or sys.stdout
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within it, what others print to stdout, a plugin's encoder say, goes to stderr."""
+        before, self._stream = self._stream, self.stream
+        try:
+            with redirect_stdout(sys.stderr):
+                yield
+        finally:
+            self._stream = before
 
     def data(self, text: str) -> None:
         """Write one line of the result."""
-        sys.stdout.write(text + "\n")
+        self.stream.write(printable(text) + "\n")
 
     def json(self, value: Any) -> None:
-        """Write the result as indented JSON."""
-        self.data(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+        """Write the result as indented JSON; it has escapes of its own for what is not printable."""
+        text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+        self.stream.write(
+            _UNSAFE.sub(lambda at: at[0] if at[0] == "\n" else f"\\u{ord(at[0]):04x}", text) + "\n"
+        )
 
     def result(self, text: str, facts: Mapping[str, Any], as_json: bool) -> None:
         """Write the facts as JSON, or the one line that says the result."""
@@ -36,21 +70,27 @@ class Output:
             self.json([{c: row.get(c) for c in columns} for row in rows])
             return
         lines = [[_cell(row.get(c)) for c in columns] for row in rows]
-        if not sys.stdout.isatty():
+        if not self.stream.isatty():
             for line in [columns, *lines]:
-                self.data("\t".join(line))
+                self.stream.write("\t".join(line) + "\n")
             return
         from rich.console import Console
         from rich.table import Column, Table
+        from rich.text import Text
 
         table = Table(*(Column(name, overflow="fold") for name in columns), box=None, pad_edge=False)
         for line in lines:
-            table.add_row(*line)
-        Console().print(table)
+            # As they are: a string's [brackets] and :names: mean colours and emoji to rich.
+            table.add_row(*map(Text, line))
+        Console(file=self.stream).print(table)
 
     def note(self, text: str) -> None:
-        """Tell the person something that is not the result."""
-        sys.stderr.write(text + "\n")
+        """Tell the person something that is not the result, in one line."""
+        self.lines(printable(text))
+
+    def lines(self, text: str) -> None:
+        """The same in several lines."""
+        sys.stderr.write(printable(text, keep="\n") + "\n")
         sys.stderr.flush()
 
     @contextmanager
@@ -83,11 +123,11 @@ def _bar(title: str) -> Iterator[Progress]:
     from rich.console import Console
 
     columns = (
-        progress.TextColumn("{task.description}"),
+        progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[text]}"),
+        progress.TextColumn("{task.fields[text]}", markup=False),
     )
     with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None, text="")
@@ -99,7 +139,7 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return printable(str(value))
 
 
 out = Output()

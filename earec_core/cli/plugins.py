@@ -105,7 +105,7 @@ def check(name: str, trace: bool, as_json: bool) -> None:
     out.table(rows, ["check", "outcome", "why"], as_json)
     failed = [f for f in findings if f.outcome == "failed"]
     for finding in failed if trace else ():
-        out.note(f"\n{finding.check}\n{finding.trace}")
+        out.lines(f"\n{finding.check}\n{finding.trace}")
     if failed:
         raise EarecError(
             f"{name} fails {len(failed)} of {len(findings)} checks.",
@@ -123,7 +123,7 @@ def new(name: str, into: Path) -> None:
 
     folder = scaffold.new(name, into)
     out.data(str(folder))
-    out.note(
+    out.lines(
         f"Next:\n    pip install -e '{folder}[test]'\n    earec plugins check {name}\n"
         f"    grep -rn CHANGE {folder}"
     )
