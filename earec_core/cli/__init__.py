@@ -6,13 +6,27 @@ import errno
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 
 import click
 
 import earec_core
-from earec_core.plugins import Entry, Kind, Plugin, State, entry_points, imported, load, names, unusable
+from earec_core.cli.output import out
+from earec_core.errors import PluginError
+from earec_core.plugins import (
+    Entry,
+    Kind,
+    Plugin,
+    State,
+    entry_points,
+    imported,
+    load,
+    names,
+    process,
+    unusable,
+)
 
 COMMANDS: Mapping[str, str] = {
     "demo": "Run the whole method on an embedded default and write a report.",
@@ -85,7 +99,12 @@ def cli() -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; exit with the code documented in `earec_core.errors`."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.exit(run(argv))
+    # Plugins of pydantic's own are of no use here, and one that fails to import would stop every command.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    process.skip_unreadable_entry_points()
+    process.own_stdout()
+    with process.kept_alive():
+        sys.exit(run(argv))
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -98,6 +117,17 @@ def run(argv: list[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except SystemExit as stopped:
+        # A plugin's command may end as it likes.
+        if (sys.argv[1:] if argv is None else argv)[0] not in COMMANDS:
+            raise
+        frames = traceback.extract_tb(stopped.__traceback__)
+        place = [frame for frame in frames if frame.filename != process.__file__][-1]
+        out.note(
+            f"Error: {place.filename}, line {place.lineno}, ended the run (SystemExit: {stopped.code}). "
+            "Mend it, or uninstall the plugin that it belongs to, and run the same command again."
+        )
+        return PluginError.exit_code
     except (click.Abort, KeyboardInterrupt):
         sys.stderr.write("\nInterrupted; nothing stored is lost. Run the same command again to resume.\n")
         return 130
@@ -114,5 +144,5 @@ def run(argv: list[str] | None = None) -> int:
         # Of this package and of the registry, whose errors have the same shape.
         if not hasattr(error, "next_step"):
             raise
-        sys.stderr.write(f"Error: {error}\n")
+        out.lines(f"Error: {error}")
         return int(getattr(error, "exit_code", 1))

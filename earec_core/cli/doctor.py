@@ -11,12 +11,11 @@ from pathlib import Path
 import click
 
 import earec_core
-from earec_core import plugins
+from earec_core.cli.inspection import every_plugin
 from earec_core.cli.options import json_option, registry_option
 from earec_core.cli.output import out
-from earec_core.cli.plugins import every_plugin
 from earec_core.errors import one_line
-from earec_core.plugins import Plugin, State
+from earec_core.plugins import State
 from earec_core.workspace import default_home
 from earec_registry import Registry
 
@@ -95,20 +94,11 @@ def _engines() -> Iterator[Row]:
 
 def _plugins() -> Iterator[Row]:
     states = {State.OK: "ok", State.DISABLED: "optional"}
-    for plugin in map(_examined, every_plugin()):
+    for plugin in every_plugin(examined=True):
         value = f"{plugin.state}, {plugin.distribution} {plugin.version}"
         if plugin.cause:
             value += f": {plugin.cause}"
         yield _row(f"{plugin.kind} {plugin.name}", value, plugin.fix, states.get(plugin.state, "problem"))
-
-
-def _examined(plugin: Plugin) -> Plugin:
-    """With its config and factory imported, where torch is there to import them with."""
-    try:
-        from earec_core.modality import Modality, PluginConfig
-    except Exception:  # noqa: BLE001 - a broken torch is a line of its own (device)
-        return plugin
-    return plugins.examine(plugin, config=PluginConfig, factory=Modality)
 
 
 def _disk() -> Iterator[Row]:

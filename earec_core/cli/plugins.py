@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pkgutil import resolve_name
 
 import click
 
 from earec_core import plugins
+from earec_core.cli.inspection import every_plugin, look, questions
 from earec_core.cli.options import PathType, json_option
 from earec_core.cli.output import out
 from earec_core.errors import EarecError, UsageError
-from earec_core.plugins import Plugin
-
-KINDS: Mapping[str, str] = {
-    "earec.modalities": "earec_core.plugins:MODALITY",
-    "earec.observers": "earec_core.plugins.observers:OBSERVER",
-    "earec.commands": "earec_core.cli:COMMAND",
-    "earec.methods": "earec_core.compose.methods:METHOD",
-    "earec.recommenders": "earec_core.recommend.models:RECOMMENDER",
-}
-"""Where the `Kind` of each entry-point group is."""
-
-
-def every_plugin() -> Iterator[Plugin]:
-    """Every installed plugin with its state, kind by kind; a kind that no plugin is of is not imported."""
-    for group, kind in KINDS.items():
-        if plugins.entry_points(group):
-            yield from plugins.installed(resolve_name(kind))
 
 
 @click.group()
@@ -57,13 +39,13 @@ def list_(as_json: bool) -> None:
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Show one plugin: its spec, and its configuration's keys with their defaults."""
-    from earec_core.modality import Modality, PluginConfig
+    from earec_core.modality import PluginConfig
 
     # A modality stands before an observer or command of its name.
-    plugin = next((plugin for plugin in every_plugin() if plugin.name == name), None)
-    if plugin is None:
+    question = next((question for question in questions() if question[1] == name), None)
+    if question is None:
         raise UsageError(f"There is no plugin {name!r}.", "See `earec plugins list`.")
-    plugin = plugins.examine(plugin, config=PluginConfig, factory=Modality)
+    plugin = look(question, examined=True)[0]
     facts = [
         ("kind", plugin.kind),
         ("state", str(plugin.state)),

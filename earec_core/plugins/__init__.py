@@ -4,7 +4,7 @@ Whoever owns a kind defines it: `modalities` and `observers` here; the command l
 recommender define theirs above.
 """
 
-from earec_core.plugins.discovery import installed, load, names
+from earec_core.plugins.discovery import found, installed, load, names
 from earec_core.plugins.entries import Entry, entry_points
 from earec_core.plugins.kind import Kind, instance_check
 from earec_core.plugins.modalities import MODALITY, examine, get, part
@@ -21,6 +21,7 @@ __all__ = [
     "entry_points",
     "examine",
     "failed",
+    "found",
     "get",
     "imported",
     "installed",

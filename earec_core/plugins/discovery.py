@@ -26,13 +26,18 @@ def installed(kind: Kind) -> tuple[Plugin, ...]:
     return _checked(kind, entry_points(kind.group))
 
 
+def found(kind: Kind, name: str) -> tuple[Plugin, ...]:
+    """The installed plugins of a kind that have a name, imported, with their states; no other is imported."""
+    return _checked(kind, [entry for entry in entry_points(kind.group) if entry.name == name])
+
+
 def find(kind: Kind, name: str) -> Plugin | None:
     """The usable plugin of that kind and name; no other plugin is imported. None if there is none.
 
     Raises:
         PluginError: it is not usable; the message holds its own exception and the fix.
     """
-    plugins = _checked(kind, [entry for entry in entry_points(kind.group) if entry.name == name])
+    plugins = found(kind, name)
     if not plugins:
         return None
     if plugins[0].state is not State.OK:

@@ -16,7 +16,7 @@ import pytest
 
 from earec_core import plugins
 from earec_core.cli import COMMAND, run
-from earec_core.cli.plugins import KINDS
+from earec_core.cli.inspection import KINDS
 from earec_core.errors import PluginError
 from earec_core.plugins import MODALITY, Entry, Kind, Plugin, State
 
@@ -203,11 +203,12 @@ def test_a_check_of_its_own_says_what_is_wrong_and_one_that_raises_stops_nobody(
         plugins.load(own, "zero")
 
 
-@pytest.mark.parametrize("group", KINDS)
-def test_every_group_listed_has_its_kind(group: str) -> None:
-    kind = resolve_name(KINDS[group])
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_listed_is_what_it_is_called(name: str) -> None:
+    group, reference = KINDS[name]
+    kind = resolve_name(reference)
     assert isinstance(kind, Kind)
-    assert kind.group == group
+    assert (kind.name, kind.group) == (name, group)
 
 
 def _imported(code: str) -> set[str]:
@@ -229,9 +230,10 @@ def test_help_and_listing_import_nothing_heavy() -> None:
     modules = _imported("from earec_core import plugins; plugins.installed(plugins.MODALITY)")
     assert not modules & heavy
     # No method of composition is installed here, so that what owns that kind is not asked.
-    modules = _imported(f"from earec_core.cli import run\n{quiet} run(['plugins', 'list'])")
-    assert "earec_core.cli.plugins" in modules
-    assert "earec_core.compose" not in modules
+    look = "from earec_core.cli.inspection import look, questions\nfor each in questions(): look(each, False)"
+    modules = _imported(look)
+    assert "earec_text.spec" in modules
+    assert not modules & {"torch", "transformers", "peft", "polars", "earec_core.compose"}
 
 
 def _names() -> list[str]:
