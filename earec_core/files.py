@@ -1,4 +1,4 @@
-"""Files and folders that are there in full or not at all, and digests: the only ones of this package."""
+"""Files and folders that appear in full or not at all, and digests; the whole package uses these."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from typing import Any
 from earec_core.errors import EarecError, UsageError
 
 
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(*paths: Path) -> str:
+    """Hexadecimal SHA-256 of a file, or of the contents of several, one after another."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: total)
+    return total.hexdigest()
 
 
 def digest(value: Any) -> str:
@@ -62,8 +65,7 @@ def write_file(path: Path, data: bytes) -> None:
     """Write a new file, synced."""
     with path.open("xb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    sync(path)
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -71,13 +73,12 @@ def copy_file(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with source.open("rb") as old, target.open("xb") as new:
         shutil.copyfileobj(old, new, 1 << 20)
-        new.flush()
-        os.fsync(new.fileno())
+    sync(target)
 
 
 def check_new(out: Path) -> None:
     """Raises UsageError when something is at `out` that is not an empty directory."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists already.", "Name a new directory, or remove this one first.")
 
 
@@ -123,11 +124,10 @@ def make_once(out: Path, make: Callable[[Path], None]) -> None:
     temporary.mkdir()
     try:
         make(temporary)
-        try:
-            temporary.replace(out)
-        except OSError:
-            if not out.exists():
-                raise
+        temporary.replace(out)
+    except OSError:
+        if not out.exists():
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

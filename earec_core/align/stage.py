@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 from safetensors.torch import save_file
 
-import earec_core
 from earec_core.align import samples
 from earec_core.align.samples import Samples
 from earec_core.align.train import Point, Progress, Trainer
-from earec_core.aligned.build import new_model
+from earec_core.aligned.build import model_run, new_model
 from earec_core.aligned.features import Damaged, ModalityInputs
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import Sample
-from earec_core.aligned.stored import check_base, load_projector, open_adapter, plugin_record
+from earec_core.aligned.stored import check_base, load_projector, plugin_record
 from earec_core.artifacts import (
     AdapterManifest,
     DataRecord,
@@ -26,6 +25,7 @@ from earec_core.artifacts import (
     Shapes,
     Stored,
     TrainingRecord,
+    open_as,
     save,
 )
 from earec_core.catalog import Catalog
@@ -124,7 +124,7 @@ def _job(
     """Open and check everything that the alignment needs."""
     # Before the backbone is loaded, which may take minutes.
     plugin_record(modality)
-    parent = open_adapter(workspace.registry, continue_from) if continue_from else None
+    parent = open_as(workspace.registry, continue_from, AdapterManifest) if continue_from else None
     if parent is not None and parent.manifest.modality != modality:
         raise UsageError(
             f"{continue_from!r} is no {modality} adapter.", "Give one to --from, or leave it out."
@@ -137,9 +137,7 @@ def _job(
     if parent is not None:
         check_base(parent, backbone.info)
     workspace.note(f"Reading the {modality} inputs of {len(catalog)} items ...")
-    model = new_model(
-        workspace, catalog, backbone, [modality], {modality: settings}, config.prompt, seed=config.run.seed
-    )
+    model = new_model(workspace, catalog, backbone, {modality: settings}, config.prompt, seed=config.run.seed)
     if parent is None:
         lora = model.inputs[modality].modality.adapter_config(config.lora)
         config = config.model_copy(update={"lora": lora})
@@ -163,18 +161,17 @@ class _Job:
 
     def run(self) -> Run:
         """The run that these inputs and this configuration are."""
-        resolved: dict[str, Any] = {
-            "modality": self.modality,
-            "modality_config": self.inputs.modality.resolved_config().model_dump(mode="json"),
-            **self.config.model_dump(mode="json", include={"run", "prompt", "lora", "align"}),
-            "base": self.model.backbone.info.model_dump(),
-            "dtype": str(self.model.backbone.dtype).removeprefix("torch."),
-            "data": {"name": self.catalog.name, "digest": self.catalog.digest},
-            "continue_from": self.parent.id if self.parent else None,
-            "plugin": plugin_record(self.modality).model_dump(),
-            "earec": earec_core.__version__,
-        }
-        return self.workspace.run("align", resolved, label=self.modality)
+        return model_run(
+            self.workspace,
+            "align",
+            self.catalog,
+            self.model,
+            self.config,
+            label=self.modality,
+            lora=self.config.lora.model_dump(mode="json"),
+            continue_from=self.parent.id if self.parent else None,
+            plugin=plugin_record(self.modality).model_dump(),
+        )
 
     def samples(self) -> tuple[Sequence[Sample], Sequence[Sample], dict[str, int]]:
         """Samples to train on and to validate on, and how many items were left out.
@@ -222,7 +219,7 @@ class _Job:
                 train,
                 valid,
                 config.align,
-                run.folder,
+                run.checkpoint,
                 run.step,
                 seed=config.run.seed,
             )
@@ -230,7 +227,7 @@ class _Job:
                 f"Aligning {self.modality}: {len(train)} items, {trainer.steps} steps at most, run {run.name}."
             )
             progress = trainer.run(self.workspace.reporter.progress)
-            return progress, _export(run.folder / "model", model, self.modality, adapter)
+            return progress, _export(run.folder / "model", self.inputs, adapter)
 
     def manifest(
         self, run: Run, progress: Progress, counts: Mapping[str, int], metrics: Mapping[str, float]
@@ -238,7 +235,7 @@ class _Job:
         """What the adapter says."""
         record = ModalityRecord(
             plugin=plugin_record(self.modality),
-            config=self.inputs.modality.resolved_config().model_dump(mode="json"),
+            config=self.inputs.resolved_config(),
             shapes=Shapes(d_enc=self.inputs.encoder.d_enc, d_llm=self.model.backbone.d_llm),
             projector=f"projectors/{self.modality}.safetensors",
         )
@@ -270,16 +267,17 @@ def _chosen(train: Samples, most: int | None, seed: int) -> Sequence[Sample]:
     return [train.samples[i] for i in picked]
 
 
-def _export(folder: Path, model: AlignedModel, modality: str, adapter: TrainableLora) -> dict[str, Path]:
+def _export(folder: Path, inputs: ModalityInputs, adapter: TrainableLora) -> dict[str, Path]:
     """The adapter's files by their paths in the registry: a PEFT directory and the projector."""
     adapter.save(folder)
-    projector = folder / f"{modality}.safetensors"
-    state = model.projectors[modality].state_dict()
-    save_file({key: value.detach().cpu().contiguous() for key, value in sorted(state.items())}, projector)
+    projector = f"{inputs.name}.safetensors"
+    state = inputs.projector.state_dict()
+    tensors = {key: value.detach().cpu().contiguous() for key, value in sorted(state.items())}
+    save_file(tensors, folder / projector)
     return {
         CONFIG: folder / CONFIG,
         WEIGHTS: folder / WEIGHTS,
-        f"projectors/{modality}.safetensors": projector,
+        f"projectors/{projector}": folder / projector,
     }
 
 

@@ -57,7 +57,7 @@ class Trainer:
         lora: the adapter's parameters by checkpoint name.
         train, valid: samples.
         config: optimisation.
-        folder: where checkpoints go.
+        file: the checkpoint.
         observe: called with (step, metrics) after each step and validation.
         seed: of the order of samples and of dropout.
         engine: makes what runs the steps, from the optimizer and the largest gradient norm.
@@ -70,7 +70,7 @@ class Trainer:
         train: Sequence[Sample],
         valid: Sequence[Sample],
         config: AlignConfig,
-        folder: Path,
+        file: Path,
         observe: Callable[[int, Mapping[str, float]], None],
         *,
         seed: int = 0,
@@ -80,7 +80,7 @@ class Trainer:
         self.train_samples, self.config, self.observe, self.seed = train, config, observe, seed
         self.valid_loss_samples = list(valid[: config.eval_items])
         self.rouge_samples = list(valid[: config.rouge_items])
-        self.file = folder / "checkpoint.safetensors"
+        self.file = file
         self.parameters: dict[str, nn.Parameter] = {
             **{f"lora/{n}": p for n, p in lora.items()},
             **{f"projector/{n}": p for n, p in model.projectors.named_parameters()},
