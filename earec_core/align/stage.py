@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.torch import save_file
@@ -57,8 +56,8 @@ class Alignment:
     history: Sequence[Point]
     metrics: Mapping[str, float]
     counts: Mapping[str, int]
-    damaged: Sequence[Damaged] = field(default_factory=tuple)
-    minutes: float = 0.0
+    damaged: Sequence[Damaged]
+    minutes: float
 
 
 def align(
@@ -98,19 +97,22 @@ def align(
     metrics = _metrics(progress.history, progress.best_step)
     why = f"align {modality} on {catalog.name}"
     manifest = job.manifest(run, progress, counts, metrics)
-    result = {
-        "id": save(workspace.registry, manifest, files, name=name, why=why),
-        "history": progress.history,
-        "metrics": metrics,
-        "counts": counts,
-        "damaged": [[damaged.item, damaged.why] for damaged in job.inputs.damaged],
-        "minutes": progress.elapsed / 60,
-    }
+    alignment = Alignment(
+        id=save(workspace.registry, manifest, files, name=name, why=why),
+        name=name,
+        run=run.folder,
+        history=progress.history,
+        metrics=metrics,
+        counts=counts,
+        damaged=job.inputs.damaged,
+        minutes=progress.elapsed / 60,
+    )
+    result = {key: value for key, value in asdict(alignment).items() if key not in ("name", "run")}
     run.finish(result, step=progress.step, metrics=metrics)
     # The registry holds the result; the checkpoint and the export have served.
     for file in (run.checkpoint, *files.values()):
         file.unlink(missing_ok=True)
-    return _alignment(result, name, run)
+    return alignment
 
 
 def _job(
@@ -161,16 +163,13 @@ class _Job:
 
     def run(self) -> Run:
         """The run that these inputs and this configuration are."""
+        beside = {
+            "lora": self.config.lora.model_dump(mode="json"),
+            "continue_from": self.parent.id if self.parent else None,
+            "plugin": plugin_record(self.modality).model_dump(),
+        }
         return model_run(
-            self.workspace,
-            "align",
-            self.catalog,
-            self.model,
-            self.config,
-            label=self.modality,
-            lora=self.config.lora.model_dump(mode="json"),
-            continue_from=self.parent.id if self.parent else None,
-            plugin=plugin_record(self.modality).model_dump(),
+            self.workspace, "align", self.catalog, self.model, self.config, beside, label=self.modality
         )
 
     def samples(self) -> tuple[Sequence[Sample], Sequence[Sample], dict[str, int]]:
@@ -259,11 +258,11 @@ class _Job:
         )
 
 
-def _chosen(train: Samples, most: int | None, seed: int) -> Sequence[Sample]:
+def _chosen(train: Samples, max_items: int | None, seed: int) -> Sequence[Sample]:
     """A random part of the samples, in their order, where they are too many."""
-    if most is None or len(train.samples) <= most:
+    if max_items is None or len(train.samples) <= max_items:
         return train.samples
-    picked = np.sort(np.random.default_rng(seed).choice(len(train.samples), most, replace=False))
+    picked = np.sort(np.random.default_rng(seed).choice(len(train.samples), max_items, replace=False))
     return [train.samples[i] for i in picked]
 
 
@@ -295,15 +294,10 @@ def _finished(run: Run, name: str) -> Alignment | None:
     """What the run came to, if it ended and its adapter is still stored; `name` then points to it."""
     registry, result = run.workspace.registry, run.result()
     try:
-        registry.manifest(result["id"])  # type: ignore[index]
-        alignment = _alignment(result, name, run)  # type: ignore[arg-type]
+        damaged = tuple(Damaged(**item) for item in result.pop("damaged"))  # type: ignore[union-attr]
+        alignment = Alignment(name=name, run=run.folder, damaged=damaged, **result)  # type: ignore[arg-type]
+        registry.manifest(alignment.id)
     except Exception:  # noqa: BLE001 - whatever is wrong with it, the run is done again
         return None
     registry.tag(alignment.id, name, "latest", "aligned before")
     return alignment
-
-
-def _alignment(result: Mapping[str, Any], name: str, run: Run) -> Alignment:
-    damaged = tuple(Damaged(*pair) for pair in result["damaged"])
-    kept = {key: result[key] for key in ("history", "metrics", "counts", "minutes")}
-    return Alignment(id=result["id"], name=name, run=run.folder, damaged=damaged, **kept)

@@ -192,14 +192,12 @@ class Trainer:
         total = sum(self.model(ordered[i : i + size]).item() for i in range(0, len(ordered), size))
         point = {"valid_loss": total / tokens}
         if self.rouge_samples:
-            texts = self.model.generate([s.prompt for s in self.rouge_samples], self._longest())
+            longest = max(len(s.response) for s in self.rouge_samples) + 4
+            texts = self.model.generate([s.prompt for s in self.rouge_samples], longest)
             anchors = [self.model.prompts.anchor(s.prompt.item) or "" for s in self.rouge_samples]
             point["valid_rouge_l"] = float(rouge_l(texts, anchors).mean())
         self._record(point)
         self._keep_best(point["valid_loss"])
-
-    def _longest(self) -> int:
-        return max(len(s.response) for s in self.rouge_samples) + 4
 
     def _keep_best(self, loss: float) -> None:
         state = self.progress

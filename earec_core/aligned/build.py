@@ -65,16 +65,16 @@ def model_run(
     catalog: Catalog,
     model: AlignedModel,
     config: RunConfig,
+    beside: Mapping[str, Any],
     *,
     label: str = "",
-    **beside: Any,
 ) -> Run:
     """The run of a stage that works with a model over a catalog, not started.
 
     Args:
         stage: the command's word, which is also its section of the configuration.
-        label: see `Workspace.run`.
         beside: what else the result depends on, as JSON has it.
+        label: see `Workspace.run`.
     """
     key = {
         "base": model.backbone.info.model_dump(),

@@ -15,8 +15,9 @@ from earec_core.artifacts.base import (
     save,
 )
 from earec_core.artifacts.composite import CompositeManifest, MethodRecord
-from earec_core.artifacts.embeddings import EmbeddingsManifest, save_embeddings
+from earec_core.artifacts.embeddings import EmbeddingsManifest
 from earec_core.artifacts.recommender import FitRecord, RecommenderManifest
+from earec_core.artifacts.tables import save_table
 from earec_core.artifacts.vectors import ItemVectors, VectorsManifest
 
 __all__ = [
@@ -40,5 +41,5 @@ __all__ = [
     "open_as",
     "read",
     "save",
-    "save_embeddings",
+    "save_table",
 ]

@@ -85,9 +85,8 @@ def encode(
     else:
         settings = {name: config.modalities.get(name, {}) for name in names or ()}
         aligned = new_model(workspace, catalog, backbone, settings, config.prompt, seed=config.run.seed)
-    run = model_run(
-        workspace, "encode", catalog, aligned, config, model=stored.id if stored else None
-    ).start()
+    beside = {"model": stored.id if stored else None}
+    run = model_run(workspace, "encode", catalog, aligned, config, beside).start()
     rows = range(len(catalog))
     with backbone.adapted(adapter_of(stored)) if stored else nullcontext():
         vectors = item_vectors(aligned, rows, config.encode, show=workspace.reporter.progress)

@@ -103,16 +103,8 @@ def explain(
     backbone = backbone or Backbone.load(config.backbone, workspace)
     aligned = stored_model(workspace, catalog, backbone, stored, names=names, overrides=config.modalities)
     anchors = _anchors(aligned, catalog, split, max_items, config.run.seed)
-    run = model_run(
-        workspace,
-        "explain",
-        catalog,
-        aligned,
-        config,
-        model=stored.id,
-        rows=list(anchors),
-        variants=list(variants),
-    ).start()
+    beside = {"model": stored.id, "rows": list(anchors), "variants": list(variants)}
+    run = model_run(workspace, "explain", catalog, aligned, config, beside).start()
     sources = [*aligned.inputs, ALL] if len(aligned.inputs) > 1 else list(aligned.inputs)
     texts: list[Text] = []
     if "unaligned" in variants:

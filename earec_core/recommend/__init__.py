@@ -9,14 +9,12 @@ from earec_core.recommend.models import (
     get_recommender,
     recommender_names,
 )
-from earec_core.recommend.retriever import Ranking, Retriever
+from earec_core.recommend.retriever import Retriever
 from earec_core.recommend.train import train
-from earec_core.recommend.trained import EpochStats, TrainedRecommender
+from earec_core.recommend.trained import TrainedRecommender
 
 __all__ = [
     "MODELS",
-    "EpochStats",
-    "Ranking",
     "Recommender",
     "RecommenderModel",
     "Retriever",
