@@ -225,7 +225,7 @@ class _Job:
             self.workspace.note(
                 f"Aligning {self.modality}: {len(train)} items, {trainer.steps} steps at most, run {run.name}."
             )
-            progress = trainer.run(self.workspace.reporter.progress)
+            progress = trainer.run(self.workspace.progress)
             return progress, _export(run.folder / "model", self.inputs, adapter)
 
     def manifest(

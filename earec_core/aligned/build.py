@@ -51,7 +51,7 @@ def new_model(
     inputs: dict[str, ModalityInputs] = {}
     for name in [spec.name for spec in sorted(specs, key=lambda spec: (spec.order, spec.name))]:
         modality = create(name, settings[name], context(workspace, catalog))
-        cache, progress = workspace.features, workspace.reporter.progress
+        cache, progress = workspace.features, workspace.progress
         inputs[name] = read_inputs(name, modality, items, backbone, cache=cache, progress=progress)
         inputs[name].calibrate(backbone.embedding_rms)
         _note_damaged(workspace, inputs[name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -52,13 +52,11 @@ class ItemVectors:
     Attributes:
         id: their id in the registry.
         vectors: one row an item, in the catalog's order.
-        item_ids: the items' ids, by row.
         manifest: what they say.
     """
 
     id: str
     vectors: Float[np.ndarray, "n d"]
-    item_ids: Sequence[str]
     manifest: VectorsManifest
 
     @classmethod
@@ -84,7 +82,7 @@ class ItemVectors:
                 f"those of {catalog.name!r}.",
                 f"Run `earec encode --data {catalog.path}`.",
             )
-        return cls(stored.id, vectors, item_ids, stored.manifest)
+        return cls(stored.id, vectors, stored.manifest)
 
     @classmethod
     def save(
@@ -109,4 +107,4 @@ class ItemVectors:
         )
         item_ids = catalog.items["item_id"].to_list()
         identity = save_table(registry, typed, vectors, item_ids, name=name, why=why)
-        return cls(identity, vectors, item_ids, typed)
+        return cls(identity, vectors, typed)

@@ -89,7 +89,7 @@ def encode(
     run = model_run(workspace, "encode", catalog, aligned, config, beside).start()
     rows = range(len(catalog))
     with backbone.adapted(adapter_of(stored)) if stored else nullcontext():
-        vectors = item_vectors(aligned, rows, config.encode, show=workspace.reporter.progress)
+        vectors = item_vectors(aligned, rows, config.encode, show=workspace.progress)
     none = sum(not aligned.prompts.has(row) for row in rows)
     if none:
         modalities = ", ".join(aligned.inputs)

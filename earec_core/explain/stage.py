@@ -165,7 +165,7 @@ def _generate(
             config.explain.max_new_tokens,
             batch_size=config.explain.batch_size,
             source=_shuffled(model, rows, config.run.seed) if variant == "shuffled" else itself,
-            show=workspace.reporter.progress,
+            show=workspace.progress,
         )
         scores = rouge_l(answers, [anchors[row] for row in rows], stemmer=config.explain.stemmer)
         texts += [

@@ -207,9 +207,8 @@ def recommend_to(
         )
     history = torch.from_numpy(sequences.of(int(matching[0])).copy())
     (ranking,) = retriever.recommend([history], k, exclude_seen=exclude_seen)
+    items = [catalog.item(row) for row in ranking.rows.tolist()]
     return [
-        {"rank": rank, "item_id": item, "title": catalog.item(row).title, "score": score}
-        for rank, (item, row, score) in enumerate(
-            zip(ranking.ids, ranking.rows.tolist(), ranking.scores.tolist(), strict=True), start=1
-        )
+        {"rank": rank, "item_id": item.id, "title": item.title, "score": score}
+        for rank, (item, score) in enumerate(zip(items, ranking.scores.tolist(), strict=True), start=1)
     ]
