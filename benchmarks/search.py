@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from earec_core.search.learn import Descent
 
 from earec_core.aligned.stored import StoredModel
 from earec_core.catalog import Catalog
@@ -21,7 +22,6 @@ from earec_core.config import resolve
 from earec_core.llm.backbone import Backbone
 from earec_core.llm.lora import Mixture
 from earec_core.search import Found, search
-from earec_core.search.learn import Descent
 from earec_registry import Registry
 
 

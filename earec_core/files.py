@@ -95,21 +95,18 @@ def new_directory(out: Path, content: str) -> Iterator[Path]:
         EarecError: it cannot be written; nothing is left behind.
     """
     check_new(out)
-    temporary = _beside(out)
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for folder in (*(path for path in temporary.rglob("*") if path.is_dir()), temporary):
-            sync(folder)
-        temporary.replace(out)
+        with _temporary_directory(out) as temporary:
+            yield temporary
+            for folder in (*(path for path in temporary.rglob("*") if path.is_dir()), temporary):
+                sync(folder)
+            temporary.replace(out)
         sync(out.parent)
     except OSError as error:
         raise EarecError(
             f"The {content} could not be written to {out} ({error.strerror or error}).",
             "Free some space or name another directory, then run again.",
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def make_once(out: Path, make: Callable[[Path], None]) -> None:
@@ -119,17 +116,13 @@ def make_once(out: Path, make: Callable[[Path], None]) -> None:
     """
     if out.exists():
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(out)
-    temporary.mkdir()
     try:
-        make(temporary)
-        temporary.replace(out)
+        with _temporary_directory(out) as temporary:
+            make(temporary)
+            temporary.replace(out)
     except OSError:
         if not out.exists():
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
@@ -144,3 +137,14 @@ def sync(path: Path) -> None:
 
 def _beside(path: Path) -> Path:
     return path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
+
+
+@contextmanager
+def _temporary_directory(out: Path) -> Iterator[Path]:
+    """A new directory beside `out`, removed after the block unless it was moved."""
+    temporary = _beside(out)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

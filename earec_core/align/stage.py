@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 from safetensors.torch import save_file
 
 from earec_core.align import samples
-from earec_core.align.samples import Samples
 from earec_core.align.train import Point, Progress, Trainer
 from earec_core.aligned.build import model_run, new_model
 from earec_core.aligned.features import Damaged, ModalityInputs
@@ -27,7 +25,7 @@ from earec_core.artifacts import (
     open_as,
     save,
 )
-from earec_core.catalog import Catalog
+from earec_core.catalog import Catalog, random_part
 from earec_core.config import RunConfig
 from earec_core.errors import DataError, UsageError
 from earec_core.llm.backbone import Backbone
@@ -126,13 +124,13 @@ def _job(
     """Open and check everything that the alignment needs."""
     # Before the backbone is loaded, which may take minutes.
     plugin_record(modality)
-    parent = open_as(workspace.registry, continue_from, AdapterManifest) if continue_from else None
-    if parent is not None and parent.manifest.modality != modality:
-        raise UsageError(
-            f"{continue_from!r} is no {modality} adapter.", "Give one to --from, or leave it out."
-        )
-    settings = dict(config.modalities.get(modality, {}))
-    if parent is not None:
+    settings, parent = config.modalities.get(modality, {}), None
+    if continue_from:
+        parent = open_as(workspace.registry, continue_from, AdapterManifest)
+        if parent.manifest.modality != modality:
+            raise UsageError(
+                f"{continue_from!r} is no {modality} adapter.", "Give one to --from, or leave it out."
+            )
         settings = {**parent.manifest.record.config, **settings}
         config = config.model_copy(update={"lora": parent.manifest.lora})
     backbone = backbone or Backbone.load(config.backbone, workspace)
@@ -179,10 +177,11 @@ class _Job:
             DataError: there is nothing to train on.
         """
         train, valid = (
-            samples.build(self.model.prompts, self.modality, self.catalog.item_split(part).tolist())
-            for part in ("train", "valid")
+            samples.build(self.model.prompts, self.modality, self.catalog.item_split(split).tolist())
+            for split in ("train", "valid")
         )
-        chosen = _chosen(train, self.config.align.max_items, self.config.run.seed)
+        part = random_part(len(train.samples), self.config.align.max_items, self.config.run.seed)
+        chosen = [train.samples[i] for i in part]
         if not chosen:
             raise DataError(
                 f"No item of {self.catalog.name} has both an anchor ({', '.join(self.config.prompt.anchor)}) "
@@ -231,7 +230,7 @@ class _Job:
     def manifest(
         self, run: Run, progress: Progress, counts: Mapping[str, int], metrics: Mapping[str, float]
     ) -> AdapterManifest:
-        """What the adapter says."""
+        """The adapter's manifest."""
         record = ModalityRecord(
             plugin=plugin_record(self.modality),
             config=self.inputs.resolved_config(),
@@ -256,14 +255,6 @@ class _Job:
             training=training,
             metrics=metrics,
         )
-
-
-def _chosen(train: Samples, max_items: int | None, seed: int) -> Sequence[Sample]:
-    """A random part of the samples, in their order, where they are too many."""
-    if max_items is None or len(train.samples) <= max_items:
-        return train.samples
-    picked = np.sort(np.random.default_rng(seed).choice(len(train.samples), max_items, replace=False))
-    return [train.samples[i] for i in picked]
 
 
 def _export(folder: Path, inputs: ModalityInputs, adapter: TrainableLora) -> dict[str, Path]:
@@ -291,7 +282,7 @@ def _metrics(history: Sequence[Point], kept: int) -> dict[str, float]:
 
 
 def _finished(run: Run, name: str) -> Alignment | None:
-    """What the run came to, if it ended and its adapter is still stored; `name` then points to it."""
+    """The run's alignment, if it ended and its adapter is still stored; `name` then points to it."""
     registry, result = run.workspace.registry, run.result()
     try:
         damaged = tuple(Damaged(**item) for item in result.pop("damaged"))  # type: ignore[union-attr]

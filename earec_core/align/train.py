@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -139,12 +140,10 @@ class Trainer:
     def _batches(self) -> Iterator[list[Sample]]:
         state = self.progress
         while True:
-            for i, batch in enumerate(
-                batches(self.train_samples, self.config.batch_size, self.seed, state.epoch)
-            ):
-                if i >= state.batch:
-                    state.batch = i + 1
-                    yield batch
+            epoch = batches(self.train_samples, self.config.batch_size, self.seed, state.epoch)
+            for batch in islice(epoch, state.batch, None):
+                state.batch += 1
+                yield batch
             state.epoch, state.batch = state.epoch + 1, 0
 
     def _part(self) -> float:
@@ -158,8 +157,8 @@ class Trainer:
         state, config = self.progress, self.config
         warming = state.step < self.warm_steps
         factor = schedule.factor(config.schedule, self._part(), steps=self.steps, warmup=config.warmup)
-        rates = [0.0 if warming else config.lr * factor]
-        rates.append(config.projector_warmup_lr if warming else config.projector_lr * factor)
+        full = (config.lr * factor, config.projector_lr * factor)
+        rates = (0.0, config.projector_warmup_lr) if warming else full
         for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
             group["lr"] = rate
         self.model.train()

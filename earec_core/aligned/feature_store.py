@@ -7,7 +7,7 @@ many each input has, the metadata the inputs' digests. It appears complete or no
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,13 @@ class FeatureStore:
         """How many embeddings (t) an input has."""
         return len(self._in_memory[digest]) if digest in self._in_memory else self._places[digest][2]
 
-    def read(self, digests: Iterable[bytes]) -> list[Float[Tensor, "t d"]]:
-        """The embeddings of some inputs, float32 on the CPU."""
-        return [self._read(digest) for digest in digests]
+    def read(self, digest: bytes) -> Float[Tensor, "t d"]:
+        """The embeddings of an input, float32 on the CPU."""
+        if digest in self._in_memory:
+            return self._in_memory[digest]
+        shard, start, length = self._places[digest]
+        h: Tensor = shard[start : start + length]
+        return h
 
     def write(self, features: Mapping[bytes, Float[Tensor, "t d"]]) -> None:
         """Add a shard. Inputs whose embeddings are not finite are kept in memory and encoded again next time.
@@ -83,13 +87,6 @@ class FeatureStore:
                     "Free some space, or set EAREC_HOME to another folder, then run again.",
                 ) from error
             self._take_up(file)
-
-    def _read(self, digest: bytes) -> Tensor:
-        if digest in self._in_memory:
-            return self._in_memory[digest]
-        shard, start, length = self._places[digest]
-        h: Tensor = shard[start : start + length]
-        return h
 
     def _take_up(self, file: Path) -> None:
         """Index a shard; a damaged one is removed."""

@@ -35,37 +35,42 @@ class Damaged:
     why: str
 
 
+@dataclass(frozen=True)
 class StoredFeatures:
     """Encoder outputs of a catalog's items, read from a store when they are asked for.
 
     Attributes:
-        rows: the items that have the modality.
+        inputs: digest of each item's raw input, by row.
     """
 
-    def __init__(self, digests: Mapping[int, bytes], store: FeatureStore, device: torch.device) -> None:
-        self.rows = tuple(digests)
-        self._digests, self._store, self._device = digests, store, device
+    inputs: Mapping[int, bytes]
+    store: FeatureStore
+    device: torch.device
 
     def __call__(self, rows: Sequence[int]) -> Encoded:
         """The encoder's output for the items of these rows."""
-        return pad([h.to(self._device) for h in self._store.read(self._digests[row] for row in rows)])
+        return pad([self.store.read(self.inputs[row]).to(self.device) for row in rows])
 
     def size(self, row: int) -> Hashable:
         """Items of one size take as many slot positions: a projector's mask follows from the encoder's alone."""
-        return self._store.length(self._digests[row])
+        return self.store.length(self.inputs[row])
 
 
+@dataclass(frozen=True)
 class FreshFeatures:
-    """The same of an encoder that is as fast as reading them would be: encoded whenever they are asked for."""
+    """The same of an encoder that is as fast as reading them would be: encoded whenever they are asked for.
 
-    def __init__(self, raws: Mapping[int, Any], encoder: Encoder) -> None:
-        self.rows = tuple(raws)
-        self._raws, self._encoder = raws, encoder
+    Attributes:
+        inputs: raw inputs by row.
+    """
+
+    inputs: Mapping[int, Any]
+    encoder: Encoder
 
     @torch.no_grad()
     def __call__(self, rows: Sequence[int]) -> Encoded:
         """The encoder's output for the items of these rows."""
-        encoded: Encoded = self._encoder([self._raws[row] for row in rows])
+        encoded: Encoded = self.encoder([self.inputs[row] for row in rows])
         return encoded
 
     def size(self, row: int) -> Hashable:
@@ -100,7 +105,7 @@ class ModalityInputs:
     @property
     def rows(self) -> tuple[int, ...]:
         """The items that have the modality."""
-        return self.encoded.rows
+        return tuple(self.encoded.inputs)
 
     def __contains__(self, row: object) -> bool:
         return row in self.positions
@@ -191,12 +196,11 @@ def _encode_missing(
 ) -> dict[int, bytes]:
     """Put what the store lacks of a part of the items into it; returns each row's digest, notes damaged items."""
     # Raw inputs are read twice rather than kept: a catalog's pictures do not fit into memory.
-    digests = {
-        item.index: content_digest(raw)
-        for item in items
-        if (raw := _read(modality, item, damaged)) is not None
-    }
-    example = {digests[item.index]: item for item in items if item.index in digests}
+    digests, example = dict[int, bytes](), dict[bytes, Item]()
+    for item in items:
+        if (raw := _read(modality, item, damaged)) is not None:
+            digests[item.index] = digest = content_digest(raw)
+            example[digest] = item
     missing = [digest for digest in sorted(example)[part[0] :: part[1]] if digest not in store]
     waiting: dict[bytes, Tensor] = {}
     for start in range(0, len(missing), _BATCH):
@@ -216,10 +220,10 @@ def _encode_missing(
 def _measure(features: Features, projector: Projector) -> dict[int, int]:
     """Slot positions by row, rows without any left out; one of each size is looked at."""
     first: dict[Hashable, int] = {}
-    for row in features.rows:
+    for row in features.inputs:
         first.setdefault(features.size(row), row)
     examples, counts = list(first.values()), list[int]()
     for start in range(0, len(examples), _BATCH):
         counts += projector(features(examples[start : start + _BATCH])).mask.sum(1).tolist()
     positions = dict(zip(first, counts, strict=True))
-    return {row: n for row in features.rows if (n := positions[features.size(row)])}
+    return {row: n for row in features.inputs if (n := positions[features.size(row)])}

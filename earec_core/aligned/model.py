@@ -32,7 +32,7 @@ class AlignedModel(nn.Module):
         projectors: the inputs', in their order; a `ModuleDict` would refuse a modality named `items`.
         backbone: the same LLM as what it can do.
         inputs: the modalities' inputs of the catalog, by name, in slot order.
-        prompts: what is said of each item.
+        prompts: the items' prompts and anchors.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ class Sample:
 
 
 class ItemPrompts:
-    """What is said of each item of a catalog; it knows which inputs there are, not what is in them.
+    """The prompts and anchors of a catalog's items; it knows which inputs each item has, not their content.
 
     Attributes:
         items: every item of the catalog, by row.

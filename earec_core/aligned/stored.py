@@ -39,7 +39,7 @@ def open_model(registry: Registry, reference: str) -> StoredModel:
 
 
 def adapter_of(stored: StoredModel) -> Adapter:
-    """What puts the model's adapters on its backbone (`Backbone.adapted`).
+    """The model's adapters in the form that its backbone takes (`Backbone.adapted`).
 
     A routed composite runs its adapters side by side, every other model is merged into the weights.
 
@@ -72,7 +72,7 @@ def check_base(stored: StoredModel, backbone: BaseRecord) -> None:
 
 
 def plugin_record(name: str) -> PluginRecord:
-    """What a manifest says of the plugin that made a model."""
+    """The installed plugin of a modality, as a manifest records it."""
     plugin = plugins.get(name)
     assert plugin.spec is not None  # noqa: S101 - `get` returns usable plugins only
     return PluginRecord(

@@ -1,4 +1,4 @@
-"""What is stored, one module a kind: the manifest as a frozen model, how to open it, how to save it."""
+"""Stored artifacts, one module a kind: the manifest as a frozen model, how to open it, how to save it."""
 
 from earec_core.artifacts.adapter import AdapterManifest, TrainingRecord
 from earec_core.artifacts.base import (
@@ -9,9 +9,7 @@ from earec_core.artifacts.base import (
     PluginRecord,
     Shapes,
     Stored,
-    kind_of,
     open_as,
-    read,
     save,
 )
 from earec_core.artifacts.composite import CompositeManifest, MethodRecord
@@ -37,9 +35,7 @@ __all__ = [
     "Stored",
     "TrainingRecord",
     "VectorsManifest",
-    "kind_of",
     "open_as",
-    "read",
     "save",
     "save_table",
 ]

@@ -22,7 +22,7 @@ class DistributionRecord(Record):
 
 
 class EmbeddingsManifest(TableManifest):
-    """What item embeddings say.
+    """The manifest of item embeddings.
 
     Attributes:
         modality: the modality that reads them.

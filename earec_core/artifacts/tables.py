@@ -28,7 +28,7 @@ class TableShape(Record):
 
 
 class TableManifest(Manifest):
-    """What every kind of table says: the catalog whose items it holds, and its shape."""
+    """The part that the manifest of every table has: the catalog whose items it holds, and its shape."""
 
     data: DataRecord
     shapes: TableShape

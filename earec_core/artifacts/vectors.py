@@ -20,7 +20,7 @@ from earec_registry import Registry
 
 
 class VectorsManifest(TableManifest):
-    """What item vectors say.
+    """The manifest of item vectors.
 
     Attributes:
         parents: the model, then what its encoders read.
@@ -52,7 +52,7 @@ class ItemVectors:
     Attributes:
         id: their id in the registry.
         vectors: one row an item, in the catalog's order.
-        manifest: what they say.
+        manifest: theirs, with the method, the modalities and the catalog.
     """
 
     id: str

@@ -83,7 +83,7 @@ def encode(
     if stored is not None:
         aligned = stored_model(workspace, catalog, backbone, stored, names=names, overrides=config.modalities)
     else:
-        settings = {name: config.modalities.get(name, {}) for name in names or ()}
+        settings = {m: config.modalities.get(m, {}) for m in names or ()}
         aligned = new_model(workspace, catalog, backbone, settings, config.prompt, seed=config.run.seed)
     beside = {"model": stored.id if stored else None}
     run = model_run(workspace, "encode", catalog, aligned, config, beside).start()

@@ -12,7 +12,7 @@ from earec_core.aligned.build import model_run, new_model
 from earec_core.aligned.features import ModalityInputs
 from earec_core.aligned.model import AlignedModel, itself
 from earec_core.aligned.stored import adapter_of, open_model, stored_model
-from earec_core.catalog import Catalog, Split
+from earec_core.catalog import Catalog, Split, random_part
 from earec_core.config import RunConfig
 from earec_core.errors import DataError
 from earec_core.llm.backbone import Backbone
@@ -138,10 +138,8 @@ def _anchors(
         raise DataError(
             f"No item in the {split} split of {catalog.name} has an anchor.", "Choose another --split."
         )
-    if max_items is not None and len(anchors) > max_items:
-        picked = np.random.default_rng(seed).choice(list(anchors), max_items, replace=False)
-        anchors = {row: anchors[row] for row in sorted(picked.tolist())}
-    return anchors
+    having = list(anchors)
+    return {having[i]: anchors[having[i]] for i in random_part(len(having), max_items, seed)}
 
 
 def _generate(

@@ -65,7 +65,7 @@ class Pretrained:
         return revision
 
     def load(self, auto: str, **options: Any) -> Any:
-        """What the class `auto` of transformers (`AutoModel`, ...) loads from here.
+        """Load from here with the class `auto` of transformers (`AutoModel`, ...).
 
         Raises:
             UsageError: it is not there, or not what that class reads.

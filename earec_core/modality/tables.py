@@ -34,7 +34,7 @@ class Table:
     """Item vectors.
 
     Attributes:
-        origin: what was asked for, for messages.
+        origin: the reference that was asked for, for messages.
         values: (n, d); a row of NaN alone stands for an item without vector.
         rows: item id to row; None where the table has no ids.
         pinned: a reference to exactly this content.

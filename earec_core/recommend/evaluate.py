@@ -16,7 +16,7 @@ from torch import Tensor
 
 from earec_core.catalog import LeaveOneOut
 from earec_core.metrics.ranking import Metrics, rank_of
-from earec_core.recommend.models import Recommender
+from earec_core.recommend.models.base import Recommender
 
 Part = Literal["valid", "test"]
 """Whose targets are ranked."""
@@ -56,12 +56,12 @@ def evaluate(
     for start in range(0, len(users), batch):
         places = order[start : start + batch]
         chunk = users[places]
-        known = histories(split, part, chunk)
-        scores = model.scores(model.users(known, items), items)
+        past = histories(split, part, chunk)
+        scores = model.scores(model.users(past, items), items)
         targets = torch.from_numpy(getattr(split, part)[chunk]).to(scores.device)
         if exclude_seen:
             own = scores.gather(1, targets[:, None]).clone()
-            for row, history in enumerate(known):
+            for row, history in enumerate(past):
                 scores[row, history.to(scores.device)] = -math.inf
             scores.scatter_(1, targets[:, None], own)
         ranks[places] = rank_of(scores, targets).cpu().numpy()

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from earec_core.errors import IntegrityError
-from earec_core.recommend.models import Recommender
+from earec_core.recommend.models.base import Recommender
 
 
 @torch.inference_mode()

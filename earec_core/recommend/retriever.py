@@ -14,7 +14,7 @@ from torch import Tensor
 
 from earec_core.errors import IntegrityError, UsageError
 from earec_core.recommend.index import build_index, plain, read_index
-from earec_core.recommend.models import Recommender
+from earec_core.recommend.models.base import Recommender
 from earec_core.recommend.trained import INDEX, TrainedRecommender
 
 
@@ -95,8 +95,8 @@ class Retriever:
         count = min(self.index.ntotal, k + max(map(len, seen)))
         scores, rows = self.index.search(plain(self.model.queries(users)), count)
         rankings = []
-        for known, nearest, similarities in zip(seen, rows, scores, strict=True):
-            keep = [place for place, row in enumerate(nearest.tolist()) if row not in known][:k]
+        for excluded, nearest, similarities in zip(seen, rows, scores, strict=True):
+            keep = [place for place, row in enumerate(nearest.tolist()) if row not in excluded][:k]
             ids = tuple(self.ids[row] for row in nearest[keep].tolist())
             rankings.append(Ranking(nearest[keep], ids, similarities[keep]))
         return rankings

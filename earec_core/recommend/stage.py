@@ -19,7 +19,8 @@ from earec_core.config import RecommenderConfig
 from earec_core.errors import UsageError
 from earec_core.metrics.ranking import Metrics
 from earec_core.recommend.evaluate import PARTS, Part, evaluate
-from earec_core.recommend.models import RecommenderModel, choose_recommender
+from earec_core.recommend.models import choose_recommender
+from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.retriever import Retriever
 from earec_core.recommend.train import train
 from earec_core.recommend.trained import EpochStats, TrainedRecommender

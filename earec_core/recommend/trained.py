@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from earec_core.config import RecommenderConfig
 from earec_core.errors import UsageError
 from earec_core.recommend.index import build_index, write_index
-from earec_core.recommend.models import Recommender, get_recommender
+from earec_core.recommend.models import get_recommender
+from earec_core.recommend.models.base import Recommender
 
 TENSORS, SETTINGS, INDEX = "model.safetensors", "config.json", "index.faiss"
 

@@ -13,7 +13,7 @@ from earec_core import plugins
 from earec_core.config import RecommenderConfig
 from earec_core.errors import UsageError
 from earec_core.recommend.item_tables import IdTable, VectorTable
-from earec_core.recommend.models.base import Recommender, RecommenderModel
+from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.models.transformer import TransformerRecommender
 
 
@@ -80,15 +80,3 @@ def choose_recommender(name: str | None, *, vectors: bool) -> RecommenderModel:
     model = get_recommender(name or ("earec" if vectors else "sasrec"))
     model.check(vectors=vectors)
     return model
-
-
-__all__ = [
-    "MODELS",
-    "RECOMMENDER",
-    "Recommender",
-    "RecommenderModel",
-    "TransformerRecommender",
-    "choose_recommender",
-    "get_recommender",
-    "recommender_names",
-]
