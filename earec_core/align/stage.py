@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from earec_core.align import samples
 from earec_core.align.train import Point, Progress, Trainer
 from earec_core.aligned.build import model_run, new_model
-from earec_core.aligned.features import Damaged, ModalityInputs
+from earec_core.aligned.features import ModalityInputs
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import Sample
 from earec_core.aligned.stored import check_base, load_projector, plugin_record
@@ -44,7 +44,7 @@ class Alignment:
         history: a point per step and validation: `step` and `loss`, `tokens_per_s`, `valid_loss`, ...
         metrics: validation loss and ROUGE-L before training and at the step kept.
         counts: items trained and validated on, and those left out, by reason.
-        damaged: items whose input could not be read.
+        damaged: why an item's input could not be read, by the item's id.
         minutes: of training.
     """
 
@@ -54,7 +54,7 @@ class Alignment:
     history: Sequence[Point]
     metrics: Mapping[str, float]
     counts: Mapping[str, int]
-    damaged: Sequence[Damaged]
+    damaged: Mapping[str, str]
     minutes: float
 
 
@@ -283,10 +283,9 @@ def _metrics(history: Sequence[Point], kept: int) -> dict[str, float]:
 
 def _finished(run: Run, name: str) -> Alignment | None:
     """The run's alignment, if it ended and its adapter is still stored; `name` then points to it."""
-    registry, result = run.workspace.registry, run.result()
+    registry = run.workspace.registry
     try:
-        damaged = tuple(Damaged(**item) for item in result.pop("damaged"))  # type: ignore[union-attr]
-        alignment = Alignment(name=name, run=run.folder, damaged=damaged, **result)  # type: ignore[arg-type]
+        alignment = Alignment(name=name, run=run.folder, **run.result())  # type: ignore[arg-type]
         registry.manifest(alignment.id)
     except Exception:  # noqa: BLE001 - whatever is wrong with it, the run is done again
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -89,7 +90,7 @@ def model_run(
 
 
 def _note_damaged(workspace: Workspace, inputs: ModalityInputs) -> None:
-    for damaged in inputs.damaged[:_NAMED]:
-        workspace.note(f"Item {damaged.item} loses its {inputs.name}: {damaged.why}")
+    for item, reason in islice(inputs.damaged.items(), _NAMED):
+        workspace.note(f"Item {item} loses its {inputs.name}: {reason}")
     if len(inputs.damaged) > _NAMED:
         workspace.note(f"... and {len(inputs.damaged) - _NAMED} more items lose their {inputs.name}.")

@@ -28,14 +28,6 @@ _SHARD_BYTES, _SHARD_ITEMS = 64 << 20, 16384
 
 
 @dataclass(frozen=True)
-class Damaged:
-    """An item whose input was there and could not be read."""
-
-    item: str
-    why: str
-
-
-@dataclass(frozen=True)
 class StoredFeatures:
     """Encoder outputs of a catalog's items, read from a store when they are asked for.
 
@@ -91,7 +83,7 @@ class ModalityInputs:
         projector: what alignment trains; `AlignedModel` registers it.
         encoded: the encoder's output for the items of some rows.
         positions: slot positions by row; items whose input takes none are left out.
-        damaged: items that lost the modality because their input could not be read.
+        damaged: why the input of an item was there and could not be read, by the item's id.
     """
 
     name: str
@@ -100,7 +92,7 @@ class ModalityInputs:
     projector: Projector
     encoded: Features
     positions: Mapping[int, int]
-    damaged: tuple[Damaged, ...]
+    damaged: Mapping[str, str]
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -138,7 +130,7 @@ def read_inputs(
     device = llm.word_embedding.weight.device
     encoder = _encoder(modality, llm)
     projector = modality.build_projector(encoder.d_enc, llm.d_llm).eval().to(device)
-    damaged: list[Damaged] = []
+    damaged: dict[str, str] = {}
     features: Features
     if modality.cache_features:
         store = FeatureStore.of(cache, name, modality.fingerprint())
@@ -148,7 +140,7 @@ def read_inputs(
         raws = {item.index: raw for item in items if (raw := _read(modality, item, damaged)) is not None}
         features = FreshFeatures(raws, encoder)
     positions = _measure(features, projector)
-    return ModalityInputs(name, modality, encoder, projector, features, positions, tuple(damaged))
+    return ModalityInputs(name, modality, encoder, projector, features, positions, damaged)
 
 
 def encode_part(
@@ -168,18 +160,18 @@ def encode_part(
     """
     if modality.cache_features:
         store = FeatureStore.of(cache, name, modality.fingerprint())
-        _encode_missing(name, modality, _encoder(modality, llm), items, store, [], progress, part)
+        _encode_missing(name, modality, _encoder(modality, llm), items, store, {}, progress, part)
 
 
 def _encoder(modality: Modality[Any], llm: LanguageModel) -> Encoder:
     return modality.build_encoder(llm).eval().requires_grad_(False).to(llm.word_embedding.weight.device)
 
 
-def _read(modality: Modality[Any], item: Item, damaged: list[Damaged]) -> Any | None:
+def _read(modality: Modality[Any], item: Item, damaged: dict[str, str]) -> Any | None:
     try:
         return modality.read(item)
     except DamagedInputError as error:
-        damaged.append(Damaged(item.id, str(error)))
+        damaged[item.id] = str(error)
         return None
 
 
@@ -190,7 +182,7 @@ def _encode_missing(
     encoder: Encoder,
     items: Sequence[Item],
     store: FeatureStore,
-    damaged: list[Damaged],
+    damaged: dict[str, str],
     progress: Show,
     part: tuple[int, int] = (0, 1),
 ) -> dict[int, bytes]:

@@ -180,7 +180,7 @@ def test_damaged_items_and_items_without_are_told_apart(tmp_path: Path) -> None:
     items = _items(RAWS)
     items[1] = Item(1, "broken", "damaged")
     inputs = read_inputs("named", Named(Config(), Context()), items, LLM, cache=tmp_path)
-    assert [damaged.item for damaged in inputs.damaged] == ["broken"]
+    assert inputs.damaged == {"broken": "It is. Mend it."}
     assert [row in inputs for row in range(6)] == [True, False, False, True, True, True]
 
 
