@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from safetensors.numpy import load_file
 
 from earec_core.aligned.build import context, new_model
-from earec_core.aligned.stored import check_base, open_adapter
+from earec_core.aligned.stored import check_base
 from earec_core.artifacts import (
     AdapterManifest,
     CompositeManifest,
@@ -62,7 +62,7 @@ class RowMaker:
 
     def __post_init__(self) -> None:
         self.models: dict[str, Stored[AdapterManifest]] = {
-            modality: open_adapter(self.workspace.registry, reference)
+            modality: open_as(self.workspace.registry, reference, AdapterManifest)
             for modality, reference in self.adapters.items()
         }
         for modality, model in self.models.items():
@@ -197,9 +197,7 @@ class RowMaker:
     def _present(self) -> dict[str, Bool[np.ndarray, " n"]]:
         """Which items have each modality."""
         prompt = next(iter(self.models.values())).manifest.prompt
-        model = new_model(
-            self.workspace, self.catalog, self._backbone, list(self.models), self._settings, prompt
-        )
+        model = new_model(self.workspace, self.catalog, self._backbone, self._settings, prompt)
         every = range(len(self.catalog))
         return {m: np.array([row in model.inputs[m] for row in every]) for m in self.models}
 
