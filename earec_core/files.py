@@ -58,21 +58,10 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a new file, synced."""
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def copy_file(source: Path, target: Path) -> None:
-    """Copy what a file or a link holds into a new file, synced; folders on the way are made."""
+    """Copy what a file or a link holds; folders on the way are made."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("rb") as old, target.open("xb") as new:
-        shutil.copyfileobj(old, new, 1 << 20)
-        new.flush()
-        os.fsync(new.fileno())
+    shutil.copyfile(source, target)
 
 
 def check_new(out: Path) -> None:
@@ -83,7 +72,7 @@ def check_new(out: Path) -> None:
 
 @contextmanager
 def new_directory(out: Path, content: str) -> Iterator[Path]:
-    """A temporary directory beside `out` that takes its name once the block has ended well.
+    """A temporary directory beside `out` that takes its name once the block has ended well and all is synced.
 
     Args:
         out: it must not exist, or be an empty directory.
@@ -98,8 +87,8 @@ def new_directory(out: Path, content: str) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        for folder in (*(path for path in temporary.rglob("*") if path.is_dir()), temporary):
-            sync(folder)
+        for path in (*temporary.rglob("*"), temporary):
+            sync(path)
         temporary.replace(out)
         sync(out.parent)
     except OSError as error:

@@ -17,7 +17,7 @@ from earec_core.compose.methods import combine, delta, stack, stack_stored, trun
 from earec_core.compose.peft_config import composite_config
 from earec_core.compose.recipe import Recipe, check_names
 from earec_core.errors import UsageError
-from earec_core.files import new_directory, write_file
+from earec_core.files import new_directory
 from earec_core.llm.peft_adapter import CONFIG, KEY_A, KEY_B, WEIGHTS, LoraAdapter
 from earec_core.llm.tensors import Dtype, from_array, is_finite, to_array, write_tensors
 
@@ -60,7 +60,7 @@ def compose(
         size = write_tensors(folder / WEIGHTS, merge.header(), merge.dtype, merge.tensors())
         config = composite_config(list(merge.adapters.values()), ranks, merge.scales)
         text = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
-        write_file(folder / CONFIG, text)
+        (folder / CONFIG).write_bytes(text)
     return ComposeReport(
         method=recipe.method,
         options=recipe.options,
