@@ -48,7 +48,7 @@ class TrainableLora(Adapter):
 
     @property
     def random(self) -> bool:
-        return any(isinstance(one, nn.Dropout) and one.training for one in self._dropouts)
+        return any(isinstance(module, nn.Dropout) and module.training for module in self._dropouts)
 
     def train(self, mode: bool) -> None:
         """Switch dropout on or off."""
@@ -56,12 +56,12 @@ class TrainableLora(Adapter):
             dropout.train(mode)
 
     def put_on(self, backbone: Backbone) -> None:
-        from peft import LoraConfig, inject_adapter_in_model
+        from peft import inject_adapter_in_model
 
         self._model, self._base = backbone.model, backbone.info.id
         names = backbone.linear_modules()
         self._layers = {name: backbone.model.get_submodule(name) for name in names}
-        config = LoraConfig(**self._config(), target_modules=names)
+        config = self._config(names)
         before = set(vars(self._model))
         try:
             with torch.random.fork_rng(devices=[]):
@@ -75,8 +75,8 @@ class TrainableLora(Adapter):
                 parameter.data = parameter.data.float()
                 parameter.requires_grad_(True)
                 self.parameters[f"base_model.model.{name.replace(f'.{_NAME}.', '.')}"] = parameter
-        dropouts = [getattr(module, "lora_dropout", {}) for module in self._model.modules()]
-        self._dropouts = [dropout for found in dropouts for dropout in found.values()]
+        by_layer = [getattr(module, "lora_dropout", {}) for module in self._model.modules()]
+        self._dropouts = [dropout for dropouts in by_layer for dropout in dropouts.values()]
 
     def take_off(self) -> None:
         for name, layer in self._layers.items():
@@ -87,16 +87,9 @@ class TrainableLora(Adapter):
 
     def save(self, folder: Path) -> None:
         """Write a plain PEFT adapter directory that `PeftModel.from_pretrained` loads."""
-        from peft import LoraConfig
-
         folder.mkdir(parents=True, exist_ok=True)
         suffixes = sorted({name.split(".lora_")[0].rpartition(".")[2] for name in self.parameters})
-        config = LoraConfig(
-            **self._config(),
-            target_modules=suffixes,
-            base_model_name_or_path=self._base,
-            inference_mode=True,
-        )
+        config = self._config(suffixes, base_model_name_or_path=self._base, inference_mode=True)
         # PEFT holds the target modules in a set, whose order changes from run to run; identical
         # adapters must be identical files.
         config.target_modules = suffixes
@@ -125,14 +118,12 @@ class TrainableLora(Adapter):
                     )
                 parameter.data.copy_(tensor)
 
-    def _config(self) -> dict[str, Any]:
-        return {
-            "r": self.settings.r,
-            "lora_alpha": self.settings.alpha,
-            "lora_dropout": self.settings.dropout,
-            "bias": "none",
-            "task_type": "CAUSAL_LM",
-        }
+    def _config(self, modules: list[str], **fields: Any) -> Any:
+        from peft import LoraConfig
+
+        rank, alpha, dropout = self.settings.r, self.settings.alpha, self.settings.dropout
+        fields |= {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": modules}
+        return LoraConfig(**fields, bias="none", task_type="CAUSAL_LM")
 
 
 class MergedLora(Adapter):
@@ -245,11 +236,7 @@ class Mixture(Adapter):
 
 
 class _Mixed(nn.Module):
-    """One linear layer with its adapters; A of all adapters stacked, B side by side with its scale."""
-
-    a: Float[Tensor, "r d_in"]
-    b: Float[Tensor, "d_out r"]
-    owner: Int[Tensor, " r"]
+    """One linear layer with its adapters: A [r, d_in] of all stacked, B [d_out, r] scaled and side by side."""
 
     def __init__(
         self, mixture: Mixture, module: str, base: nn.Linear, adapters: Mapping[str, LoraAdapter]
@@ -257,14 +244,14 @@ class _Mixed(nn.Module):
         super().__init__()
         self.base, self.name, self.layer = base, module, layer_of(module) or 0
         self._mixture = (mixture,)  # in a tuple, so that it is no submodule
-        read = {n: adapter.factors(module) for n, adapter in adapters.items() if module in adapter.shapes}
-        a = torch.cat([torch.from_numpy(a) for a, _, _ in read.values()])
-        b = torch.cat([torch.from_numpy(b) * scale for _, b, scale in read.values()], dim=1)
-        owner = [mixture.names.index(name) for name, (a, _, _) in read.items() for _ in range(len(a))]
+        factors = [
+            (n, adapter.factors(module)) for n, adapter in adapters.items() if module in adapter.shapes
+        ]
         device = base.weight.device
-        self.register_buffer("a", a.to(device), persistent=False)
-        self.register_buffer("b", b.to(device), persistent=False)
-        self.register_buffer("owner", torch.tensor(owner, device=device), persistent=False)
+        self._a = torch.cat([torch.from_numpy(a) for _, (a, _, _) in factors]).to(device)
+        self._b = torch.cat([torch.from_numpy(b) * scale for _, (_, b, scale) in factors], dim=1).to(device)
+        owners = [mixture.names.index(name) for name, (a, _, _) in factors for _ in a]
+        self._owners = torch.tensor(owners, device=device)
 
     def forward(
         self, x: Float[Tensor, "*b d_in"], coefficients: Float[Tensor, "*_ n"] | None = None
@@ -279,8 +266,7 @@ class _Mixed(nn.Module):
                 "Compose with another method than routed.",
             )
         y: Tensor = self.base(x)
-        c = coefficients[..., self.owner]
-        change = F.linear(F.linear(x.to(self.a.dtype), self.a) * c, self.b)
+        change = F.linear(F.linear(x.to(self._a.dtype), self._a) * coefficients[..., self._owners], self._b)
         return y + change.to(y.dtype)
 
 
@@ -296,7 +282,7 @@ def _open(folder: Path) -> LoraAdapter:
 def _fitting(backbone: Backbone, adapters: Mapping[str, LoraAdapter]) -> dict[str, nn.Linear]:
     """The backbone's layers that the adapters change, by name, shapes checked."""
     modules = dict(backbone.model.named_modules())
-    found = {}
+    layers = {}
     for adapter in adapters.values():
         for name, (d_out, _, d_in) in adapter.shapes.items():
             layer = modules.get(name)
@@ -306,8 +292,8 @@ def _fitting(backbone: Backbone, adapters: Mapping[str, LoraAdapter]) -> dict[st
                     f"{backbone.info.id}.",
                     "Use the backbone that its manifest names (`earec registry show`).",
                 )
-            found[name] = layer
-    return found
+            layers[name] = layer
+    return layers
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
