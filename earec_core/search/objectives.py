@@ -15,7 +15,7 @@ import torch
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import Sample
 from earec_core.catalog import Catalog
-from earec_core.config import RunConfig
+from earec_core.config import ExplainConfig, RunConfig
 from earec_core.encode import item_vectors
 from earec_core.errors import DataError
 from earec_core.metrics.rouge import rouge_l
@@ -76,12 +76,10 @@ def validation_loss(
     return total / tokens
 
 
-def validation_rouge(
-    model: AlignedModel, samples: list[Sample], batch_size: int, max_new_tokens: int
-) -> float:
+def validation_rouge(model: AlignedModel, samples: list[Sample], config: ExplainConfig) -> float:
     """Mean ROUGE-L of what is generated."""
     prompts = [sample.prompt for sample in samples]
-    texts = model.generate(prompts, max_new_tokens, batch_size=batch_size)
+    texts = model.generate(prompts, config.max_new_tokens, batch_size=config.batch_size)
     anchors = [model.prompts.anchor(prompt.item) or "" for prompt in prompts]
     return float(rouge_l(texts, anchors).mean())
 

@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 import earec_core
 from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.prompts import Sample
 from earec_core.aligned.stored import joined_model
-from earec_core.artifacts import AdapterManifest, Stored
 from earec_core.catalog import Catalog
 from earec_core.compose.guards import open_adapters
 from earec_core.config import RunConfig
@@ -31,6 +32,7 @@ from earec_core.workspace import Run, Workspace
 
 Objective = Literal["loss", "rouge", "ndcg@10"]
 OBJECTIVES: tuple[Objective, ...] = ("loss", "rouge", "ndcg@10")
+_SECTIONS = {"run", "backbone", "modalities", "explain", "encode"}  # what every objective depends on
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class Evaluation:
     seconds: float
     layers: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     gradient: list[list[float]] | None = None
+
+
+_EVALUATION = TypeAdapter(Evaluation)
 
 
 @dataclass(frozen=True)
@@ -116,55 +121,41 @@ def search(
         raise UsageError(f"There is no objective {objective!r}.", f"Choose one of {', '.join(OBJECTIVES)}.")
     chosen = get_strategy(strategy, objective, config.search)
     opened, _ = open_adapters(workspace.registry, adapters, allow)
-    models = {modality: opened[modality] for modality in adapters}
-    run = _run(workspace, models, catalog, config, strategy, objective)
-    problem = Problem(tuple(models), 1, objective != "loss", config.run.seed, config.search)
-    chosen.count(problem)
-    run.start()
-    backbone = backbone or Backbone.load(config.backbone, workspace)
-    model = joined_model(workspace, catalog, backbone, list(models.values()), overrides=config.modalities)
-    with backbone.adapted(Mixture({m: stored.folder for m, stored in models.items()})) as mixture:
-        problem = Problem(problem.names, mixture.layers, problem.maximise, problem.seed, config.search)
-        evaluator = _Evaluator(model, mixture, catalog, config, objective, run, chosen.count(problem))
-        complete = evaluator.answer(chosen.ask(problem))
-    best = (max if problem.maximise else min)(evaluator.path, key=lambda each: each.value)
-    path = tuple(evaluator.path)
-    result = SearchResult(
-        strategy=strategy,
-        objective=objective,
-        best=best,
-        path=path,
-        steps=tuple(each for each in path if each.gradient is not None),
-        folder=run.folder,
-        complete=complete,
-        catalog=catalog.name,
-        data=catalog.digest,
-    )
-    run.finish(result.summary(), step=len(evaluator.path), metrics={objective: best.value})
-    return result
-
-
-def _run(
-    workspace: Workspace,
-    models: Mapping[str, Stored[AdapterManifest]],
-    catalog: Catalog,
-    config: RunConfig,
-    strategy: str,
-    objective: str,
-) -> Run:
-    """The run; a larger budget is the same run."""
-    settings = config.model_dump(mode="json", include={"run", "backbone", "modalities", "explain", "encode"})
+    models = [opened[modality] for modality in adapters]
+    mixture = Mixture({modality: opened[modality].folder for modality in adapters})
+    problem = Problem(mixture.names, mixture.layers, objective != "loss", config.run.seed, config.search)
+    count = chosen.count(problem)
+    # What is not in the key, the budget, may grow: the run is the same.
     key = {
-        "adapters": {modality: model.id for modality, model in models.items()},
+        "adapters": {modality: opened[modality].id for modality in adapters},
         "data": catalog.digest,
         "strategy": strategy,
         "objective": objective,
         "search": config.search.model_dump(mode="json", exclude={"max_evaluations", "max_minutes"}),
         "recommender": config.recommender.model_dump(mode="json") if objective == "ndcg@10" else None,
-        "config": settings,
+        "config": config.model_dump(mode="json", include=_SECTIONS),
         "earec": earec_core.__version__,
     }
-    return workspace.run("search", key)
+    run = workspace.run("search", key).start()
+    backbone = backbone or Backbone.load(config.backbone, workspace)
+    model = joined_model(workspace, catalog, backbone, models, overrides=config.modalities)
+    with backbone.adapted(mixture):
+        evaluator = _Evaluator(model, mixture, catalog, config, objective, run, count)
+        complete = evaluator.answer(chosen.ask(problem))
+    path = tuple(evaluator.path)
+    result = SearchResult(
+        strategy=strategy,
+        objective=objective,
+        best=(max if problem.maximise else min)(path, key=lambda evaluation: evaluation.value),
+        path=path,
+        steps=tuple(evaluation for evaluation in path if evaluation.gradient is not None),
+        folder=run.folder,
+        complete=complete,
+        catalog=catalog.name,
+        data=catalog.digest,
+    )
+    run.finish(result.summary(), step=len(path), metrics={objective: result.best.value})
+    return result
 
 
 class _Evaluator:
@@ -186,23 +177,25 @@ class _Evaluator:
     ) -> None:
         self._model, self._mixture, self._catalog = model, mixture, catalog
         self._config, self._objective, self._run = config, objective, run
-        self._log = _Log(run.folder / "path.jsonl")
-        self.path = [_evaluation(line) for line in self._log.lines]
-        self._known = list(self.path)
+        self._log, self.path = run.folder / "path.jsonl", list[Evaluation]()
+        if self._log.exists():
+            for line in self._log.read_text().splitlines():
+                with suppress(ValueError):  # a kill cut the line off
+                    self.path.append(_EVALUATION.validate_json(line))
+            write_atomic(self._log, "".join(map(_line, self.path)))
+        if self.path:
+            run.workspace.note(f"Going on from {len(self.path)} evaluations of {run.name}.")
         self._started = time.monotonic()
         ends = [end for end in (count, config.search.max_evaluations) if end is not None]
         self._total = min(ends, default=0)
-        if self.path:
-            run.workspace.note(f"Going on from {len(self.path)} evaluations of {run.name}.")
-        self._samples = (
-            objectives.validation_samples(model, catalog, config.run.seed, config.search.max_items)
-            if objective != "ndcg@10"
-            else []
-        )
+        self._samples: list[Sample] = []
+        if objective != "ndcg@10":
+            max_items = config.search.max_items
+            self._samples = objectives.validation_samples(model, catalog, config.run.seed, max_items)
 
     def answer(self, asking: Asking) -> bool:
         """Answer until the strategy or the budget ends; whether it was the strategy."""
-        known = iter(self._known)
+        known = iter(tuple(self.path))
         with suppress(StopIteration):
             proposal = next(asking)
             while True:
@@ -230,18 +223,18 @@ class _Evaluator:
         value = self._value(weights if len(rows) > 1 else weights[0], proposal.gradient)
         mean = dict(zip(names, rows.mean(axis=0).tolist(), strict=True))
         if not math.isfinite(value):
-            said = ",".join(f"{name}={weight:.4g}" for name, weight in mean.items())
+            listed = ",".join(f"{name}={weight:.4g}" for name, weight in mean.items())
             raise EarecError(
-                f"The {self._objective} of the weights {said} is not a number.",
+                f"The {self._objective} of the weights {listed} is not a number.",
                 "Search on another --set backbone.dtype, such as float32.",
             )
         layers = {n: dict(zip(names, row, strict=True)) for n, row in enumerate(rows.tolist())}
         gradient = weights.grad.tolist() if weights.grad is not None else None
-        evaluation = Evaluation(
-            mean, value, time.monotonic() - started, layers if len(rows) > 1 else {}, gradient
-        )
+        seconds = time.monotonic() - started
+        evaluation = Evaluation(mean, value, seconds, layers if len(rows) > 1 else {}, gradient)
         self.path.append(evaluation)
-        self._log.add(asdict(evaluation))
+        with self._log.open("a") as log:
+            log.write(_line(evaluation))
         self._run.step(len(self.path), {self._objective: value})
         self._run.workspace.progress(len(self.path), self._total, f"{self._objective} {value:.4f}")
         return evaluation
@@ -252,31 +245,10 @@ class _Evaluator:
         if self._objective == "ndcg@10":
             return objectives.validation_ndcg(model, self._catalog, config)
         if self._objective == "rouge":
-            explain = config.explain
-            return objectives.validation_rouge(
-                model, self._samples, explain.batch_size, explain.max_new_tokens
-            )
+            return objectives.validation_rouge(model, self._samples, config.explain)
         prepare = (lambda: self._mixture.set(weights)) if gradient else None
         return objectives.validation_loss(model, self._samples, config.search.batch_size, prepare)
 
 
-def _evaluation(line: Mapping[str, Any]) -> Evaluation:
-    """What was logged of an evaluation."""
-    return Evaluation(**{**line, "layers": {int(n): weights for n, weights in line["layers"].items()}})
-
-
-class _Log:
-    """JSON lines, appended one by one; a line that a kill cut off is dropped."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self.lines: list[dict[str, Any]] = []
-        if file.exists():
-            for line in file.read_text().splitlines():
-                with suppress(ValueError):
-                    self.lines.append(json.loads(line))
-            write_atomic(file, "".join(json.dumps(line) + "\n" for line in self.lines))
-
-    def add(self, line: Mapping[str, Any]) -> None:
-        with self._file.open("a") as out:
-            out.write(json.dumps(line) + "\n")
+def _line(evaluation: Evaluation) -> str:
+    return json.dumps(asdict(evaluation)) + "\n"
