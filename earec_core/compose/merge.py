@@ -92,7 +92,7 @@ class _Merge:
         dtypes = {adapter.dtype for adapter in adapters.values()}
         same: Dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
         self.dtype: Dtype = same if recipe.dtype == "same" else recipe.dtype
-        modules = sorted({module for adapter in adapters.values() for module in adapter.modules})
+        modules = sorted({module for adapter in adapters.values() for module in adapter.shapes})
         self.shapes = {module: self._shape(module) for module in modules if self._taking(module)}
         self.scales: dict[str, float] = {}
         self.measure = Measure(tuple(adapters), recipe.arithmetic.exact) if recipe.measure else None
@@ -122,18 +122,18 @@ class _Merge:
     def _shape(self, module: str) -> tuple[int, int, int]:
         """d_out, the composite's rank and d_in."""
         d_out, rank, d_in = self.adapters[self._taking(module)[0]].shapes[module]
-        how, most = self.recipe.arithmetic.rank, self.recipe.rank
-        if how != "equal":
+        rule, limit = self.recipe.arithmetic.rank, self.recipe.rank
+        if rule != "equal":
             rank = sum(self._ranks(module))
-        if how == "dense" and not self.recipe.alone(module):
-            rank = min(most or rank, d_out, d_in)
-        elif most is not None and most < rank:
-            rank = min(most, d_out, d_in)
+        if rule == "dense" and not self.recipe.alone(module):
+            rank = min(limit or rank, d_out, d_in)
+        elif limit is not None and limit < rank:
+            rank = min(limit, d_out, d_in)
         return d_out, rank, d_in
 
     def _compose(self, module: str) -> tuple[Tensor, Tensor]:
         """A and B as they are stored; notes the scale and measures."""
-        read = {n: one.stored(module) for n, one in self.adapters.items() if module in one.shapes}
+        read = {n: adapter.stored(module) for n, adapter in self.adapters.items() if module in adapter.shapes}
         if self._stacks(module):
             names, weights = self._taking(module), self.recipe.at(module)
             scaled = [weights[name] * self.adapters[name].scales[module] for name in names]
@@ -145,15 +145,14 @@ class _Merge:
                 exact = stack([part for part in parts if part.weight != 0.0])
                 self.measure.add(module, parts, exact, exact, Factors(to_array(a), to_array(b)))
             return a, b
-        result: Factors | Dense
-        composed: Factors | Dense
         parts, rank, dropped = self._parts(module, read), self.shapes[module][1], 0.0
         taking = [part for part in parts if part.weight != 0.0]
         with np.errstate(over="ignore", invalid="ignore"):  # overflow is reported below, by name
             if self.recipe.alone(module):
-                result = composed = Factors(taking[0].a, taking[0].b, taking[0].scale)
+                result: Factors | Dense = delta(taking)
             else:
-                result = composed = combine(self.recipe.arithmetic, taking, self.recipe.options)
+                result = combine(self.recipe.arithmetic, taking, self.recipe.options)
+            composed = result
             if not isinstance(composed, Factors):
                 composed = Factors(*low_rank(composed, rank))
             elif len(composed.a) > rank:

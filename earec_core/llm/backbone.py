@@ -211,22 +211,19 @@ class Backbone:
         p = len(batch.prefix)
         body = batch.body.to(self.word_embedding.weight.dtype)
         with self.autocast():
+            prefix = self.embed(batch.prefix).to(body.dtype)
             if p and b > 1 and share_prefix and not (self.adapter and self.adapter.random):
-                positions = torch.arange(p, p + s, device=self.device)[None].expand(b, s)
-                prefix = self.embed(batch.prefix)[None].to(body.dtype)
-                cache = inner(inputs_embeds=prefix, use_cache=True).past_key_values
+                cache = inner(inputs_embeds=prefix[None], use_cache=True).past_key_values
                 cache.batch_repeat_interleave(b)
-                with self._routed(batch.owners, batch.modalities):
-                    out = inner(
-                        inputs_embeds=body, past_key_values=cache, position_ids=positions, use_cache=True
-                    )
-                hidden: Tensor = out.last_hidden_state
+                positions = torch.arange(p, p + s, device=self.device)[None].expand(b, s)
+                owners = batch.owners
+                cached = {"past_key_values": cache, "position_ids": positions, "use_cache": True}
             else:
-                if p:
-                    prefix = self.embed(batch.prefix).to(body.dtype).expand(b, p, d)
-                    body = torch.cat([prefix, body], dim=1)
-                with self._routed(nn.functional.pad(batch.owners, (p, 0), value=-1), batch.modalities):
-                    hidden = inner(inputs_embeds=body, use_cache=False).last_hidden_state[:, p:]
+                body = torch.cat([prefix.expand(b, p, d), body], dim=1)
+                owners = nn.functional.pad(batch.owners, (p, 0), value=-1)
+                cached = {"use_cache": False}
+            with self._routed(owners, batch.modalities):
+                hidden: Tensor = inner(inputs_embeds=body, **cached).last_hidden_state[:, -s:]
         return hidden.float()
 
     def _routed(

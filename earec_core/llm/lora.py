@@ -159,7 +159,8 @@ class MergedLora(Adapter):
 class Mixture(Adapter):
     """Adapters side by side on one LLM: y = W x + sum_i c_i s_i B_i A_i x, the c_i set at any time.
 
-    Setting them costs nothing beside a forward pass, and they may carry a gradient. With `own`, positions of a
+    Setting them costs nothing beside a forward pass, and they may carry a gradient, which several backward passes
+    may reach. With `own`, positions of a
     modality's slot go through its own adapter alone (the route of ModelCompose, Chen et al., ACL 2024).
 
     Attributes:
@@ -176,11 +177,12 @@ class Mixture(Adapter):
     def __init__(self, adapters: Mapping[str, Path]) -> None:
         self.names = tuple(adapters)
         self._opened = {name: _open(folder) for name, folder in adapters.items()}
-        modules = {module for adapter in self._opened.values() for module in adapter.modules}
+        modules = {module for adapter in self._opened.values() for module in adapter.shapes}
         self.layers = 1 + max((layer_of(module) or 0 for module in modules), default=0)
         self._weights: Float[Tensor, "l n"] = torch.zeros(self.layers, len(self.names))
         self._own: dict[str, int] = {}
         self._mixed: dict[str, _Mixed] = {}
+        self._routes: dict[str, tuple[Tensor, tuple[str, ...]]] = {}
 
     def set(self, weights: Mapping[str, float] | Tensor, *, own: Mapping[str, str] | None = None) -> None:
         """Set the coefficients.
@@ -207,32 +209,23 @@ class Mixture(Adapter):
             _replace(self._model, module, mixed.base)
         self._mixed = {}
 
-    def row(self, layer: int) -> Float[Tensor, " n"]:
-        """The coefficients of one numbered layer, for positions without a route of their own."""
-        return self._weights[layer]
-
     @contextmanager
     def routed(self, owners: Int[Tensor, "b s"], modalities: tuple[str, ...]) -> Iterator[None]:
-        if not self._own:
-            yield
-            return
-        unit = torch.eye(len(self.names), device=owners.device)
-        handles: dict[nn.Module, Any] = {}
-
-        def give(module: _Mixed, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            """Hand a layer its positions' coefficients [b, s, n], in this pass alone."""
-            handles.pop(module).remove()
-            row = self.row(module.layer)
-            table = [unit[self._own[m]] if m in self._own else row for m in modalities]
-            return args, {**kwargs, "coefficients": torch.stack([*table, row])[owners]}
-
-        for mixed in self._mixed.values():
-            handles[mixed] = mixed.register_forward_pre_hook(give, with_kwargs=True)
+        self._routes = dict.fromkeys(self._mixed, (owners, modalities)) if self._own else {}
         try:
             yield
         finally:
-            for handle in handles.values():
-                handle.remove()
+            self._routes = {}
+
+    def coefficients(self, module: str) -> Float[Tensor, "*_ n"]:
+        """A module's coefficients in its next pass: [n], or [b, s, n] where positions have a route of their own."""
+        weights = self._weights[layer_of(module) or 0]
+        if module not in self._routes:
+            return weights
+        owners, modalities = self._routes.pop(module)
+        unit = torch.eye(len(self.names), device=owners.device)
+        by_modality = [unit[self._own[m]] if m in self._own else weights for m in modalities]
+        return torch.stack([*by_modality, weights])[owners]
 
 
 class _Mixed(nn.Module):
@@ -242,7 +235,7 @@ class _Mixed(nn.Module):
         self, mixture: Mixture, module: str, base: nn.Linear, adapters: Mapping[str, LoraAdapter]
     ) -> None:
         super().__init__()
-        self.base, self.name, self.layer = base, module, layer_of(module) or 0
+        self.base, self.name = base, module
         self._mixture = (mixture,)  # in a tuple, so that it is no submodule
         factors = [
             (n, adapter.factors(module)) for n, adapter in adapters.items() if module in adapter.shapes
@@ -253,13 +246,9 @@ class _Mixed(nn.Module):
         owners = [mixture.names.index(name) for name, (a, _, _) in factors for _ in a]
         self._owners = torch.tensor(owners, device=device)
 
-    def forward(
-        self, x: Float[Tensor, "*b d_in"], coefficients: Float[Tensor, "*_ n"] | None = None
-    ) -> Float[Tensor, "*b d_out"]:
-        """The layer's output; `coefficients` by position, or the mixture's row where none are given."""
-        if coefficients is None:
-            coefficients = self._mixture[0].row(self.layer)
-        elif coefficients.shape[:-1] != x.shape[:-1]:
+    def forward(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b d_out"]:
+        coefficients = self._mixture[0].coefficients(self.name)
+        if coefficients.ndim > 1 and coefficients.shape[:-1] != x.shape[:-1]:
             raise UsageError(
                 f"The layer {self.name} does not read a prompt position by position, so no position can have "
                 "a route of its own.",

@@ -6,7 +6,6 @@ the catalog, trains the recommender and looks at the users' validation items.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -49,30 +48,25 @@ def validation_samples(
 
 
 def validation_loss(
-    model: AlignedModel,
-    samples: list[Sample],
-    batch_size: int,
-    prepare: Callable[[], object] | None = None,
+    model: AlignedModel, samples: list[Sample], batch_size: int, gradient: bool = False
 ) -> float:
     """Eq. 3 per response token.
 
     Args:
-        prepare: sets what a gradient is to reach, before each batch; gradients add up over the batches. None: no
-            gradient is computed.
+        gradient: whether its gradient is added to whatever wants one, such as a mixture's weights.
     """
     ordered = sorted(samples, key=lambda sample: sample.length)
     tokens = sum(len(sample.response) for sample in ordered)
     total = 0.0
     for start in range(0, len(ordered), batch_size):
         batch = ordered[start : start + batch_size]
-        if prepare is None:
-            with torch.inference_mode():
-                total += float(model(batch))
-        else:
-            prepare()
+        if gradient:
             loss = model(batch) / tokens
             loss.backward()
             total += loss.item() * tokens
+        else:
+            with torch.inference_mode():
+                total += float(model(batch))
     return total / tokens
 
 

@@ -246,8 +246,7 @@ class _Evaluator:
             return objectives.validation_ndcg(model, self._catalog, config)
         if self._objective == "rouge":
             return objectives.validation_rouge(model, self._samples, config.explain)
-        prepare = (lambda: self._mixture.set(weights)) if gradient else None
-        return objectives.validation_loss(model, self._samples, config.search.batch_size, prepare)
+        return objectives.validation_loss(model, self._samples, config.search.batch_size, gradient)
 
 
 def _line(evaluation: Evaluation) -> str:

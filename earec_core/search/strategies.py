@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import combinations
 
 import numpy as np
 
@@ -83,10 +84,11 @@ class Strategy:
 
 
 def grid(problem: Problem) -> Asking:
-    """Every point of the simplex whose weights are multiples of the step."""
-    parts = _parts(problem.config.step)
-    for counts in _compositions(parts, len(problem.names)):
-        yield Proposal(np.array([counts]) / parts)
+    """Every point of the simplex whose weights are multiples of the step, the first name's largest ones first."""
+    parts, count = _parts(problem.config.step), len(problem.names)
+    places = parts + count - 1  # for so many parts, and a bar between one name's and the next's
+    for bars in reversed(list(combinations(range(places), count - 1))):
+        yield Proposal((np.diff([-1, *bars, places]) - 1)[None] / parts)
 
 
 def grid_points(problem: Problem) -> int:
@@ -184,12 +186,3 @@ def _parts(step: float) -> int:
     if abs(parts * step - 1) > 1e-9:
         raise UsageError(f"1 is no multiple of the step {step:g}.", "Give --step such as 0.1 or 0.25.")
     return parts
-
-
-def _compositions(total: int, parts: int) -> Generator[tuple[int, ...], None, None]:
-    if parts == 1:
-        yield (total,)
-        return
-    for first in range(total, -1, -1):
-        for rest in _compositions(total - first, parts - 1):
-            yield (first, *rest)
