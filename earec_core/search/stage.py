@@ -19,6 +19,7 @@ import earec_core
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import Sample
 from earec_core.aligned.stored import joined_model
+from earec_core.artifacts import DataRecord
 from earec_core.catalog import Catalog
 from earec_core.compose.guards import open_adapters
 from earec_core.config import RunConfig
@@ -32,7 +33,6 @@ from earec_core.workspace import Run, Workspace
 
 Objective = Literal["loss", "rouge", "ndcg@10"]
 OBJECTIVES: tuple[Objective, ...] = ("loss", "rouge", "ndcg@10")
-_SECTIONS = {"run", "backbone", "modalities", "explain", "encode"}  # what every objective depends on
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class SearchResult:
         steps: those with a gradient.
         folder: the run's folder; `path.jsonl` in it is what a killed search resumes from.
         complete: whether the strategy came to its end within the budget.
-        catalog, data: name and digest of what was searched on.
+        data: the catalog that was searched on.
     """
 
     strategy: str
@@ -75,8 +75,7 @@ class SearchResult:
     steps: tuple[Evaluation, ...]
     folder: Path
     complete: bool
-    catalog: str
-    data: str
+    data: DataRecord
 
     def summary(self) -> dict[str, Any]:
         """What a composite's manifest keeps of it."""
@@ -87,7 +86,7 @@ class SearchResult:
             "evaluations": len(self.path),
             "steps": len(self.steps),
             "complete": self.complete,
-            "data": {"name": self.catalog, "digest": self.data},
+            "data": self.data.model_dump(),
         }
 
 
@@ -125,15 +124,12 @@ def search(
     mixture = Mixture({modality: opened[modality].folder for modality in adapters})
     problem = Problem(mixture.names, mixture.layers, objective != "loss", config.run.seed, config.search)
     count = chosen.count(problem)
-    # What is not in the key, the budget, may grow: the run is the same.
     key = {
         "adapters": {modality: opened[modality].id for modality in adapters},
         "data": catalog.digest,
         "strategy": strategy,
         "objective": objective,
-        "search": config.search.model_dump(mode="json", exclude={"max_evaluations", "max_minutes"}),
-        "recommender": config.recommender.model_dump(mode="json") if objective == "ndcg@10" else None,
-        "config": config.model_dump(mode="json", include=_SECTIONS),
+        **_settings(config, objective),
         "earec": earec_core.__version__,
     }
     run = workspace.run("search", key).start()
@@ -151,11 +147,20 @@ def search(
         steps=tuple(evaluation for evaluation in path if evaluation.gradient is not None),
         folder=run.folder,
         complete=complete,
-        catalog=catalog.name,
-        data=catalog.digest,
+        data=DataRecord(name=catalog.name, digest=catalog.digest),
     )
     run.finish(result.summary(), step=len(path), metrics={objective: result.best.value})
     return result
+
+
+def _settings(config: RunConfig, objective: Objective) -> dict[str, Any]:
+    """The settings that a value depends on; not the budget, so a run with a larger one is the same."""
+    sections = {"run", "backbone", "modalities", "explain", "encode"}
+    return {
+        "search": config.search.model_dump(mode="json", exclude={"max_evaluations", "max_minutes"}),
+        "recommender": config.recommender.model_dump(mode="json") if objective == "ndcg@10" else None,
+        "config": config.model_dump(mode="json", include=sections),
+    }
 
 
 class _Evaluator:

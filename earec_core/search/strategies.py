@@ -71,16 +71,16 @@ class Strategy:
         summary: one line.
         ask: gives the generator of proposals.
         count: evaluations to its end; None for a strategy that has none.
-        descends: whether it needs gradients, which the objective `loss` alone has.
-        requires: import names that must be present, and the extra of earec that brings them.
+        gradients: whether it needs them; the objective `loss` alone has some.
+        extra: the package that it needs, and the extra of earec that brings it.
     """
 
     name: str
     summary: str
     ask: Callable[[Problem], Asking]
-    count: Callable[[Problem], int | None]
-    descends: bool = False
-    requires: tuple[str, str] | None = None
+    count: Callable[[Problem], int | None] = lambda _: None
+    gradients: bool = False
+    extra: tuple[str, str] | None = None
 
 
 def grid(problem: Problem) -> Asking:
@@ -111,6 +111,11 @@ def learn(problem: Problem) -> Asking:
     yield Proposal(surrogate.x)
 
 
+def learn_points(problem: Problem) -> int:
+    """How many weightings `learn` proposes."""
+    return problem.config.gradients + 1
+
+
 def bayes(problem: Problem) -> Asking:
     """Tree-structured Parzen estimator (optuna) on the simplex; endless.
 
@@ -135,19 +140,9 @@ STRATEGIES: Mapping[str, Strategy] = {
     for strategy in (
         Strategy("grid", "every point of a grid on the simplex", grid, grid_points),
         Strategy(
-            "learn",
-            "a Gaussian process with gradients of the loss",
-            learn,
-            lambda problem: problem.config.gradients + 1,
-            descends=True,
+            "learn", "a Gaussian process with gradients of the loss", learn, learn_points, gradients=True
         ),
-        Strategy(
-            "bayes",
-            "optuna's TPE, until the budget ends",
-            bayes,
-            lambda _: None,
-            requires=("optuna", "search"),
-        ),
+        Strategy("bayes", "optuna's TPE, until the budget ends", bayes, extra=("optuna", "search")),
     )
 }
 
@@ -162,13 +157,13 @@ def get_strategy(name: str, objective: str, config: SearchConfig) -> Strategy:
     strategy = STRATEGIES.get(name)
     if strategy is None:
         raise UsageError(f"There is no search {name!r}.", f"Choose one of {', '.join(STRATEGIES)}.")
-    if strategy.descends and objective != "loss":
+    if strategy.gradients and objective != "loss":
         raise UsageError(
             f"The search {name} descends the loss; {objective} has no gradient.",
             "Say --objective loss, or search by grid or bayes.",
         )
-    if strategy.requires and find_spec(strategy.requires[0]) is None:
-        package, extra = strategy.requires
+    if strategy.extra and find_spec(strategy.extra[0]) is None:
+        package, extra = strategy.extra
         raise MissingDependencyError(
             f"The search {name} needs {package}, which is not installed.",
             f"Run: pip install 'earec[{extra}]'",
