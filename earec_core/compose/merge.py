@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 
 def compose(
-    adapters: Mapping[str, Path], recipe: Recipe, out: Path, *, progress: Progress | None = None
+    adapters: Mapping[str, Path], recipe: Recipe, out: Path, *, progress: Progress = lambda *_: None
 ) -> ComposeReport:
     """Merge adapters by weight, theta_merge = sum lambda_i theta_i (Eq. 4), into a plain PEFT directory.
 
@@ -85,9 +85,7 @@ class _Merge:
         measure: the sums over those done so far; None where nothing is measured.
     """
 
-    def __init__(
-        self, recipe: Recipe, adapters: Mapping[str, LoraAdapter], progress: Progress | None
-    ) -> None:
+    def __init__(self, recipe: Recipe, adapters: Mapping[str, LoraAdapter], progress: Progress) -> None:
         self.recipe, self.adapters, self.progress = recipe, adapters, progress
         dtypes = {adapter.dtype for adapter in adapters.values()}
         same: Dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
@@ -108,8 +106,7 @@ class _Merge:
         """Compose module after module; yields A, then B, as they are stored."""
         for done, module in enumerate(self.shapes, 1):
             yield from zip((KEY_A.format(module), KEY_B.format(module)), self._compose(module), strict=True)
-            if self.progress is not None:
-                self.progress(done, len(self.shapes))
+            self.progress(done, len(self.shapes))
 
     def _taking(self, module: str) -> list[str]:
         """The adapters that change a module, at a weight that is not 0."""
@@ -172,11 +169,11 @@ class _Merge:
         return delta_here and same and self.shapes[module][1] == sum(self._ranks(module))
 
     def _parts(self, module: str, read: Mapping[str, tuple[Tensor, Tensor]]) -> list[Part]:
-        parts, weights = [], self.recipe.at(module)
-        for name, (a, b) in read.items():
-            scale = self.adapters[name].scales[module]
-            parts.append(Part(name, module, weights[name], scale, to_array(a), to_array(b)))
-        return parts
+        weights, adapters = self.recipe.at(module), self.adapters
+        return [
+            Part(name, module, weights[name], adapters[name].scales[module], to_array(a), to_array(b))
+            for name, (a, b) in read.items()
+        ]
 
     def _check_finite(self, module: str, *factors: Tensor) -> None:
         if not all(is_finite(factor) for factor in factors):

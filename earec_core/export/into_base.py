@@ -23,7 +23,7 @@ _OTHER_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpa
 
 
 def merge_into_base(
-    composite: Path, base: Path, out: Path, *, progress: Callable[[int, int], None] | None = None
+    composite: Path, base: Path, out: Path, *, progress: Callable[[int, int], None] = lambda *_: None
 ) -> int:
     """Write the base model with W + scale B A in place of W in every module of the composite.
 
@@ -58,8 +58,7 @@ def merge_into_base(
                     for block in _merged(adapter, shard, name):
                         target.write(raw(block))
                     done += 1
-                    if progress is not None:
-                        progress(done, len(tensors))
+                    progress(done, len(tensors))
                 size += target.tell()
         for path in sorted(base.rglob("*")):
             inside = path.relative_to(base)

@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -103,20 +102,20 @@ class TrainableLora(Adapter):
         Raises:
             UsageError: they are of other modules or another rank.
         """
-        with safe_open(str(file), framework="pt") as stored:
-            if set(stored.keys()) != set(self.parameters):
+        factors = load_file(file)
+        if set(factors) != set(self.parameters):
+            raise UsageError(
+                f"The adapter {file} adapts other modules than this run's.",
+                "Continue with the same backbone.",
+            )
+        for name, parameter in self.parameters.items():
+            stored, own = tuple(factors[name].shape), tuple(parameter.shape)
+            if stored != own:
                 raise UsageError(
-                    f"The adapter {file} adapts other modules than this run's.",
-                    "Continue with the same backbone.",
+                    f"The adapter's {name} is {stored}, this run's {own}.",
+                    "Set lora.r to the adapter's rank.",
                 )
-            for name, parameter in self.parameters.items():
-                tensor = stored.get_tensor(name)
-                if tensor.shape != parameter.shape:
-                    raise UsageError(
-                        f"The adapter's {name} is {tuple(tensor.shape)}, this run's {tuple(parameter.shape)}.",
-                        "Set lora.r to the adapter's rank.",
-                    )
-                parameter.data.copy_(tensor)
+            parameter.data.copy_(factors[name])
 
     def _config(self, modules: list[str], **fields: Any) -> Any:
         from peft import LoraConfig

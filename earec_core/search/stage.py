@@ -163,40 +163,41 @@ def _settings(config: RunConfig, objective: Objective) -> dict[str, Any]:
     }
 
 
+@dataclass
 class _Evaluator:
     """Answers a strategy's proposals: from the log as far as it goes, else by evaluating them.
 
     Attributes:
+        count: evaluations to the strategy's end, if it has one.
         path: every evaluation so far; those of a killed run come first.
     """
 
-    def __init__(
-        self,
-        model: AlignedModel,
-        mixture: Mixture,
-        catalog: Catalog,
-        config: RunConfig,
-        objective: Objective,
-        run: Run,
-        count: int | None,
-    ) -> None:
-        self._model, self._mixture, self._catalog = model, mixture, catalog
-        self._config, self._objective, self._run = config, objective, run
-        self._log, self.path = run.folder / "path.jsonl", list[Evaluation]()
+    model: AlignedModel
+    mixture: Mixture
+    catalog: Catalog
+    config: RunConfig
+    objective: Objective
+    run: Run
+    count: int | None
+    path: list[Evaluation] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._log = self.run.folder / "path.jsonl"
         if self._log.exists():
             for line in self._log.read_text().splitlines():
                 with suppress(ValueError):  # a kill cut the line off
                     self.path.append(_EVALUATION.validate_json(line))
             write_atomic(self._log, "".join(map(_line, self.path)))
         if self.path:
-            run.workspace.note(f"Going on from {len(self.path)} evaluations of {run.name}.")
-        self._started = time.monotonic()
-        ends = [end for end in (count, config.search.max_evaluations) if end is not None]
+            self.run.workspace.note(f"Going on from {len(self.path)} evaluations of {self.run.name}.")
+        self._started, settings = time.monotonic(), self.config.search
+        ends = [end for end in (self.count, settings.max_evaluations) if end is not None]
         self._total = min(ends, default=0)
         self._samples: list[Sample] = []
-        if objective != "ndcg@10":
-            max_items = config.search.max_items
-            self._samples = objectives.validation_samples(model, catalog, config.run.seed, max_items)
+        if self.objective != "ndcg@10":
+            self._samples = objectives.validation_samples(
+                self.model, self.catalog, self.config.run.seed, settings.max_items
+            )
 
     def answer(self, asking: Asking) -> bool:
         """Answer until the strategy or the budget ends; whether it was the strategy."""
@@ -215,22 +216,21 @@ class _Evaluator:
 
     def _spent(self) -> bool:
         """Whether the budget is: evaluations of a killed search count, its minutes do not."""
-        budget = self._config.search
-        if budget.max_evaluations is not None and len(self.path) >= budget.max_evaluations:
-            return True
+        budget = self.config.search
         minutes = (time.monotonic() - self._started) / 60
-        return budget.max_minutes is not None and minutes >= budget.max_minutes
+        most, longest = budget.max_evaluations or math.inf, budget.max_minutes or math.inf
+        return len(self.path) >= most or minutes >= longest
 
     def _evaluate(self, proposal: Proposal) -> Evaluation:
         """Evaluate a weighting, or one of each layer, and log it."""
-        started, names, rows = time.monotonic(), self._mixture.names, proposal.rows
+        started, names, rows = time.monotonic(), self.mixture.names, proposal.rows
         weights = torch.tensor(rows, dtype=torch.float32, requires_grad=proposal.gradient)
         value = self._value(weights if len(rows) > 1 else weights[0], proposal.gradient)
         mean = dict(zip(names, rows.mean(axis=0).tolist(), strict=True))
         if not math.isfinite(value):
             listed = ",".join(f"{name}={weight:.4g}" for name, weight in mean.items())
             raise EarecError(
-                f"The {self._objective} of the weights {listed} is not a number.",
+                f"The {self.objective} of the weights {listed} is not a number.",
                 "Search on another --set backbone.dtype, such as float32.",
             )
         layers = {n: dict(zip(names, row, strict=True)) for n, row in enumerate(rows.tolist())}
@@ -240,16 +240,16 @@ class _Evaluator:
         self.path.append(evaluation)
         with self._log.open("a") as log:
             log.write(_line(evaluation))
-        self._run.step(len(self.path), {self._objective: value})
-        self._run.workspace.progress(len(self.path), self._total, f"{self._objective} {value:.4f}")
+        self.run.step(len(self.path), {self.objective: value})
+        self.run.workspace.progress(len(self.path), self._total, f"{self.objective} {value:.4f}")
         return evaluation
 
     def _value(self, weights: torch.Tensor, gradient: bool) -> float:
-        model, config = self._model, self._config
-        self._mixture.set(weights)
-        if self._objective == "ndcg@10":
-            return objectives.validation_ndcg(model, self._catalog, config)
-        if self._objective == "rouge":
+        model, config = self.model, self.config
+        self.mixture.set(weights)
+        if self.objective == "ndcg@10":
+            return objectives.validation_ndcg(model, self.catalog, config)
+        if self.objective == "rouge":
             return objectives.validation_rouge(model, self._samples, config.explain)
         return objectives.validation_loss(model, self._samples, config.search.batch_size, gradient)
 
