@@ -159,7 +159,7 @@ def get_strategy(name: str, objective: str, config: SearchConfig) -> Strategy:
         raise UsageError(f"There is no search {name!r}.", f"Choose one of {', '.join(STRATEGIES)}.")
     if strategy.gradients and objective != "loss":
         raise UsageError(
-            f"The search {name} needs the gradient of its objective; {objective} has none.",
+            f"The search {name} follows the gradient of the loss; {objective} has no gradient.",
             "Say --objective loss, or search by grid or bayes.",
         )
     if strategy.extra and find_spec(strategy.extra[0]) is None:
