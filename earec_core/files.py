@@ -61,19 +61,10 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a new file, synced."""
-    with path.open("xb") as file:
-        file.write(data)
-    sync(path)
-
-
 def copy_file(source: Path, target: Path) -> None:
-    """Copy what a file or a link holds into a new file, synced; folders on the way are made."""
+    """Copy what a file or a link holds; folders on the way are made."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("rb") as old, target.open("xb") as new:
-        shutil.copyfileobj(old, new, 1 << 20)
-    sync(target)
+    shutil.copyfile(source, target)
 
 
 def check_new(out: Path) -> None:
@@ -84,7 +75,7 @@ def check_new(out: Path) -> None:
 
 @contextmanager
 def new_directory(out: Path, content: str) -> Iterator[Path]:
-    """A temporary directory beside `out` that takes its name once the block has ended well.
+    """A temporary directory beside `out` that takes its name once the block has ended well and all is synced.
 
     Args:
         out: it must not exist, or be an empty directory.
@@ -107,7 +98,7 @@ def new_directory(out: Path, content: str) -> Iterator[Path]:
 
 @contextmanager
 def replacing_directory(out: Path) -> Iterator[Path]:
-    """A temporary directory beside `out` that takes its place once the block has ended well.
+    """A temporary directory beside `out` that takes its place once the block has ended well and all is synced.
 
     A directory that is there goes once the new one has its place; after a failure it is as it was, and nothing else
     is left behind.
@@ -115,8 +106,8 @@ def replacing_directory(out: Path) -> Iterator[Path]:
     old = _beside(out)
     with _temporary_directory(out) as temporary:
         yield temporary
-        for folder in (*(path for path in temporary.rglob("*") if path.is_dir()), temporary):
-            sync(folder)
+        for path in (*temporary.rglob("*"), temporary):
+            sync(path)
         if out.exists():
             out.rename(old)
         try:

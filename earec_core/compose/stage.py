@@ -118,22 +118,22 @@ def choose_adapters(
     Raises:
         UsageError: there is none, or more than one to choose from.
     """
-    chosen = {modality: given.get(modality, "") for modality in modalities}
-    for modality in (modality for modality, ref in chosen.items() if not ref):
-        names = {
-            entry.name
-            for entry in registry.list().entries
-            if entry.kind == "adapter" and registry.manifest(entry.id).data.get("modality") == modality
-        }
-        if not names:
-            raise UsageError(
-                f"The registry holds no adapter of {modality}.",
-                f"Make one: earec align --modality {modality}",
-            )
-        if len(names) > 1:
-            raise UsageError(
-                f"The registry holds several adapters of {modality}: {', '.join(sorted(names))}.",
-                f"Say which: --adapter {modality}=REF",
-            )
-        chosen[modality] = names.pop()
-    return {**chosen, **given}
+    return {**{m: given.get(m) or _only_adapter(registry, m) for m in modalities}, **given}
+
+
+def _only_adapter(registry: Registry, modality: str) -> str:
+    names = {
+        entry.name
+        for entry in registry.list().entries
+        if entry.kind == "adapter" and registry.manifest(entry.id).data.get("modality") == modality
+    }
+    if not names:
+        raise UsageError(
+            f"The registry holds no adapter of {modality}.", f"Make one: earec align --modality {modality}"
+        )
+    if len(names) > 1:
+        raise UsageError(
+            f"The registry holds several adapters of {modality}: {', '.join(sorted(names))}.",
+            f"Say which: --adapter {modality}=REF",
+        )
+    return names.pop()
