@@ -125,6 +125,35 @@ def _stages() -> dict[str, click.Command]:
     return found
 
 
+def _options(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Each option of every command below one, with the command's words."""
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from _options(below, (*path, name))
+        return
+    for parameter in command.params:
+        if not getattr(parameter, "hidden", False):
+            yield from ((option, " ".join(path)) for option in parameter.opts)
+
+
+def test_shared_options_are_documented_with_their_commands() -> None:
+    table = _table(_page("cli.md").partition("<!-- shared options -->")[2])
+    having: dict[str, set[str]] = {}
+    for option, command in _options(cli):
+        having.setdefault(option, set()).add(command)
+    group = cli.get_command(click.Context(cli), "registry")
+    assert isinstance(group, click.Group)
+    for options, commands, _ in table:
+        named = set(re.findall(r"`([^`]+)`", commands))
+        if "registry" in named:
+            named = (named - {"registry"}) | {f"registry {name}" for name in group.commands}
+        for option in re.findall(r"`(--[^`]+)`", options):
+            assert having[option] == named, option
+
+
 def test_every_stage_that_tells_is_documented() -> None:
     table = _table(_page("plugins.md").partition("<!-- stages -->")[2])
     code = [f.read_text() for part in ("earec_core", "plugins") for f in (ROOT / part).rglob("*.py")]
