@@ -18,23 +18,11 @@ from earec_core.encode import readouts
 from earec_core.encode.readouts import Readout
 from earec_core.llm.backbone import Backbone
 from earec_core.search import SearchResult, search, strategies
-from earec_core.search.strategies import Asking, Problem, Proposal, Strategy
 from earec_core.workspace import Workspace
 
 from .conftest import Pipeline
 
-PAGE = (Path(__file__).parents[2] / "docs/architecture.md").read_text()
-
-
-def corners(problem: Problem) -> Asking:
-    """Each adapter alone, then three quarters of the best one and the rest shared."""
-    n, values = len(problem.names), []
-    for row in np.eye(n):
-        outcome = yield Proposal(row[None])
-        values.append(outcome.value if problem.maximise else -outcome.value)
-    weights = np.full(n, 0.25 / (n - 1))
-    weights[int(np.argmax(values))] = 0.75
-    yield Proposal(weights[None])
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def _search(pipeline: Pipeline, home: Path, strategy: str, **budget: Any) -> SearchResult:
@@ -46,8 +34,14 @@ def _search(pipeline: Pipeline, home: Path, strategy: str, **budget: Any) -> Sea
 
 
 def test_a_strategy_is_a_row_more(in_home: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = Strategy("corners", "each adapter alone, then near the best", corners, lambda p: len(p.names) + 1)
-    monkeypatch.setitem(strategies.STRATEGIES, "corners", row)
+    """The one of docs/composition.md."""
+    block = re.search(
+        r"<!-- strategy -->\n```python\n(.*?)```", (DOCS / "composition.md").read_text(), re.DOTALL
+    )
+    assert block is not None
+    monkeypatch.setitem(strategies.STRATEGIES, "corners", strategies.STRATEGIES["grid"])  # taken out again
+    exec(block[1], {})  # noqa: S102 - our own page
+    assert strategies.STRATEGIES["corners"].name == "corners"
     grid = _search(in_home, tmp_path / "grid", "grid").path
     values = {(e.weights["text"], e.weights["behavior"]): e.value for e in grid}
     best = min(((1.0, 0.0), (0.0, 1.0)), key=values.__getitem__)
@@ -89,7 +83,7 @@ def test_a_readout_is_a_row_more(in_home: Pipeline, monkeypatch: pytest.MonkeyPa
 
 def test_the_pages_example_runs(in_home: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The block under "Data flow" on the pipeline's composite: both ways give the same vectors."""
-    block = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    block = re.search(r"```python\n(.*?)```", (DOCS / "architecture.md").read_text(), re.DOTALL)
     assert block is not None
     (tmp_path / "home").mkdir()
     (tmp_path / "home/registry").symlink_to(in_home.registry)
