@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,9 @@ def test_a_readout_is_a_row_more(in_home: Pipeline, monkeypatch: pytest.MonkeyPa
     argv = ["encode", "composite", "--data", str(in_home.data), *in_home.settings(encode__readout="last-two")]
     argv += ["--name", "vectors/last-two"]
     assert in_home.run(*argv) == 2
-    monkeypatch.setitem(readouts.READOUTS, "last-two", Readout("last-two", "mean-of-last-two", _last_two))
+    row: dict[str, Any] = {"name": "last-two", "method": "mean-of-last-two", "read": _last_two}
+    readout = Readout(**{field.name: row[field.name] for field in fields(Readout)})
+    monkeypatch.setitem(readouts.READOUTS, "last-two", readout)
     assert in_home.run(*argv) == 0
     workspace, catalog = in_home.workspace, in_home.catalog
     vectors = ItemVectors.open(workspace.registry, "vectors/last-two", catalog)

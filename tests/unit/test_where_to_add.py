@@ -13,9 +13,11 @@ import json
 import re
 from collections.abc import Mapping
 from configparser import ConfigParser
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 import click
 import polars as pl
@@ -129,7 +131,12 @@ def test_a_format_is_a_row_more(
     (tmp_path / "source/shop.ini").write_text(SHOP)
     with pytest.raises(DataError, match="no files of a known format"):
         import_dataset(tmp_path / "source", tmp_path / "before", core=1)
-    known = Format("ini", lambda source: (source / "shop.ini").exists(), _read_ini)
+    row: dict[str, Any] = {
+        "name": "ini",
+        "detect": lambda source: (source / "shop.ini").exists(),
+        "read": _read_ini,
+    }
+    known = Format(**{field.name: row[field.name] for field in fields(Format)})
     monkeypatch.setitem(formats.FORMATS, "ini", known)
     catalog = import_dataset(tmp_path / "source", tmp_path / "shop", core=1)
     assert [(item.id, item.title) for item in catalog.all_items()] == [("p1", "red pen"), ("p2", "blue pen")]
