@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import earec_core
 from earec_core.artifacts import AdapterManifest, CompositeManifest, MethodRecord, Stored, save
 from earec_core.compose.guards import open_adapters
 from earec_core.compose.measure import ComposeReport
@@ -60,7 +59,6 @@ def compose_models(
         "adapters": {modality: model.id for modality, model in models.items()},
         "recipe": recipe.as_json(),
         "allow": sorted(allow),
-        "earec": earec_core.__version__,
     }
     run = workspace.run("compose", key).start()
     with tempfile.TemporaryDirectory() as scratch:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-import earec_core
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import Sample
 from earec_core.aligned.stored import joined_model
@@ -130,7 +129,6 @@ def search(
         "strategy": strategy,
         "objective": objective,
         **_settings(config, objective),
-        "earec": earec_core.__version__,
     }
     run = workspace.run("search", key).start()
     backbone = backbone or Backbone.load(config.backbone, workspace)
