@@ -174,7 +174,8 @@ class Backbone:
             slots: for every slot in them, its k embeddings.
         """
         first = prompts[0].pieces[0] if prompts[0].pieces else ()
-        shared = all(prompt.pieces[:1] == (first,) for prompt in prompts)
+        # A prompt that is nothing but the common text is left whole: a row needs a position of its own.
+        shared = all(prompt.pieces[:1] == (first,) and len(prompt.pieces) > 1 for prompt in prompts)
         prefix = first if shared and isinstance(first, tuple) else ()
         modalities = tuple(sorted({slot.modality for prompt in prompts for slot in prompt.slots}))
         rows: list[Tensor] = []

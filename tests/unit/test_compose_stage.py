@@ -497,7 +497,7 @@ def test_adapters_are_chosen_where_there_is_one(registry: Registry, two: dict[st
 
 
 def test_a_plugin_version_that_composition_accepted_is_accepted_at_use(tmp_path: Path) -> None:
-    from earec_core.aligned.stored import _accepted_plugin, _check_plugin, plugin_record
+    from earec_core.aligned.stored import _check_plugin, plugin_record
     from earec_core.errors import PluginError
 
     record = {**plugin_record("text").model_dump(), "version": "7.0.0"}
@@ -514,7 +514,7 @@ def test_a_plugin_version_that_composition_accepted_is_accepted_at_use(tmp_path:
                 "overridden": overridden,
             }
         )
-        _check_plugin("text", _accepted_plugin(Stored("id", manifest, tmp_path), "text"))
+        _check_plugin(Stored("id", manifest, tmp_path), "text")
 
     with pytest.raises(PluginError, match=r"7\.0\.0"):
         check({})

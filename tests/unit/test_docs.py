@@ -113,7 +113,7 @@ def _implements(one: object) -> set[str]:
 def _stages() -> dict[str, click.Command]:
     """The commands that make something, each with its `--registry`, `--jsonl` and `--tensorboard`."""
     found: dict[str, click.Command] = {}
-    names = ["align", "search", "compose", "export", "explain", "encode", "reproduce", "recommend train"]
+    names = ["align", "search", "compose", "explain", "encode", "reproduce", "recommend train"]
     for name in [*names, "behavior fit"]:
         command: click.Command = cli
         for word in name.split():

@@ -34,6 +34,7 @@ from earec_core.compose import Recipe
 from earec_core.compose.stage import compose_models
 from earec_core.config import RecommenderConfig, RunConfig, RunSettings
 from earec_core.encode import encode
+from earec_core.encode.readouts import get_readout
 from earec_core.llm.backbone import Backbone
 from earec_core.metrics.ranking import Metrics
 from earec_core.modality import Modality, create
@@ -141,6 +142,7 @@ class RowMaker:
             and stored.manifest.modalities
             == {m: modality.resolved_config().model_dump(mode="json") for m, modality in shown.items()}
             and stored.manifest.prompt == first.manifest.prompt
+            and stored.manifest.method == get_readout(self.config.encode.readout).method
             and stored.manifest.base is not None
             and stored.manifest.base.weights == first.manifest.base.weights
             and stored.manifest.data.digest == self.catalog.digest
