@@ -27,10 +27,11 @@ from earec_core.artifacts import (
 )
 from earec_core.catalog import Catalog, random_part
 from earec_core.config import RunConfig
-from earec_core.errors import DataError, UsageError
+from earec_core.errors import DataError, PluginError, UsageError
 from earec_core.llm.backbone import Backbone
 from earec_core.llm.lora import TrainableLora
 from earec_core.llm.peft_adapter import CONFIG, WEIGHTS
+from earec_core.train.checkpoint import not_finite
 from earec_core.workspace import Run, Workspace
 
 
@@ -258,10 +259,19 @@ class _Job:
 
 
 def _export(folder: Path, inputs: ModalityInputs, adapter: TrainableLora) -> dict[str, Path]:
-    """The adapter's files by their paths in the registry: a PEFT directory and the projector."""
+    """The adapter's files by their paths in the registry: a PEFT directory and the projector.
+
+    Raises:
+        PluginError: the projector holds what is not finite, in a buffer that is not trained.
+    """
     adapter.save(folder)
     projector = f"{inputs.name}.safetensors"
     state = inputs.projector.state_dict()
+    if unusable := not_finite(state):
+        raise PluginError(
+            f"{unusable} of the projector of {inputs.name} holds NaN or infinity after training.",
+            f"Mend the modality's projector (earec plugins check {inputs.name}).",
+        )
     tensors = {key: value.detach().cpu().contiguous() for key, value in sorted(state.items())}
     save_file(tensors, folder / projector)
     return {

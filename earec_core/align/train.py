@@ -174,7 +174,9 @@ class Trainer:
         if not math.isfinite(loss):
             raise EarecError(
                 f"The loss is {loss} at step {state.step + 1}.",
-                "Lower align.lr or align.projector_lr; the last checkpoint is kept.",
+                "Lower align.lr or align.projector_lr; the last checkpoint is kept."
+                if state.step
+                else "Check the backbone's weights; with float16, use --set backbone.dtype=float32.",
             )
         self.engine.step(held=self.lora if warming else ())
         return loss, sum(sample.length for sample in batch)

@@ -86,6 +86,10 @@ def model_run(
         **config.model_dump(mode="json", include={"run", stage}),
         **beside,
     }
+    damaged = {name: sorted(inputs.damaged) for name, inputs in model.inputs.items() if inputs.damaged}
+    if damaged:
+        # Once their files or the plugin are mended, the result is another.
+        key["damaged"] = damaged
     return workspace.run(stage, key, label=label)
 
 

@@ -65,22 +65,22 @@ class FeatureStore:
         return h
 
     def write(self, features: Mapping[bytes, Float[Tensor, "t d"]]) -> None:
-        """Add a shard. Inputs whose embeddings are not finite are kept in memory and encoded again next time.
+        """Add a shard.
 
         Raises:
             EarecError: it cannot be written.
         """
-        lasting = {digest: h for digest, h in features.items() if self.folder and h.isfinite().all()}
-        self._in_memory |= {digest: h for digest, h in features.items() if digest not in lasting}
-        if self.folder and lasting:
+        if self.folder is None:
+            self._in_memory |= features
+        elif features:
             file = self.folder / f"{uuid.uuid4().hex}.safetensors"
             shard = {
-                "h": torch.cat(list(lasting.values())),
-                "lengths": torch.tensor([len(h) for h in lasting.values()]),
+                "h": torch.cat(list(features.values())),
+                "lengths": torch.tensor([len(h) for h in features.values()]),
             }
             try:
                 with files.replacing(file) as temporary:
-                    save_file(shard, temporary, metadata={"digests": b"".join(lasting).hex()})
+                    save_file(shard, temporary, metadata={"digests": b"".join(features).hex()})
             except (OSError, SafetensorError) as error:
                 raise EarecError(
                     f"The features could not be written to {self.folder} ({error}).",

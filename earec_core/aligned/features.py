@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from earec_core.aligned.feature_store import FeatureStore
-from earec_core.errors import DamagedInputError
+from earec_core.errors import DamagedInputError, PluginError
 from earec_core.modality import (
     Encoded,
     Encoder,
@@ -24,6 +24,7 @@ from earec_core.modality import (
 from earec_core.types import Item, Show
 
 _BATCH = 64
+_NOT_FINITE = "Its encoder gives NaN or infinity for it. Mend the plugin, or the item's input."
 _SHARD_BYTES, _SHARD_ITEMS = 64 << 20, 16384
 
 
@@ -35,7 +36,7 @@ class StoredFeatures:
         inputs: digest of each item's raw input, by row.
     """
 
-    inputs: Mapping[int, bytes]
+    inputs: dict[int, bytes]
     store: FeatureStore
     device: torch.device
 
@@ -56,7 +57,7 @@ class FreshFeatures:
         inputs: raw inputs by row.
     """
 
-    inputs: Mapping[int, Any]
+    inputs: dict[int, Any]
     encoder: Encoder
 
     @torch.no_grad()
@@ -83,7 +84,7 @@ class ModalityInputs:
         projector: what alignment trains; `AlignedModel` registers it.
         encoded: the encoder's output for the items of some rows.
         positions: slot positions by row; items whose input takes none are left out.
-        damaged: why the input of an item was there and could not be read, by the item's id.
+        damaged: why the input of an item was there and could not be used, by the item's id.
     """
 
     name: str
@@ -108,9 +109,22 @@ class ModalityInputs:
         return config
 
     def calibrate(self, rms: float) -> None:
-        """Start the projector's output at the size of the word embeddings."""
-        if self.rows:
-            self.projector.calibrate(self.encoded(self.rows[:256]), rms)
+        """Start the projector's output at the size of the word embeddings.
+
+        Raises:
+            PluginError: it is not finite then.
+        """
+        if not self.rows:
+            return
+        examples = self.encoded(self.rows[:256])
+        self.projector.calibrate(examples, rms)
+        with torch.no_grad():
+            h, mask = self.projector(examples)
+        if not h[mask].isfinite().all():
+            raise PluginError(
+                f"The projector of {self.name} gives NaN or infinity once it is calibrated.",
+                f"Mend the modality's build_projector or calibrate (earec plugins check {self.name}).",
+            )
 
 
 def read_inputs(
@@ -139,7 +153,11 @@ def read_inputs(
     else:
         raws = {item.index: raw for item in items if (raw := _read(modality, item, damaged)) is not None}
         features = FreshFeatures(raws, encoder)
-    positions = _measure(features, projector)
+    positions, unusable = _measure(features, projector)
+    for item in items:
+        if item.index in unusable:
+            damaged[item.id] = _NOT_FINITE
+            del features.inputs[item.index]
     return ModalityInputs(name, modality, encoder, projector, features, positions, damaged)
 
 
@@ -186,7 +204,10 @@ def _encode_missing(
     progress: Show,
     part: tuple[int, int] = (0, 1),
 ) -> dict[int, bytes]:
-    """Put what the store lacks of a part of the items into it; returns each row's digest, notes damaged items."""
+    """Put what the store lacks of a part of the items into it; returns each row's digest, notes damaged items.
+
+    What the encoder's output is not finite for is not stored, and counts as damaged.
+    """
     # Raw inputs are read twice rather than kept: a catalog's pictures do not fit into memory.
     digests, example = dict[int, bytes](), dict[bytes, Item]()
     for item in items:
@@ -194,28 +215,45 @@ def _encode_missing(
             digests[item.index] = digest = content_digest(raw)
             example[digest] = item
     missing = [digest for digest in sorted(example)[part[0] :: part[1]] if digest not in store]
-    waiting: dict[bytes, Tensor] = {}
+    waiting, unusable = dict[bytes, Tensor](), set[bytes]()
     for start in range(0, len(missing), _BATCH):
         chunk = missing[start : start + _BATCH]
         h, mask = encoder([modality.read(example[digest]) for digest in chunk])
-        waiting |= {digest: h[i, mask[i]].float().cpu() for i, digest in enumerate(chunk)}
+        for i, finite in enumerate(_finite(h, mask)):
+            if finite:
+                waiting[chunk[i]] = h[i, mask[i]].float().cpu()
+            else:
+                unusable.add(chunk[i])
         done = start + len(chunk)
         size = sum(h.nbytes for h in waiting.values())
         if done == len(missing) or size >= _SHARD_BYTES or len(waiting) >= _SHARD_ITEMS:
             store.write(waiting)
             waiting = {}
         progress(done, len(missing), f"{name} features")
-    return digests
+    damaged |= {item.id: _NOT_FINITE for item in items if digests.get(item.index) in unusable}
+    return {row: digest for row, digest in digests.items() if digest not in unusable}
 
 
 @torch.no_grad()
-def _measure(features: Features, projector: Projector) -> dict[int, int]:
-    """Slot positions by row, rows without any left out; one of each size is looked at."""
+def _measure(features: Features, projector: Projector) -> tuple[dict[int, int], set[int]]:
+    """Slot positions by row, rows without any left out, and the rows that are not finite.
+
+    One of each size is looked at; what a store holds is finite.
+    """
     first: dict[Hashable, int] = {}
     for row in features.inputs:
         first.setdefault(features.size(row), row)
-    examples, counts = list(first.values()), list[int]()
+    examples, counts, unusable = list(first.values()), list[int](), set[int]()
     for start in range(0, len(examples), _BATCH):
-        counts += projector(features(examples[start : start + _BATCH])).mask.sum(1).tolist()
-    positions = dict(zip(first, counts, strict=True))
-    return {row: n for row in features.inputs if (n := positions[features.size(row)])}
+        chunk = examples[start : start + _BATCH]
+        encoded = features(chunk)
+        counts += projector(encoded).mask.sum(1).tolist()
+        unusable |= {row for row, finite in zip(chunk, _finite(*encoded), strict=True) if not finite}
+    positions = dict(zip(first, counts, strict=True)) | {features.size(row): 0 for row in unusable}
+    return {row: n for row in features.inputs if (n := positions[features.size(row)])}, unusable
+
+
+def _finite(h: Tensor, mask: Tensor) -> list[bool]:
+    """Whether each input's embeddings are finite, padding aside, in float32 as they are used."""
+    finite: list[bool] = (h.float().isfinite().all(2) | ~mask).all(1).tolist()
+    return finite

@@ -16,7 +16,7 @@ from earec_core.artifacts import ItemVectors
 from earec_core.catalog import Catalog
 from earec_core.config import EncodeConfig, RunConfig
 from earec_core.encode.readouts import get_readout
-from earec_core.errors import UsageError
+from earec_core.errors import EarecError, UsageError
 from earec_core.llm.backbone import Backbone
 from earec_core.types import Show
 from earec_core.workspace import Workspace
@@ -34,6 +34,9 @@ def item_vectors(
 
     Batches hold prompts of similar length and at most `batch_tokens` positions, padding included; a vector
     depends on the batch it was computed in by floating-point rounding only.
+
+    Raises:
+        EarecError: a vector is not finite; its item is named.
     """
     config = config or EncodeConfig()
     readout = get_readout(config.readout)
@@ -47,6 +50,13 @@ def item_vectors(
         size = max(1, config.batch_tokens // max(1, lengths[order[done]]))
         chunk = order[done : done + size]
         vectors[chunk] = readout.read(*model.hidden([prompts[i] for i in chunk])).cpu().numpy()
+        unusable = [model.prompts.items[rows[i]].id for i in chunk if not np.isfinite(vectors[i]).all()]
+        if unusable:
+            raise EarecError(
+                f"The vector of item {unusable[0]!r} holds NaN or infinity.",
+                "Check the weights of the backbone and of the model's adapter and projectors; with float16, use "
+                "--set backbone.dtype=float32.",
+            )
         done += len(chunk)
         show(done, len(order), "items")
     return vectors

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from earec_core.errors import IntegrityError
+from earec_core.errors import EarecError, IntegrityError
 from earec_core.files import replacing
 
 
@@ -23,15 +23,30 @@ def save(
     progress: Mapping[str, Any],
     best: Mapping[str, Tensor],
 ) -> None:
-    """Write everything that a resumed run needs."""
+    """Write everything that a resumed run needs.
+
+    Raises:
+        EarecError: some of it is not finite; the file is as it was.
+    """
     tensors = {f"now/{name}": parameter.detach() for name, parameter in parameters.items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
+    unusable = not_finite(tensors)
+    if unusable:
+        raise EarecError(
+            f"{unusable} holds NaN or infinity after step {progress.get('step', progress.get('epoch'))}.",
+            "Lower the learning rate; the last checkpoint is kept.",
+        )
     on_cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(file) as temporary:
         save_file(on_cpu, temporary, metadata={"progress": json.dumps(dict(progress))})
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of a tensor that holds NaN or infinity; None where all are finite."""
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
 
 
 def load(
@@ -40,7 +55,7 @@ def load(
     """Restore parameters and optimizer in place; None where there is no checkpoint.
 
     Raises:
-        IntegrityError: the file is damaged or of another run.
+        IntegrityError: the file is damaged, of another run, or holds what is not finite.
     """
     if not file.exists():
         return None
@@ -48,6 +63,8 @@ def load(
         with safe_open(str(file), framework="pt") as stored:
             progress = json.loads(stored.metadata()["progress"])
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 - not a mapping
+        if unusable := not_finite(tensors):
+            raise ValueError(f"{unusable} holds NaN or infinity")
         for name, parameter in parameters.items():
             parameter.data.copy_(tensors[f"now/{name}"])
             state = _below(f"optimizer/{name}/", tensors)

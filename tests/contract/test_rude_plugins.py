@@ -170,3 +170,30 @@ def test_an_encoder_that_ends_the_run_is_said(
     assert last.startswith("Error: ")
     line = source.splitlines().index(f"        {call}") + 1
     assert f"kit_leaver/modality.py, line {line}, ended the run (SystemExit: 0)" in last
+
+
+def test_what_an_encoder_spoils_is_named_and_comes_back_once_it_is_mended(
+    site: Site, earec: Earec, data: str, tiny_llm: Path, tmp_path: Path
+) -> None:
+    cached = MODALITY.replace("return False", "return True")
+    sick = cached.replace(
+        "return Encoded(h.sin(),", "h[h[:, 0, 0] == 8] *= np.nan\n        return Encoded(h.sin(),"
+    )
+    assert sick.count("np.nan") == 1
+    site.modality("sick", source=sick)
+    align = ["align", "--modality", "sick", "--data", data, *_settings(tiny_llm), "--json"]
+    # Titles are `thing 0` to `thing 11`: the last two have eight characters.
+    done = earec(*align)
+    assert done.returncode == 0, done.stderr
+    for item in ("i10", "i11"):
+        assert f"Item {item} loses its sick: Its encoder gives NaN or infinity for it." in done.stderr
+    first = json.loads(done.stdout)
+    assert first["items"]["damaged"] == 2
+    encode = ["encode", "sick/data", "--data", data, "--backbone", str(tiny_llm), "--json"]
+    assert json.loads(earec(*encode).stdout)["coverage"] == {"sick": 10, "none": 2}
+    site.modality("sick", source=cached)
+    done = earec(*align)
+    assert done.returncode == 0, done.stderr
+    assert "Already aligned" not in done.stderr
+    assert json.loads(done.stdout)["items"]["damaged"] == 0
+    assert json.loads(earec(*encode).stdout)["coverage"] == {"sick": 12, "none": 0}

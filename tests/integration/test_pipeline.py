@@ -24,6 +24,7 @@ from earec_core.artifacts import ItemVectors
 from earec_core.catalog import Catalog
 from earec_core.config import BackboneConfig, EncodeConfig, RunConfig, resolve
 from earec_core.encode import encode, item_vectors
+from earec_core.errors import EarecError
 from earec_core.explain import Text, explain
 from earec_core.llm.backbone import Backbone
 from earec_registry import Registry
@@ -146,6 +147,18 @@ def test_vectors_do_not_depend_on_the_batch_size(in_home: Pipeline) -> None:
         some = item_vectors(model, [7, 3], EncodeConfig(batch_tokens=512))
         np.testing.assert_allclose(together, alone, atol=1e-4)
         np.testing.assert_allclose(some, alone[[7, 3]], atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_vector_that_is_not_finite_ends_the_encoding_and_its_item_is_named(
+    in_home: Pipeline, value: float
+) -> None:
+    with _model(in_home, "composite", names=["behavior"]) as model:
+        having = next(row for row in range(20) if model.prompts.has(row))
+        next(model.projectors["behavior"].parameters()).data.fill_(value)
+        name = re.escape(model.prompts.items[having].id)
+        with pytest.raises(EarecError, match=f"The vector of item '{name}' holds NaN or infinity"):
+            item_vectors(model, [having])
 
 
 def test_a_vector_is_the_last_hidden_state_of_plain_transformers(in_home: Pipeline) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from earec_core.aligned import features as reading
 from earec_core.aligned.feature_store import FeatureStore
 from earec_core.aligned.features import ModalityInputs, encode_part, read_inputs
-from earec_core.errors import DamagedInputError, EarecError
+from earec_core.errors import DamagedInputError, EarecError, PluginError
 from earec_core.modality import (
     Context,
     Encoded,
@@ -37,9 +37,10 @@ class Config(PluginConfig):
 
 
 class Bytes(Encoder):
-    """One embedding a byte; 255 is not a number."""
+    """One embedding a byte; 255 is a bad one."""
 
     d_enc = 3
+    bad = 1.0
 
     def __init__(self, power: int) -> None:
         super().__init__()
@@ -51,7 +52,7 @@ class Bytes(Encoder):
 
     def _row(self, raw: bytes) -> torch.Tensor:
         x = torch.tensor([float(b) for b in raw])[:, None] ** self.power
-        return torch.where(x == 255, torch.nan, torch.cat([x, x / 3, x * 7], dim=1))
+        return torch.where(x == 255, self.bad, torch.cat([x, x / 3, x * 7], dim=1))
 
 
 class Named(Modality[Config]):
@@ -166,14 +167,62 @@ def test_a_damaged_shard_is_removed_and_its_items_encoded_again(damage: str, tmp
     assert _read(RAWS, tmp_path)[1] == []
 
 
-def test_what_is_not_a_number_is_not_kept(tmp_path: Path) -> None:
-    raws = [b"abc", b"a\xffb"]
+class Fresh(Named):
+    @property
+    def cache_features(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("kind", [Named, Fresh])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_an_item_whose_encoding_is_not_finite_loses_the_modality(
+    kind: type[Named], value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bytes, "bad", value)
+    items = _items([b"abc", b"a\xffb", None, b"a\xffb", b"d"])
     for _ in range(2):
-        inputs, batches = _read(raws, tmp_path)
-        assert b"a\xffb" in batches[-1]
-        assert torch.isnan(inputs.encoded([1]).h).any()
-    assert len(batches) == 1
-    assert len(batches[0]) == 1
+        modality = kind(Config(), Context())
+        inputs = read_inputs("named", modality, items, LLM, cache=tmp_path)
+        inputs.calibrate(1.0)
+        assert inputs.rows == (0, 4)
+        assert [row in inputs for row in range(5)] == [True, False, False, False, True]
+        assert inputs.damaged.keys() == {"i1", "i3"}
+        assert all("NaN or infinity" in why for why in inputs.damaged.values())
+        assert inputs.encoded([0, 4]).h.isfinite().all()
+        assert any(b"a\xffb" in batch for batch in modality.encoder.batches)
+    stored = FeatureStore.of(tmp_path, "named", kind(Config(), Context()).fingerprint())
+    assert content_digest(b"a\xffb") not in stored
+    assert (content_digest(b"abc") in stored) == (kind is Named)
+    # Mended, it is read without anything else to be done.
+    monkeypatch.setattr(Bytes, "bad", 1.0)
+    inputs = read_inputs("named", kind(Config(), Context()), items, LLM, cache=tmp_path)
+    assert (inputs.rows, inputs.damaged) == ((0, 1, 3, 4), {})
+
+
+def test_what_is_behind_the_mask_may_be_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = Bytes.forward
+
+    def padded(self: Bytes, batch: Sequence[bytes]) -> Encoded:
+        encoded = forward(self, batch)
+        return Encoded(encoded.h.masked_fill(~encoded.mask[:, :, None], torch.nan), encoded.mask)
+
+    monkeypatch.setattr(Bytes, "forward", padded)
+    inputs, _ = _read(RAWS, tmp_path)
+    assert not inputs.damaged
+    _expect(inputs, RAWS)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_projector_that_is_not_finite_is_refused_before_anything_is_trained(
+    value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def calibrate(self: MlpProjector, x: Encoded, rms: float) -> None:
+        next(self.parameters()).data.fill_(value)
+
+    monkeypatch.setattr(MlpProjector, "calibrate", calibrate)
+    inputs, _ = _read(RAWS, tmp_path)
+    with pytest.raises(PluginError, match="The projector of named gives NaN or infinity"):
+        inputs.calibrate(1.0)
 
 
 def test_damaged_items_and_items_without_are_told_apart(tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
-"""What every training shares: the learning rate's schedule and the engine that takes the steps."""
+"""What every training shares: the learning rate's schedule, the engine that takes the steps, checkpoints."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from earec_core.errors import EarecError, IntegrityError
+from earec_core.train import checkpoint
 from earec_core.train.engine import Engine, TorchEngine
 from earec_core.train.schedule import factor
 
@@ -56,3 +60,32 @@ def test_an_engines_step_clips_over_all_and_moves_what_is_not_held() -> None:
     assert held.item() == 3.0
     assert free.grad is None
     assert held.grad is None
+
+
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+@pytest.mark.parametrize("where", ["now", "best", "optimizer"])
+def test_a_checkpoint_holds_finite_numbers_or_stays_as_it_was(
+    value: float, where: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight])
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    best = {"weight": torch.ones(3)}
+    checkpoint.save(file, {"weight": weight}, optimizer, {"step": 1}, best)
+    before = file.read_bytes()
+    spoilt = {"now": weight.data, "best": best["weight"], "optimizer": optimizer.state[weight]["exp_avg"]}
+    spoilt[where][1] = value
+    with pytest.raises(EarecError, match=rf"{where}/weight\S* holds NaN or infinity after step 2"):
+        checkpoint.save(file, {"weight": weight}, optimizer, {"step": 2}, best)
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    # One that an earlier version wrote is not gone on from, and nothing is restored of it.
+    tensors = load_file(file)
+    next(tensor for name, tensor in tensors.items() if name.startswith(f"{where}/weight"))[...] = value
+    save_file(tensors, file, metadata={"progress": '{"step": 1}'})
+    weight.data.fill_(7.0)
+    with pytest.raises(IntegrityError, match=r"holds NaN or infinity\. Delete it"):
+        checkpoint.load(file, {"weight": weight}, optimizer)
+    assert weight.tolist() == [7.0] * 3
