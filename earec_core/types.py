@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+
+from earec_core.errors import DamagedInputError
 
 Show = Callable[[int, int, str], None]
 """Told how far a piece of work is: done, of how many (0: not known), and what is being done."""
+
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_FILE = re.compile(r"file://[^/]*(/[^?#]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +32,7 @@ class Item:
         fields: every column of the item table that is not null, by name, as the catalog has it.
         relations: rows of items often bought together with it, best first.
         folder: the catalog's base folder, where the relative paths in `fields` start; None: where one works.
+        outside: whether `fields` may name files that are not in that folder.
     """
 
     index: int
@@ -31,6 +41,7 @@ class Item:
     fields: Mapping[str, Any] = field(default_factory=dict)
     relations: tuple[int, ...] = ()
     folder: Path | None = None
+    outside: bool = False
 
     def path(self, name: str) -> str | None:
         """The file that a field names, for whatever opens it.
@@ -39,15 +50,41 @@ class Item:
             name: the field; of a list, the first entry is meant.
 
         Returns:
-            An absolute path, a relative one from the item's folder; an address (with `://`) as it stands; None
-            if the field is missing, empty, or no text.
+            An absolute path, a relative one from the item's folder; an address (`https://...`) as it stands, but
+            for one of a file (`file://...`); None if the field is missing, empty, or no text.
+
+        Raises:
+            DamagedInputError: the file is not in the item's folder, links followed, and may not be `outside`.
         """
         value = self.fields.get(name)
         if isinstance(value, list):
             value = value[0] if value else None
         if not isinstance(value, str) or not value:
             return None
-        return value if "://" in value or self.folder is None else os.path.normpath(self.folder / value)
+        file = _FILE.match(value)
+        if self.folder is None or (_ADDRESS.match(value) and not file):
+            return value
+        path = os.path.normpath(self.folder / (unquote(file[1]) if file else value))
+        if not self.outside and not _is_in(path, self.folder):
+            raise DamagedInputError(
+                f"The {name} of item {self.id} is a file outside the catalog's folder, {value}.",
+                "If it may be read and shown in reports, import the catalog again with --allow-outside.",
+            )
+        return path
+
+
+def _is_in(path: str, folder: Path) -> bool:
+    """Whether a path, its links followed, leads into a folder; the machine's other files are nobody's to show."""
+    base = _real(folder)
+    try:
+        return os.path.commonpath([base, os.path.realpath(path)]) == base
+    except ValueError:  # on another drive, or no path at all
+        return False
+
+
+@cache
+def _real(folder: Path) -> str:
+    return os.path.realpath(folder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,8 @@ class Catalog:
     def _item(self, index: int, row: dict[str, Any]) -> Item:
         fields = {key: value for key, value in row.items() if value is not None}
         related = self._related.get(index, ())
-        return Item(index, row["item_id"], row.get("title"), fields, related, self._base)
+        outside = (self.manifest.get("options") or {}).get("allow_outside") is True
+        return Item(index, row["item_id"], row.get("title"), fields, related, self._base, outside)
 
     @cached_property
     def _base(self) -> Path:

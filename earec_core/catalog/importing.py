@@ -34,6 +34,7 @@ def import_dataset(
     min_rating: float | None = None,
     max_len: int | None = None,
     relations: Relations = "auto",
+    allow_outside: bool = False,
     force: bool = False,
 ) -> Catalog:
     """Import a catalog and write it as a dataset directory, complete or not at all.
@@ -49,6 +50,7 @@ def import_dataset(
         max_len: each user's most recent interactions, at most; applied last.
         relations: given by the source, derived from co-occurrence in training sequences, none, or `auto`:
             given where there are any, else derived.
+        allow_outside: whether columns may name files outside `source`, to be read and shown in reports.
         force: replace the dataset directory that is there.
 
     Raises:
@@ -74,6 +76,7 @@ def import_dataset(
         "max_len": max_len,
         "relations": relations,
         "columns": dict(columns or {}),
+        "allow_outside": allow_outside,
     }
     tables = {"items": items, "interactions": interactions, "relations": related}
     about = {"name": _slug(name or out.name), "source": source.name, "options": options}

@@ -45,6 +45,9 @@ def command() -> None:
     show_default=True,
     help="Where related items come from; co-occurrence uses training interactions only.",
 )
+@click.option(
+    "--allow-outside", is_flag=True, help="Let columns name files outside SOURCE, to be read and shown."
+)
 @click.option("--force", is_flag=True, help="Replace the dataset directory that is there.")
 @options.json_option
 def import_(source: Path, target: Path, as_json: bool, **settings: Any) -> None:

@@ -38,7 +38,7 @@ def damaged(item: Item, folder: Path) -> Iterator[tuple[str, Item]]:
         for how, bad in (*_cut(value), *copies, *((repr(bad), bad) for bad in _ANYTHING)):
             yield (
                 f"field {name!r} of item {item.id} being {how}",
-                replace(item, fields={**item.fields, name: bad}),
+                replace(item, fields={**item.fields, name: bad}, outside=True),
             )
     for title in (None, ""):
         fields = {k: v for k, v in item.fields.items() if k != "title"}
@@ -54,8 +54,9 @@ def lengthened(item: Item) -> Iterator[Item]:
 
 def files(item: Item) -> Iterator[tuple[str, Path]]:
     """Fields that name a file that is there, and the file."""
+    anywhere = replace(item, outside=True)
     for name in item.fields:
-        path = item.path(name)
+        path = anywhere.path(name)
         if path is not None and os.path.isfile(path):  # noqa: PTH113 - a text may be too long for a Path's is_file
             yield name, Path(path)
 

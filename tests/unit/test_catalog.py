@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from earec_core.catalog.interactions import k_core
 from earec_core.catalog.relations import cooccurrence
 from earec_core.catalog.splits import item_split, leave_one_out, random_part
 from earec_core.cli import run
-from earec_core.errors import DataError
+from earec_core.errors import DamagedInputError, DataError
 from earec_core.files import write_atomic
 from earec_core.types import Item
 
@@ -220,14 +221,20 @@ def test_item_split_is_a_partition_that_other_items_do_not_change() -> None:
 def test_any_columns_files_are_found_and_addresses_stay(
     tmp_path: Path, column: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = ["clips/../clips/a.bin", "https://example.org/b.bin", "/clips/c.bin", None, ["d.bin", "e.bin"]]
+    values = [
+        "clips/../clips/a.bin",
+        "https://example.org/b.bin",
+        "file:///c%20d.bin",
+        None,
+        ["d.bin", "e.bin"],
+    ]
     rows = [{"item_id": str(n), "title": "T", column: value} for n, value in enumerate(values)]
     # One kind of value a column: texts and lists come from sources of their own.
     for name, part in (("texts", rows[:4]), ("lists", rows[3:])):
         source = write_source(tmp_path / "here" / name, [("u", row["item_id"], 0) for row in part], part)
         (source / "clips").mkdir()
         (source / "clips" / "a.bin").write_bytes(b"a")
-        import_dataset(source, tmp_path / "here" / "deep" / "er" / name, core=1)
+        import_dataset(source, tmp_path / "here" / "deep" / "er" / name, core=1, allow_outside=True)
     # Source and dataset move together.
     moved = tmp_path / "there"
     (tmp_path / "here").rename(moved)
@@ -237,7 +244,7 @@ def test_any_columns_files_are_found_and_addresses_stay(
     assert [item.path(column) for item in texts.all_items()] == [
         str(moved / "texts/clips/a.bin"),
         "https://example.org/b.bin",
-        "/clips/c.bin",
+        "/c d.bin",
         None,
     ]
     path = texts.item(0).path(column)
@@ -254,8 +261,117 @@ def test_what_names_no_file_has_no_path(value: Any, tmp_path: Path) -> None:
     assert Item(0, "i", None, {}, folder=tmp_path).path("f") is None
 
 
-def test_without_a_folder_a_path_is_as_it_stands() -> None:
-    assert Item(0, "i", None, {"f": "a/b"}).path("f") == "a/b"
+@pytest.mark.parametrize("value", ["a/b", "/a/b", "file:///a/b", "../a"])
+def test_without_a_folder_a_path_is_as_it_stands(value: str) -> None:
+    assert Item(0, "i", None, {"f": value}).path("f") == value
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A catalog's folder, seen through a link, with files and links; beside it what is nobody's business."""
+    (tmp_path / "disk" / "shop" / "images").mkdir(parents=True)
+    (tmp_path / "shop").symlink_to(tmp_path / "disk" / "shop")
+    for file in ("shop/images/a b.png", "shop-private.png", "disk/secret.png"):
+        (tmp_path / file).write_bytes(b"p")
+    (tmp_path / "shop" / "link.png").symlink_to("images/a b.png")
+    (tmp_path / "shop" / "out.png").symlink_to(tmp_path / "disk" / "secret.png")
+    (tmp_path / "shop" / "out").symlink_to(tmp_path / "disk")
+    (tmp_path / "shop" / "loop").symlink_to("loop")
+    return tmp_path / "shop"
+
+
+@pytest.mark.parametrize(
+    ("value", "opens"),
+    [
+        ("images/a b.png", "images/a b.png"),
+        ("images/../images/./a b.png", "images/a b.png"),
+        ("../shop/images/a b.png", "images/a b.png"),
+        ("{shop}/images/a b.png", "images/a b.png"),
+        ("file://{shop}/images/a%20b.png", "images/a b.png"),
+        ("FILE://localhost{shop}/images/a%20b.png?x", "images/a b.png"),
+        ("link.png", "link.png"),
+        ("not/there.png", "not/there.png"),
+        ("https://example.org/../../x.png", None),
+    ],
+)
+def test_files_in_the_catalogs_folder_are_opened(folder: Path, value: str, opens: str | None) -> None:
+    value = value.format(shop=folder)
+    found = Item(0, "i", None, {"f": value}, folder=folder).path("f")
+    assert found == (str(folder / opens) if opens else value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "../disk/secret.png",
+        "../shop-private.png",
+        "..",
+        "/etc/hostname",
+        "{shop}/../shop-private.png",
+        "file:///etc/hostname",
+        "File:///etc/hostname",
+        "file://localhost/etc/%68ostname",
+        "out.png",
+        "out/secret.png",
+        "images/../../shop-private.png",
+        "images/a://../../../../disk/secret.png",
+        "images/\0.png",
+        "\ud800/../../x",
+    ],
+)
+def test_files_outside_are_not_but_where_it_is_allowed(folder: Path, value: str) -> None:
+    value = value.format(shop=folder)
+    item = Item(0, "i7", None, {"f": [value]}, folder=folder)
+    with pytest.raises(DamagedInputError, match=r"The f of item i7 is a file outside .* --allow-outside\."):
+        item.path("f")
+    found = replace(item, outside=True).path("f")
+    assert found is not None
+    assert Path(found).is_absolute()
+
+
+def test_what_a_catalog_may_name_is_said_at_its_import_and_kept(folder: Path, tmp_path: Path) -> None:
+    rows = [
+        {"item_id": str(n), "title": "T", "image": name} for n, name in enumerate(("out.png", "link.png"))
+    ]
+    write_source(folder, [("u", "0", 0), ("u", "1", 1)], rows)
+    command = ["data", "import", str(folder), "--core", "1", "--out"]
+    assert run([*command, str(tmp_path / "closed")]) == 0
+    assert run([*command, str(tmp_path / "open"), "--allow-outside"]) == 0
+    closed, opened = (Catalog.open(tmp_path / name) for name in ("closed", "open"))
+    assert [catalog.manifest["options"]["allow_outside"] for catalog in (closed, opened)] == [False, True]
+    assert closed.digest == opened.digest
+    for catalog in (closed, opened):
+        path = catalog.item(1).path("image")
+        assert path is not None
+        assert Path(path).read_bytes() == b"p"
+    with pytest.raises(DamagedInputError):
+        closed.item(0).path("image")
+    assert opened.item(0).path("image") is not None
+    # What was imported before there was this setting may not either.
+    manifest = json.loads((tmp_path / "open" / "manifest.json").read_text())
+    del manifest["options"]["allow_outside"]
+    (tmp_path / "open" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DamagedInputError):
+        Catalog.open(tmp_path / "open").item(0).path("image")
+
+
+def test_no_picture_of_the_machine_gets_into_a_report(folder: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from earec_core.modality import Context, create
+
+    for file in (folder / "images" / "a b.png", tmp_path / "disk" / "secret.png"):
+        Image.new("RGB", (8, 8), "red").save(file)
+    vision = create("vision", {}, Context("shop", tmp_path, tmp_path))
+    inside, outside = (
+        Item(0, "i", None, {"image": name}, folder=folder)
+        for name in ("images/a b.png", "../disk/secret.png")
+    )
+    assert vision.describe(inside).startswith("data:image/")
+    assert vision.describe(outside).startswith("The image of item i is a file outside")
+    with pytest.raises(DamagedInputError):
+        vision.read(outside)
+    assert vision.describe(replace(outside, outside=True)).startswith("data:image/")
 
 
 def test_the_digest_is_of_the_content(tmp_path: Path) -> None:

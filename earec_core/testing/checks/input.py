@@ -39,7 +39,7 @@ class Input:
         for item, raw in zip(ready.items, ready.raws, strict=True):
             for field, file in files(item):
                 for value, folder in ((file.name, file.parent), (str(file), ready.folder)):
-                    moved = replace(item, fields={**item.fields, field: value}, folder=folder)
+                    moved = replace(item, fields={**item.fields, field: value}, folder=folder, outside=True)
                     with clause(f"read must open item.path({field!r}), here {value} in {folder}") as require:
                         moved_raw = ready.modality.read(moved)
                         same = moved_raw is not None and content_digest(moved_raw) == content_digest(raw)
