@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -231,35 +231,34 @@ class Refs:
         Args:
             tags: read before, so that their moves are in the logs.
         """
-        problems = []
         by_name: dict[str, list[Ref]] = defaultdict(list)
         for ref in tags:
             by_name[ref.name].append(ref)
-        for name, refs in sorted(by_name.items()):
-            path = self.folder / name / LOG
-            try:
-                lines = path.read_bytes().split(b"\n")
-            except OSError as error:
-                if not isinstance(error, FileNotFoundError):
-                    problems.append(Problem(self._where(path), f"cannot be read ({error.strerror})"))
-                    continue
-                lines = []
-            entries = list(map(_entry, lines))
-            problems += [
-                Problem(self._where(path), f"line {number} is damaged, no model is: remove it")
-                for number, (line, entry) in enumerate(zip(lines, entries, strict=True), 1)
-                if line and entry is None and not _torn(line)
-            ]
-            moves = {(entry.tag, entry.new) for entry in entries if entry is not None}
-            problems += [
-                Problem(
-                    self._where(path),
-                    f"lacks the last move of the tag, which `earec registry tag {ref.id[:12]} {name} {ref.tag}` adds",
-                )
-                for ref in refs
-                if (ref.tag, ref.id) not in moves
-            ]
-        return problems
+        return [
+            Problem(self._where(self.folder / name / LOG), fault, tuple(map(str, users)))
+            for name, refs in sorted(by_name.items())
+            for fault, users in self._log_faults(name, refs)
+        ]
+
+    def _log_faults(self, name: str, refs: list[Ref]) -> Iterator[tuple[str, list[Ref]]]:
+        try:
+            lines = (self.folder / name / LOG).read_bytes().split(b"\n")
+        except FileNotFoundError:
+            lines = []
+        except OSError as error:
+            yield f"cannot be read ({error.strerror})", refs
+            return
+        moves = set()
+        for number, line in enumerate(lines, 1):
+            entry = _entry(line)
+            if entry is not None:
+                moves.add((entry.tag, entry.new))
+            elif line and not _torn(line):
+                yield f"line {number} is damaged, no model is: remove it", refs
+        for ref in refs:
+            if (ref.tag, ref.id) not in moves:
+                add = f"earec registry tag {ref.id[:12]} {name} {ref.tag}"
+                yield f"lacks the last move of a tag, no model is damaged: `{add}` adds it", [ref]
 
     def _where(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()

@@ -263,15 +263,11 @@ def test_what_a_view_holds_beside_the_listed_files_is_never_opened(
     assert not (open_as(registry, "a", AdapterManifest).folder / "adapters").exists()
 
 
-@pytest.mark.parametrize("key", [*ADAPTER])
+@pytest.mark.parametrize("key", sorted({*ADAPTER} - {"kind", "parents", "method"}))
 def test_an_adapter_without_a_part_is_refused_in_a_sentence(registry: Registry, key: str) -> None:
-    store(registry, {k: v for k, v in ADAPTER.items() if k != key} | {"kind": "adapter"}, PROJECTOR)
-    try:
+    store(registry, {part: said for part, said in ADAPTER.items() if part != key}, PROJECTOR)
+    with pytest.raises(IntegrityError, match=key):
         open_as(registry, "a", AdapterManifest)
-    except IntegrityError as error:
-        assert key in error.problem
-    else:
-        assert key in ("kind", "parents", "method")
 
 
 @pytest.mark.parametrize(
