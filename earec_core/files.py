@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -87,7 +88,7 @@ def new_directory(out: Path, content: str) -> Iterator[Path]:
     """
     check_new(out)
     try:
-        with replacing_directory(out) as temporary:
+        with replacing_directory(out, replace=False) as temporary:
             yield temporary
     except OSError as error:
         raise EarecError(
@@ -97,17 +98,26 @@ def new_directory(out: Path, content: str) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_directory(out: Path) -> Iterator[Path]:
+def replacing_directory(out: Path, *, replace: bool = True) -> Iterator[Path]:
     """A temporary directory beside `out` that takes its place once the block has ended well and all is synced.
 
     A directory that is there goes once the new one has its place; after a failure it is as it was, and nothing else
     is left behind.
+
+    Args:
+        replace: whether a directory that is there, and not empty, may go.
+
+    Raises:
+        UsageError: it may not, and somebody else was faster; what they made stays.
     """
     old = _beside(out)
     with _temporary_directory(out) as temporary:
         yield temporary
         for path in (*temporary.rglob("*"), temporary):
             sync(path)
+        if not replace:
+            _place(temporary, out)
+            return
         if out.exists():
             out.rename(old)
         try:
@@ -144,6 +154,21 @@ def sync(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _place(directory: Path, out: Path) -> None:
+    """Give a directory the name `out`, which is not there or an empty directory, in one step."""
+    try:
+        if os.name != "posix" and out.is_dir():
+            out.rmdir()
+        directory.rename(out)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) or not out.exists():
+            raise
+        raise UsageError(
+            f"{out} was made by another process meanwhile, and stays.", "Use that, or name another directory."
+        ) from error
+    sync(out.parent)
 
 
 def _beside(path: Path) -> Path:

@@ -6,28 +6,54 @@ the environment for folders.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 import earec_core
 from earec_core import files
+from earec_core.errors import UsageError
 from earec_core.plugins.hooks import Observers
 from earec_registry import Registry
 
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
 
 def default_home() -> Path:
-    """`EAREC_HOME`, else `~/.earec`: backbones, cached features, runs, the registry."""
-    return Path(os.environ.get("EAREC_HOME") or Path.home() / ".earec").expanduser().absolute()
+    """`EAREC_HOME`, else `~/.earec`: backbones, cached features, runs, the registry.
+
+    Raises:
+        UsageError: this user has no home folder, as in some containers.
+    """
+    return _folder(os.environ.get("EAREC_HOME") or "~/.earec", "EAREC_HOME")
 
 
 def default_registry() -> Path:
-    """`EAREC_REGISTRY`, else the registry under `default_home()`."""
-    return Path(os.environ.get("EAREC_REGISTRY") or default_home() / "registry").expanduser().absolute()
+    """`EAREC_REGISTRY`, else the registry under `default_home()`.
+
+    Raises:
+        UsageError: see `default_home`.
+    """
+    return _folder(os.environ.get("EAREC_REGISTRY") or str(default_home() / "registry"), "EAREC_REGISTRY")
+
+
+def _folder(path: str, variable: str) -> Path:
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise UsageError(
+            f"The folder {path} cannot be told, since there is no such home folder.",
+            f"Set {variable} to a folder that can be written.",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -128,14 +154,17 @@ class Workspace:
         config = {**config, "earec": earec_core.__version__}
         digest = files.digest(config)
         name = "-".join(filter(None, (stage, label, digest[:12])))
-        return Run(self, stage, self.home / "runs" / name, digest, config)
+        # One lock a path and process: whoever owns a run and starts it again does not wait for itself.
+        lock = FileLock(self.home / "runs" / f".{name}.lock", is_singleton=True)
+        return Run(self, stage, self.home / "runs" / name, digest, config, lock)
 
 
 @dataclass(frozen=True)
 class Run:
     """One run of a stage: a folder named by the digest of everything that its result depends on.
 
-    In it are `config.json`, whatever the stage needs to resume, and, once it has ended, `result.json`.
+    In it are `config.json`, whatever the stage needs to resume, and, once it has ended, `result.json`. It has one
+    owner at a time, from `own` or `start` to `finish` or `leave`, or to the end of the process or of the object.
 
     Attributes:
         stage: the command's word.
@@ -149,6 +178,7 @@ class Run:
     folder: Path
     digest: str
     config: Mapping[str, Any]
+    _lock: FileLock = field(repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -160,8 +190,42 @@ class Run:
         """Where a training keeps what it resumes from."""
         return self.folder / "checkpoint.safetensors"
 
+    def own(self) -> Run:
+        """Wait, saying so, until no other process is at work on this run; gives the run itself.
+
+        What killed owners left half-written is removed. Where the file system has no locks, nobody waits: every
+        file is then written under a name of its own first, and the last one stays.
+        """
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                self.workspace.note(
+                    f"Another process is at work on the run {self.name}; waiting for its end."
+                )
+                self._lock.acquire(poll_interval=0.5)
+        except NotImplementedError:
+            return self
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return self
+        for left in self.folder.glob(".*.tmp"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        return self
+
+    def leave(self) -> None:
+        """Let others work on this run."""
+        self._lock.release(force=True)
+
+    def scratch(self) -> Path:
+        """A new folder in this run's; the caller removes it, or the run's next owner."""
+        return Path(tempfile.mkdtemp(suffix=".tmp", prefix=".", dir=self.folder))
+
     def start(self) -> Run:
-        """Make the folder, write the configuration into it, tell the observers; gives the run itself."""
+        """Own the run, make its folder with the configuration, tell the observers; gives the run itself."""
+        self.own()
         files.write_json(self.folder / "config.json", self.config)
         self._fire("earec_run_start", config=self.config)
         return self
@@ -187,6 +251,7 @@ class Run:
         """
         files.write_json(self.folder / "result.json", result)
         self._fire("earec_run_end", step=step, metrics=dict(metrics or {}))
+        self.leave()
 
     def result(self) -> dict[str, Any] | None:
         """What `finish` kept; None for a run that has not ended, or whose result cannot be read."""

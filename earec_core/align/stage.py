@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,9 +87,12 @@ def align(
     name = name or f"{modality}/{catalog.name}"
     workspace.registry.check_name(name)
     job = _job(workspace, catalog, modality, config, continue_from, backbone)
-    run = job.run()
+    # Refused before training what could not be stored after it; another process may be at the same.
+    workspace.registry.require(*job.parents)
+    run = job.run().own()
     finished = _finished(run, name)
     if finished is not None:
+        run.leave()
         workspace.note(f"Already aligned: {finished.id[:12]} (run {run.name}).")
         return finished
     train, valid, counts = job.samples()
@@ -109,8 +113,8 @@ def align(
     result = {key: value for key, value in asdict(alignment).items() if key not in ("name", "run")}
     run.finish(result, step=progress.step, metrics=metrics)
     # The registry holds the result; the checkpoint and the export have served.
-    for file in (run.checkpoint, *files.values()):
-        file.unlink(missing_ok=True)
+    run.checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(files[CONFIG].parent, ignore_errors=True)
     return alignment
 
 
@@ -159,6 +163,11 @@ class _Job:
     @property
     def inputs(self) -> ModalityInputs:
         return self.model.inputs[self.modality]
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Ids of what the adapter is made from."""
+        return (*([self.parent.id] if self.parent else []), *self.inputs.modality.sources())
 
     def run(self) -> Run:
         """The run that these inputs and this configuration are."""
@@ -226,7 +235,7 @@ class _Job:
                 f"Aligning {self.modality}: {len(train)} items, {trainer.steps} steps at most, run {run.name}."
             )
             progress = trainer.run(self.workspace.progress)
-            return progress, _export(run.folder / "model", self.inputs, adapter)
+            return progress, _export(run.scratch(), self.inputs, adapter)
 
     def manifest(
         self, run: Run, progress: Progress, counts: Mapping[str, int], metrics: Mapping[str, float]
@@ -252,7 +261,7 @@ class _Job:
             base=self.model.backbone.info,
             prompt=self.config.prompt,
             lora=self.config.lora,
-            parents=(*([self.parent.id] if self.parent else []), *self.inputs.modality.sources()),
+            parents=self.parents,
             training=training,
             metrics=metrics,
         )
@@ -292,12 +301,17 @@ def _metrics(history: Sequence[Point], kept: int) -> dict[str, float]:
 
 
 def _finished(run: Run, name: str) -> Alignment | None:
-    """The run's alignment, if it ended and its adapter is still stored; `name` then points to it."""
+    """The run's alignment, if it ended and its adapter is stored whole; `name` then points to it."""
     registry = run.workspace.registry
     try:
         alignment = Alignment(name=name, run=run.folder, **run.result())  # type: ignore[arg-type]
-        registry.manifest(alignment.id)
+        whole = registry.is_whole(alignment.id)
     except Exception:  # noqa: BLE001 - whatever is wrong with it, the run is done again
+        return None
+    if not whole:
+        run.workspace.note(
+            f"The adapter {alignment.id[:12]} of the run {run.name} is not whole; aligning again."
+        )
         return None
     registry.tag(alignment.id, name, "latest", "aligned before")
     return alignment

@@ -161,7 +161,7 @@ def _check_plugin(stored: StoredModel, name: str) -> None:
     version = recorded.version
     if isinstance(stored.manifest, CompositeManifest):
         accepted = stored.manifest.overridden.get("plugin", {}).get(f"{name}.version")
-        version = accepted["installed"] if accepted else version
+        version = str(accepted.get("installed", version)) if accepted else version
     major = version.partition(".")[0]
     if major != installed.partition(".")[0]:
         raise PluginError(

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from earec_core.artifacts.base import BaseRecord, DataRecord, Digest, Manifest, ModalityRecord, Record
+from pydantic import model_validator
+
+from earec_core.artifacts.base import (
+    BaseRecord,
+    DataRecord,
+    Digest,
+    Manifest,
+    ModalityName,
+    ModalityRecord,
+    Record,
+)
 from earec_core.config import LoraSettings, PromptConfig
 
 
@@ -34,14 +44,22 @@ class AdapterManifest(Manifest):
     remedy: ClassVar[str] = "Make one: earec align."
 
     kind: Literal["adapter"] = "adapter"
-    modality: str
-    modalities: Mapping[str, ModalityRecord]
+    modality: ModalityName
+    modalities: Mapping[ModalityName, ModalityRecord]
     base: BaseRecord
     prompt: PromptConfig
     lora: LoraSettings
     method: Literal["lora"] = "lora"
     training: TrainingRecord
     metrics: Mapping[str, float]
+
+    @model_validator(mode="after")
+    def _one_modality(self) -> Self:
+        if [*self.modalities] != [self.modality]:
+            raise ValueError(
+                f"its modality is {self.modality!r}, its modalities are {', '.join(self.modalities)}"
+            )
+        return self
 
     @property
     def record(self) -> ModalityRecord:

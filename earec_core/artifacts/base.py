@@ -6,19 +6,39 @@ A kind is a frozen model of its manifest, one module a kind. Manifests that earl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from earec_core.errors import IntegrityError, UsageError
+from earec_core.errors import IntegrityError, UsageError, one_line
+from earec_registry import InvalidError, Registry, check_paths
 from earec_registry import Manifest as StoredManifest
-from earec_registry import Registry
 
 Digest = str
 """64 hexadecimal digits."""
+
+
+def _inside(path: str) -> str:
+    try:
+        check_paths([path])
+    except InvalidError as error:
+        raise ValueError(error.problem.rstrip(".")) from None
+    return path
+
+
+def _part(name: str) -> str:
+    if "/" in name:
+        raise ValueError(f"{name!r} is not one part of a path")
+    return _inside(name)
+
+
+FilePath = Annotated[str, AfterValidator(_inside)]
+"""Path of a file inside a model: relative, without `..`."""
+ModalityName = Annotated[str, AfterValidator(_part)]
+"""A modality's name, which is a part of paths."""
 
 
 class Record(BaseModel):
@@ -71,7 +91,7 @@ class ModalityRecord(Record):
     plugin: PluginRecord
     config: Mapping[str, Any]
     shapes: Shapes
-    projector: str
+    projector: FilePath
 
 
 class Manifest(Record):
@@ -116,27 +136,35 @@ def read(stored: StoredManifest, kind: type[M]) -> M:
     Raises:
         IntegrityError: it lacks what its kind must have, or names a file that it does not have.
     """
+    doubt = f"Was it made by a later earec? {kind.remedy}"
     data = {key: value for key, value in stored.data.items() if key != "files"}
     data["parents"] = [parent.id for parent in stored.parents]
-    if "schema" not in data:
-        data = {**kind.upgrade(data), "schema": 1}
     try:
+        if "schema" not in data:
+            data = {**kind.upgrade(data), "schema": 1}
         manifest = kind.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise IntegrityError(
-            f"The manifest {stored.id[:12]} is not that of {kind.title}: {place}: {first['msg']}.",
-            f"Was it made by a later earec? {kind.remedy}",
+            f"The manifest {stored.id[:12]} is not that of {kind.title}: {place}: {first['msg']}.", doubt
         ) from None
-    for modality in getattr(manifest, "modalities", {}).values():
-        if isinstance(modality, ModalityRecord) and modality.projector not in stored.files:
-            raise IntegrityError(
-                f"The manifest {stored.id[:12]} names the projector {modality.projector!r}, which is none of "
-                "its files.",
-                kind.remedy,
-            )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # from `upgrade`
+        raise IntegrityError(
+            f"The manifest {stored.id[:12]} is not that of {kind.title}: {one_line(error)}.", doubt
+        ) from None
+    _check_files(manifest, stored.files, f"The manifest {stored.id[:12]}")
     return manifest
+
+
+def _check_files(manifest: Manifest, files: Container[str], subject: str) -> None:
+    """Refuse a manifest that names a file which is none of the model's, whose digest nothing would check."""
+    for modality in getattr(manifest, "modalities", {}).values():
+        if isinstance(modality, ModalityRecord) and modality.projector not in files:
+            raise IntegrityError(
+                f"{subject} names the projector {modality.projector!r}, which is none of its files.",
+                manifest.remedy,
+            )
 
 
 def open_as(registry: Registry, reference: str, *kinds: type[M]) -> Stored[M]:
@@ -163,5 +191,11 @@ def _kind(stored: StoredManifest) -> str:
 
 
 def save(registry: Registry, manifest: Manifest, files: Mapping[str, Path], *, name: str, why: str) -> Digest:
-    """Store a manifest with its files and point a name to it; gives the id."""
+    """Store a manifest with its files and point a name to it; gives the id.
+
+    Raises:
+        IntegrityError: it names a file that is none of `files`.
+        RegistryError: see `Registry.add`.
+    """
+    _check_files(manifest, files, f"The manifest of {name}")
     return registry.add(manifest.model_dump(mode="json", by_alias=True), files, name=name, why=why)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from earec_core.artifacts.base import BaseRecord, Manifest, ModalityRecord, Record
+from earec_core.artifacts.base import BaseRecord, Manifest, ModalityName, ModalityRecord, Record
 from earec_core.config import PromptConfig
 
 
@@ -32,13 +32,13 @@ class CompositeManifest(Manifest):
     remedy: ClassVar[str] = "Make one: earec compose."
 
     kind: Literal["composite"] = "composite"
-    modalities: Mapping[str, ModalityRecord]
+    modalities: Mapping[ModalityName, ModalityRecord]
     base: BaseRecord
     prompt: PromptConfig
     weights: Mapping[str, float]
     layer_weights: Mapping[str, Mapping[str, float]] | None = None
     method: MethodRecord
-    overridden: Mapping[str, Any] = {}
+    overridden: Mapping[str, Mapping[str, Mapping[str, Any]]] = {}
     report: Mapping[str, Any] = {}
     search: Mapping[str, Any] | None = None
 

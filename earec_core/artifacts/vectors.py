@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
-from earec_core.artifacts.base import BaseRecord, DataRecord, open_as
+from earec_core.artifacts.base import BaseRecord, DataRecord, ModalityName, open_as
 from earec_core.artifacts.tables import IDS, TableManifest, TableShape, save_table
 from earec_core.catalog import Catalog
 from earec_core.config import PromptConfig
-from earec_core.errors import IntegrityError, UsageError
+from earec_core.errors import IntegrityError, UsageError, one_line
 from earec_registry import Registry
 
 
@@ -35,7 +35,7 @@ class VectorsManifest(TableManifest):
 
     kind: Literal["vectors"] = "vectors"
     method: str
-    modalities: Mapping[str, Mapping[str, Any]] = {}
+    modalities: Mapping[ModalityName, Mapping[str, Any]] = {}
     base: BaseRecord | None = None
     prompt: PromptConfig | None = None
     coverage: Mapping[str, int] = {}
@@ -72,9 +72,14 @@ class ItemVectors:
             item_ids = json.loads((stored.folder / IDS).read_text())
             with safe_open(str(stored.folder / "vectors.safetensors"), framework="np") as tensors:
                 vectors = tensors.get_tensor("vectors")
-        except (OSError, ValueError, SafetensorError) as error:
+            shape = stored.manifest.shapes
+            if vectors.shape != (shape.items, shape.d) or vectors.dtype != np.float32:
+                raise ValueError(
+                    f"they are {vectors.dtype} {vectors.shape}, not float32 {shape.items, shape.d}"
+                )
+        except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
             raise IntegrityError(
-                f"The vectors {reference!r} cannot be read: {error}.", "Encode again."
+                f"The vectors {reference!r} cannot be read: {one_line(error)}.", "Encode again."
             ) from error
         if item_ids != catalog.items["item_id"].to_list():
             raise UsageError(

@@ -80,7 +80,7 @@ def import_dataset(
     }
     tables = {"items": items, "interactions": interactions, "relations": related}
     about = {"name": _slug(name or out.name), "source": source.name, "options": options}
-    return _write(tables, out, read.base, about)
+    return _write(tables, out, read.base, about, replace=force)
 
 
 def _check_left(source: formats.Source, items: pl.DataFrame, interactions: pl.DataFrame, core: int) -> None:
@@ -128,9 +128,11 @@ def _check_out(out: Path, force: bool) -> None:
         raise DataError(f"{out} is no dataset directory and is not replaced.", "Choose another --out.")
 
 
-def _write(tables: Mapping[str, pl.DataFrame], out: Path, base: Path, about: Mapping[str, Any]) -> Catalog:
+def _write(
+    tables: Mapping[str, pl.DataFrame], out: Path, base: Path, about: Mapping[str, Any], *, replace: bool
+) -> Catalog:
     try:
-        with replacing_directory(out) as folder:
+        with replacing_directory(out, replace=replace) as folder:
             for name, table in tables.items():
                 # Through memory: Polars tells of a full disk in words only, without an error number.
                 buffer = io.BytesIO()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ import click
 
 import earec_core
 from earec_core.cli.output import out
-from earec_core.errors import PluginError
+from earec_core.errors import PluginError, one_line
 from earec_core.plugins import (
     Entry,
     Kind,
@@ -28,6 +29,7 @@ from earec_core.plugins import (
     unusable,
 )
 
+_FULL = re.compile(r"No space left on device|[Dd]isk quota exceeded")
 COMMANDS: Mapping[str, str] = {
     "demo": "Run the whole method on an embedded default and write a report.",
     "doctor": "Say what this installation has, and how to mend what it lacks.",
@@ -134,15 +136,26 @@ def run(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f" at {error.filename}" if error.filename else ""
-        sys.stderr.write(f"Error: The disk is full{where}. Free some space and run the same command again.\n")
-        return 1
     except Exception as error:
         # Of this package and of the registry, whose errors have the same shape.
-        if not hasattr(error, "next_step"):
+        sentence = str(error) if hasattr(error, "next_step") else _of_the_system(error)
+        if sentence is None:
             raise
-        out.lines(f"Error: {error}")
+        out.lines(f"Error: {sentence}")
         return int(getattr(error, "exit_code", 1))
+
+
+def _of_the_system(error: Exception) -> str | None:
+    """What a refusal of the file system means, in whichever class a library passes it on; None for other errors."""
+    number, name = getattr(error, "errno", None), getattr(error, "filename", None)
+    said = one_line(error)
+    if number in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(said):
+        where = f" at {name}" if name else ""
+        return f"The disk is full{where}. Free some space and run the same command again."
+    if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+        return None
+    cause = f"{name}: {getattr(error, 'strerror', said)}" if name else said
+    return (
+        f"A file could not be read or written ({cause}). "
+        "Check that it is whole and its folder can be used, then run the same command again."
+    )

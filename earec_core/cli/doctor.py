@@ -12,11 +12,11 @@ import click
 
 import earec_core
 from earec_core.cli.inspection import every_plugin
-from earec_core.cli.options import json_option, registry_option
+from earec_core.cli.options import REGISTRY_HELP, PathType, json_option
 from earec_core.cli.output import out
 from earec_core.errors import one_line
 from earec_core.plugins import State
-from earec_core.workspace import default_home
+from earec_core.workspace import default_home, default_registry
 from earec_registry import Registry
 
 _LIBRARIES = ("torch", "transformers", "peft", "polars", "faiss-cpu")
@@ -26,9 +26,9 @@ Row = dict[str, str | None]
 
 
 @click.command()
-@registry_option
+@click.option("--registry", type=PathType, help=REGISTRY_HELP)
 @json_option
-def command(registry: Path, as_json: bool) -> None:
+def command(registry: Path | None, as_json: bool) -> None:
     """Report versions, device, engines, plugins, registry and disk; what needs attention names its fix.
 
     A check that fails is a line of the report and hides no other. The exit code is 0 whatever is found.
@@ -39,7 +39,7 @@ def command(registry: Path, as_json: bool) -> None:
         ("engines", _engines),
         ("plugins", _plugins),
         ("disk", _disk),
-        ("registry", lambda: _registry(registry)),
+        ("registry", lambda: _registry(registry or default_registry())),
     ]
     rows: list[Row] = []
     for subject, check in checks:

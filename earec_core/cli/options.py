@@ -108,11 +108,13 @@ data_option = click.option(
 )
 """`--data DIR`, passed as `data: Path`: a dataset directory made by `earec data import`."""
 
+REGISTRY_HELP = "The model registry's folder.  [env: EAREC_REGISTRY; default: EAREC_HOME/registry]"
+
 registry_option = click.option(
     "--registry",
     type=PathType,
     default=default_registry,
-    help="The model registry's folder.  [env: EAREC_REGISTRY; default: EAREC_HOME/registry]",
+    help=REGISTRY_HELP,
 )
 """`--registry PATH`, passed as `registry: Path`; default `EAREC_REGISTRY`, else under `EAREC_HOME`."""
 

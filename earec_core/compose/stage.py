@@ -55,6 +55,7 @@ def compose_models(
     registry = workspace.registry
     registry.check_name(name)
     models, overridden = open_adapters(registry, adapters, allow)
+    registry.require(*(model.id for model in models.values()))
     key = {
         "adapters": {modality: model.id for modality, model in models.items()},
         "recipe": recipe.as_json(),

@@ -95,6 +95,9 @@ def encode(
     else:
         settings = {m: config.modalities.get(m, {}) for m in names or ()}
         aligned = new_model(workspace, catalog, backbone, settings, config.prompt, seed=config.run.seed)
+    sources = [source for inputs in aligned.inputs.values() for source in inputs.modality.sources()]
+    parents = (*([stored.id] if stored else []), *sources)
+    workspace.registry.require(*parents)
     beside = {"model": stored.id if stored else None}
     run = model_run(workspace, "encode", catalog, aligned, config, beside).start()
     rows = range(len(catalog))
@@ -106,7 +109,6 @@ def encode(
         workspace.note(
             f"{none} of {len(rows)} items have none of {modalities}; their vector is the bare prompt's."
         )
-    sources = [source for inputs in aligned.inputs.values() for source in inputs.modality.sources()]
     stored_vectors = ItemVectors.save(
         workspace.registry,
         vectors,
@@ -117,7 +119,7 @@ def encode(
         modalities={m: inputs.resolved_config() for m, inputs in aligned.inputs.items()},
         base=backbone.info,
         prompt=aligned.prompts.config,
-        parents=(*([stored.id] if stored else []), *sources),
+        parents=parents,
         coverage={m: len(inputs.rows) for m, inputs in aligned.inputs.items()} | {"none": none},
     )
     run.finish({"id": stored_vectors.id}, step=len(rows))

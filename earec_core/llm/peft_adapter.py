@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from earec_core.errors import IntegrityError, UsageError
+from earec_core.errors import IntegrityError, UsageError, one_line
+from earec_core.llm.peft_patterns import Patterns, is_number
 from earec_core.llm.tensors import DTYPES, Array, Dtype, TensorFile, is_finite, to_array
 
 CONFIG = "adapter_config.json"
@@ -51,6 +52,7 @@ _NEUTRAL = {
     "megatron_core",
     "qalora_group_size",
 }
+_LARGEST = 16 << 20  # bytes of a configuration
 # The other initialisations take a part out of the base weights, so B @ A is not the whole change.
 _PLAIN_INIT = (None, True, False, "gaussian", "orthogonal", "eva")
 
@@ -90,21 +92,22 @@ class LoraAdapter:
         config = _read_config(path)
         _refuse_variants(path, config)
         r, alpha = config.get("r", 8), config.get("lora_alpha", 8)
-        if not _is_number(r) or not _is_number(alpha) or r < 1:
+        if not is_number(r) or not is_number(alpha) or r < 1:
             raise IntegrityError(
                 f"{path / CONFIG} gives r={r!r} and lora_alpha={alpha!r}.",
                 "Restore the file from its source.",
             )
+        ranks, alphas = (Patterns(path / CONFIG, config, key) for key in ("rank_pattern", "alpha_pattern"))
         file = TensorFile(path / WEIGHTS)
         shapes, scales = _shapes(file), {}
         for module, (_, rank, _) in shapes.items():
-            expected = _lookup(path, config.get("rank_pattern"), module, float(r))
-            if rank != expected:
+            expected = ranks.value(module, float(r))
+            if rank != expected or rank < 1:
                 raise IntegrityError(
                     f"{module} has rank {rank} in {file.path}, but {CONFIG} says {expected:g}.",
                     "Restore both files from one source.",
                 )
-            own = _lookup(path, config.get("alpha_pattern"), module, float(alpha))
+            own = alphas.value(module, float(alpha))
             scales[module] = own / (math.sqrt(rank) if config.get("use_rslora") else rank)
         codes = {code for _, code in file.tensors.values()}
         return cls(path, config, shapes, scales, DTYPES[codes.pop()] if len(codes) == 1 else "float32", file)
@@ -148,12 +151,14 @@ def _read_config(path: Path) -> dict[str, Any]:
                 )
             raise UsageError(f"{path} has no {name}.", "Name a PEFT LoRA directory.")
     try:
+        if (path / CONFIG).stat().st_size > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST >> 20} MiB")
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise TypeError("not a JSON object")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise IntegrityError(
-            f"{path / CONFIG} cannot be read ({error}).", "Restore the file from its source."
+            f"{path / CONFIG} cannot be read ({one_line(error)}).", "Restore the file from its source."
         ) from error
     return config
 
@@ -206,21 +211,3 @@ def _shapes(file: TensorFile) -> dict[str, tuple[int, int, int]]:
         (d_out, rank), d_in = pair["B"], pair["A"][1]
         shapes[module] = (d_out, rank, d_in)
     return shapes
-
-
-def _lookup(path: Path, pattern: Mapping[str, Any] | None, module: str, default: float) -> float:
-    """A module's own rank or alpha, by PEFT's rule: the first pattern that matches the name or its end."""
-    for key, value in (pattern or {}).items():
-        try:
-            if re.match(rf"(.*\.)?({key})$", module) and _is_number(value):
-                return float(value)
-        except re.error as error:
-            raise UsageError(
-                f"{path / CONFIG} holds the pattern {key!r}, which is no regular expression ({error}).",
-                "Correct it in rank_pattern or alpha_pattern.",
-            ) from error
-    return default
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

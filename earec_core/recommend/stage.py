@@ -134,6 +134,7 @@ def train_registered(
     workspace.registry.check_name(name)
     chosen = choose_recommender(model, vectors=bool(vectors))
     items = ItemVectors.open(workspace.registry, vectors, catalog) if vectors else None
+    workspace.registry.require(*([items.id] if items else []))
     training = train_on(workspace, catalog, config, model=chosen, vectors=items)
     ranks = evaluate(training.recommender.model, catalog.leave_one_out(), "test")
     manifest = RecommenderManifest(

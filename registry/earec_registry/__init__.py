@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .check import GcReport, Report
 from .errors import DamagedError, InvalidError, LayoutError, NotFoundError, RegistryError, StorageError
-from .manifest import FileEntry, Manifest, Parent
+from .manifest import FileEntry, Manifest, Parent, check_paths
 from .refs import LogEntry, Problem
 from .registry import Entry, Listing, Registry
 
@@ -25,4 +25,5 @@ __all__ = [
     "RegistryError",
     "Report",
     "StorageError",
+    "check_paths",
 ]

@@ -8,7 +8,6 @@ import uuid
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 from .errors import DamagedError
@@ -20,6 +19,7 @@ from .views import Views
 
 # What somebody wrote to in the last minute belongs to a writer at work, whatever grace time is asked for.
 _AT_WORK_S = 60
+MISSING = "missing"
 Needed = dict[Kind, set[str]]
 """Digests of what must stay, by kind."""
 _VIEW = re.compile(r"([0-9a-f]{12})(\.json)?")
@@ -52,53 +52,101 @@ class GcReport:
 
 def verify(objects: Objects, refs: Refs, views: Views, id_: str | None) -> Report:
     """Hash everything, or one model with its parents; see `Registry.verify`."""
-    tags, problems = refs.all()
-    if id_ is not None:
-        problems = []
+    survey = _Survey(objects, refs, id_)
+    problems = [] if id_ is not None else [*survey.problems, *refs.log_problems(survey.tags)]
+    for model, manifest in survey.models.items():
+        used_by = tuple(sorted(survey.users[model]))
+        if isinstance(manifest, DamagedError):
+            problems.append(Problem(f"manifests/sha256/{model}.json", _fault(manifest), used_by))
+        else:
+            problems += [replace(problem, used_by=used_by) for problem in views.problems(manifest)]
+    for digest, (size, by) in sorted(survey.blobs.items()):
+        fault = _blob_fault(objects, digest, size)
+        if fault:
+            problems.append(Problem(f"blobs/sha256/{digest}", fault, tuple(sorted(by))))
+    if any(problem.fault == MISSING for problem in problems):
+        # A `gc` may have removed it since we listed it, with all that needed it.
+        again = _Survey(objects, refs, id_)
+        needed = {f"manifests/sha256/{model}.json" for model in again.models}
+        needed |= {f"blobs/sha256/{digest}" for digest in again.blobs}
+        problems = [p for p in problems if p.fault != MISSING or p.path in needed]
+    return Report(len(survey.models) + len(survey.blobs), tuple(problems))
 
-    @cache
-    def load(model: str) -> Manifest | DamagedError:
-        try:
-            return objects.read_manifest(model)
-        except DamagedError as error:
-            return error
 
-    def family(model: str) -> set[str]:
+class _Survey:
+    """What is stored, and who uses it, nothing hashed but manifests.
+
+    Attributes:
+        tags, problems: every tag, and what of them cannot be read.
+        models: manifests by id, those that tags or other models need included; an error for what is not whole.
+        users: the tags that need a model, the model's own first digits where none does.
+        blobs: size (-1: not known) and users by digest.
+    """
+
+    def __init__(self, objects: Objects, refs: Refs, id_: str | None) -> None:
+        self._objects = objects
+        self._loaded: dict[str, Manifest | DamagedError] = {}
+        self.tags, self.problems = refs.all()
+        self.users: dict[str, set[str]] = defaultdict(set)
+        for ref in self.tags:
+            for model in self._family(ref.id):
+                self.users[model].add(str(ref))
+        for model in objects.all("manifests"):
+            if model not in self.users:
+                for member in self._family(model):
+                    self.users[member].add(model[:12])
+        chosen = set(self.users) if id_ is None else self._family(id_) & set(self.users)
+        self.models = {model: self._loaded[model] for model in sorted(chosen)}
+        self.blobs: dict[str, tuple[int, set[str]]] = {}
+        for model, manifest in self.models.items():
+            for file in manifest.files.values() if isinstance(manifest, Manifest) else ():
+                self.blobs.setdefault(file.sha256, (file.size, set()))[1].update(self.users[model])
+        if id_ is None:
+            for digest in objects.all("blobs"):
+                self.blobs.setdefault(digest, (-1, set()))
+
+    def _family(self, model: str) -> set[str]:
+        """A model and all that it was made from."""
         seen, todo = {model}, [model]
         while todo:
-            manifest = load(todo.pop())
+            manifest = self._load(todo.pop())
             parents = {p.id for p in manifest.parents} - seen if isinstance(manifest, Manifest) else set()
             seen |= parents
             todo += parents
         return seen
 
-    users: dict[str, set[str]] = defaultdict(set)
-    for ref in tags:
-        for model in family(ref.id):
-            users[model].add(str(ref))
-    for model in objects.all("manifests"):
-        if model not in users:
-            for member in family(model):
-                users[member].add(model[:12])
-    models = sorted(users) if id_ is None else sorted(family(id_))
+    def _load(self, model: str) -> Manifest | DamagedError:
+        if model not in self._loaded:
+            try:
+                self._loaded[model] = self._objects.read_manifest(model)
+            except DamagedError as error:
+                self._loaded[model] = error
+        return self._loaded[model]
 
-    blobs: dict[str, tuple[int, set[str]]] = {}
-    for model in models:
-        manifest, used_by = load(model), tuple(sorted(users[model]))
-        if isinstance(manifest, DamagedError):
-            problems.append(Problem(f"manifests/sha256/{model}.json", _fault(manifest), used_by))
-            continue
+
+def is_whole(objects: Objects, manifest: Manifest) -> bool:
+    """Whether every file of a model is there and has its digest."""
+    return all(_blob_fault(objects, file.sha256, file.size) is None for file in manifest.files.values())
+
+
+def lacking(objects: Objects, id_: str) -> Problem | None:
+    """The first file of a model, or of what it was made from, that is missing or of another size."""
+    seen, todo = {id_}, [id_]
+    while todo:
+        model = todo.pop()
+        try:
+            manifest = objects.read_manifest(model)
+        except DamagedError as error:
+            return Problem(f"manifests/sha256/{model}.json", _fault(error))
         for file in manifest.files.values():
-            blobs.setdefault(file.sha256, (file.size, set()))[1].update(used_by)
-        problems += [replace(problem, used_by=used_by) for problem in views.problems(manifest)]
-    if id_ is None:
-        for digest in objects.all("blobs"):
-            blobs.setdefault(digest, (-1, set()))
-    for digest, (size, by) in sorted(blobs.items()):
-        fault = _blob_fault(objects, digest, size)
-        if fault:
-            problems.append(Problem(f"blobs/sha256/{digest}", fault, tuple(sorted(by))))
-    return Report(len(models) + len(blobs), tuple(problems))
+            blob = objects.find("blobs", file.sha256)
+            if blob is None or blob.stat().st_size != file.size:
+                path = f"{file.path} of the model {model[:12]} (blobs/sha256/{file.sha256})"
+                return Problem(path, MISSING if blob is None else "damaged: it has another size")
+        parents = {parent.id for parent in manifest.parents} - seen
+        seen |= parents
+        todo += sorted(parents)
+    return None
 
 
 def gc(objects: Objects, refs: Refs, dry_run: bool, grace_s: float) -> GcReport:
@@ -233,12 +281,14 @@ def _unused(path: Path, cutoff: float) -> bool:
 def _blob_fault(objects: Objects, digest: str, size: int) -> str | None:
     path = objects.find("blobs", digest)
     if path is None:
-        return "missing"
+        return MISSING
     try:
         stored = path.stat().st_size
         if size not in (-1, stored):
             return f"damaged: has {stored} bytes instead of {size}"
         return None if hash_file(path) == digest else "damaged: its digest is not its name"
+    except FileNotFoundError:
+        return MISSING
     except OSError as error:
         return f"cannot be read ({error.strerror})"
 
@@ -246,5 +296,5 @@ def _blob_fault(objects: Objects, digest: str, size: int) -> str | None:
 def _fault(error: DamagedError) -> str:
     """What is wrong with a manifest, in few words."""
     if " is missing" in error.problem:
-        return "missing"
+        return MISSING
     return "damaged: " + error.problem.rstrip(".").rpartition(": ")[2]

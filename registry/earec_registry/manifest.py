@@ -167,13 +167,17 @@ def parse(raw: bytes, id_: str, where: str) -> Manifest:
 
 
 def _read(raw: bytes, id_: str) -> Manifest:
-    data = json.loads(raw)
+    data = json.loads(raw, parse_constant=_no_constant)
     kind = data.get("kind") if isinstance(data, dict) else None
     if not isinstance(kind, str) or not KIND.fullmatch(kind):
         raise InvalidError(f"The manifest's kind is {kind!r}.", "Use a word of lower-case letters.")
     return Manifest(
         id_, kind, _files(data.get("files")), _parents(data.get("parents")), MappingProxyType(data)
     )
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no number")
 
 
 def _files(value: Any) -> Mapping[str, FileEntry]:

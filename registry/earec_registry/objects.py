@@ -8,6 +8,7 @@ Whichever of the two looks last sees what the other did.
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -90,8 +91,10 @@ class Objects:
             os.utime(path)
         except FileNotFoundError:
             return self.find(kind, digest) is not None
-        except PermissionError:  # somebody else's file in a shared registry: only they can touch it
-            pass
+        except OSError as error:
+            # Somebody else's file in a shared registry, which only they can touch, or a read-only disk.
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
         return True
 
     def sync(self, kind: Kind) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -184,7 +187,7 @@ class Refs:
         return ids
 
     def move(self, name: str, tag: str, new: str, why: str, staged: Path) -> None:
-        """Point a tag to `new` by renaming `staged`, written by `pin`; nothing happens if it does so already.
+        """Point a tag to `new` by renaming `staged`, written by `pin`; nothing happens if tag and log say so.
 
         The log is written first: a tag never moves without its line, though a line's move may be missing
         after a kill (the next line's `old` then shows it).
@@ -193,11 +196,11 @@ class Refs:
             old = self.read(name, tag)
         except DamagedError:  # moving the tag is how to mend it
             old = None
-        if old == new:
+        if old == new and any((entry.tag, entry.new) == (tag, new) for entry in self.log(name) or ()):
             return
         folder = self.folder / name
         when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        line = json.dumps(asdict(LogEntry(old, new, when, why, tag)), sort_keys=True).encode()
+        line = _line(LogEntry(old, new, when, why, tag))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             append_line(folder / LOG, line)
@@ -220,16 +223,72 @@ class Refs:
             return None
         return [entry for entry in map(_entry, lines) if entry is not None]
 
+    def log_problems(self, tags: Iterable[Ref]) -> list[Problem]:
+        """Lines of logs that are not as they were written, and tags whose last move is in none.
+
+        What a kill left of a line, which has no end, is no problem: its tag did not move.
+
+        Args:
+            tags: read before, so that their moves are in the logs.
+        """
+        by_name: dict[str, list[Ref]] = defaultdict(list)
+        for ref in tags:
+            by_name[ref.name].append(ref)
+        return [
+            Problem(self._where(self.folder / name / LOG), fault, tuple(map(str, users)))
+            for name, refs in sorted(by_name.items())
+            for fault, users in self._log_faults(name, refs)
+        ]
+
+    def _log_faults(self, name: str, refs: list[Ref]) -> Iterator[tuple[str, list[Ref]]]:
+        try:
+            lines = (self.folder / name / LOG).read_bytes().split(b"\n")
+        except FileNotFoundError:
+            lines = []
+        except OSError as error:
+            yield f"cannot be read ({error.strerror})", refs
+            return
+        moves = set()
+        for number, line in enumerate(lines, 1):
+            entry = _entry(line)
+            if entry is not None:
+                moves.add((entry.tag, entry.new))
+            elif line and not _torn(line):
+                yield f"line {number} is damaged, no model is: remove it", refs
+        for ref in refs:
+            if (ref.tag, ref.id) not in moves:
+                add = f"earec registry tag {ref.id[:12]} {name} {ref.tag}"
+                yield f"lacks the last move of a tag, no model is damaged: `{add}` adds it", [ref]
+
     def _where(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
 
 
+def _line(entry: LogEntry) -> bytes:
+    """A line of a log, with a digest of the rest of it."""
+    said = asdict(entry)
+    return json.dumps({"sum": _sum(said), **said}, sort_keys=True).encode()
+
+
+def _sum(said: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _torn(line: bytes) -> bool:
+    """Whether a line is the beginning of one."""
+    return line.startswith(b'{"new"'[: len(line)]) and not line.endswith(b"}")
+
+
 def _entry(line: bytes) -> LogEntry | None:
+    """What a line says; None if it is not as it was written. Lines of earlier versions have no digest."""
     try:
         data: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     match data:
         case {"old": str() | None, "new": str(), "when": str(), "why": str(), "tag": str()}:
-            return LogEntry(**{field.name: data[field.name] for field in fields(LogEntry)})
+            said = {field.name: data.pop(field.name) for field in fields(LogEntry)}
+            ids = [said["new"], *([said["old"]] if said["old"] else [])]
+            if data in ({}, {"sum": _sum(said)}) and all(map(HEX64.fullmatch, ids)):
+                return LogEntry(**said)
     return None

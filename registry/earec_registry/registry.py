@@ -251,6 +251,34 @@ class Registry:
                     "Run `earec registry verify` to see which, then add the model again.",
                 )
 
+    def is_whole(self, ref: str) -> bool:
+        """Whether the model is stored, its manifest and every file with their digests; parents are not looked at.
+
+        For whoever is about to say that something is done already.
+        """
+        try:
+            return check.is_whole(self.objects, self.manifest(ref))
+        except (NotFoundError, DamagedError):
+            return False
+
+    def require(self, *refs: str) -> None:
+        """Refuse models that could not be parents: of them and all their parents, every file must be there.
+
+        For whoever is about to work for hours on what is stored in the end with these as its parents. Digests are
+        not computed.
+
+        Raises:
+            NotFoundError: see `resolve`.
+            DamagedError: a file is missing or of another size.
+        """
+        for ref in refs:
+            problem = check.lacking(self.objects, self.resolve(ref))
+            if problem is not None:
+                raise DamagedError(
+                    f"{ref!r} is not whole in the registry {self.root}: {problem}.",
+                    "Run `earec registry verify` to see everything that is damaged, then make or add it again.",
+                )
+
     def verify(self, ref: str | None = None) -> Report:
         """Hash everything stored, or one model with its parents, and say what is damaged or missing.
 

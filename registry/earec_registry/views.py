@@ -43,7 +43,8 @@ class Views:
         """
         view, stamp = self.path(manifest), self._stamp(manifest)
         if self._known_good(manifest):
-            os.utime(stamp)  # `gc` sees that it is in use
+            with suppress(OSError):  # a registry that can only be read has no `gc` either
+                os.utime(stamp)  # `gc` sees that it is in use
             return view
         for _ in range(8):
             if not view.is_dir() or self._wrong(manifest):
@@ -51,7 +52,7 @@ class Views:
             facts = self._facts(manifest)
             if facts is not None:
                 content = json.dumps({"id": manifest.id, "files": facts}).encode()
-                with staging(self._root, "stamp") as stage:
+                with suppress(OSError), staging(self._root, "stamp") as stage:  # it only saves hashing again
                     write_new(stage / "stamp", content, 0o644)
                     (stage / "stamp").replace(stamp)
                 return view
@@ -147,6 +148,9 @@ def _differs(file: Path, entry: FileEntry) -> bool:
 
 
 def _present(view: Path) -> set[str]:
-    """Paths of a view's files."""
-    files = (Path(folder, name) for folder, _, names in os.walk(view) for name in names)
-    return {file.relative_to(view).as_posix() for file in files}
+    """Paths of a view's files, and of links to folders, which no model has."""
+    paths = set()
+    for folder, folders, names in os.walk(view):
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        paths |= {Path(folder, name).relative_to(view).as_posix() for name in (*names, *links)}
+    return paths

@@ -257,3 +257,116 @@ def test_items_with_damaged_pictures_lose_them_and_are_named(
     said = capsys.readouterr()
     assert "Item 3 loses its vision" in said.err
     assert json.loads(said.out)["items"]["damaged"] == 1
+
+
+def _errors_of_the_system() -> dict[str, Exception]:
+    from safetensors import SafetensorError
+
+    return {
+        "full": OSError(errno.ENOSPC, "No space left on device", "/somewhere"),
+        "full, of safetensors": SafetensorError("I/O error: No space left on device (os error 28)"),
+        "quota, of anybody": RuntimeError("Disk quota exceeded (os error 122)"),
+        "read-only": OSError(errno.EROFS, "Read-only file system", "/somewhere"),
+        "not allowed": PermissionError(errno.EACCES, "Permission denied", "/somewhere"),
+        "read-only, of safetensors": SafetensorError("I/O error: Read-only file system (os error 30)"),
+        "cut short": SafetensorError("Error while deserializing header: incomplete metadata"),
+    }
+
+
+@pytest.mark.parametrize("error", _errors_of_the_system())
+def test_what_the_file_system_refuses_is_one_sentence(
+    in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: str
+) -> None:
+    from earec_core.train import checkpoint
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise _errors_of_the_system()[error]
+
+    monkeypatch.setattr(checkpoint, "save_file", refused)
+    settings = in_home.settings(run__seed=78, align__max_steps=2)
+    assert in_home.run("align", "--modality", "text", "--data", str(in_home.data), *settings) == 1
+    said = _said(capsys)
+    if error.startswith(("full", "quota")):
+        assert "The disk is full" in said
+    else:
+        assert "could not be read or written" in said
+
+
+@pytest.mark.parametrize("harm", ["flip", "remove"])
+def test_aligning_again_mends_a_damaged_adapter(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str], harm: str
+) -> None:
+    argv = ["align", "--modality", "text", "--data", str(in_home.data), "--name", f"text/mended-{harm}"]
+    argv += in_home.settings(run__seed={"flip": 5, "remove": 6}[harm], align__max_steps=1)
+    assert in_home.run(*argv) == 0
+    registry = Registry.open(in_home.registry)
+    manifest = registry.manifest(f"text/mended-{harm}")
+    blob = registry.root / "blobs/sha256" / manifest.files["adapter_model.safetensors"].sha256
+    whole = blob.read_bytes()
+    blob.chmod(0o644)
+    if harm == "flip":
+        blob.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    else:
+        blob.unlink()
+    capsys.readouterr()
+    assert in_home.run(*argv) == 0
+    assert "is not whole; aligning again" in capsys.readouterr().err
+    assert blob.read_bytes() == whole
+    assert registry.verify().ok
+    assert registry.resolve(f"text/mended-{harm}") == manifest.id
+    assert in_home.run(*argv) == 0
+    assert "Already aligned" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "damaged"),
+    [
+        (["compose", "--weights", "text=0.5,behavior=0.5"], "text/things"),
+        (["compose", "--weights", "text=0.5,behavior=0.5"], "embeddings/things"),
+        (["encode", "text/things"], "text/things"),
+        (["encode", "behavior/things"], "embeddings/things"),
+        (["recommend", "train", "--vectors", "vectors/parents"], "vectors/parents"),
+        (["align", "--modality", "text", "--from", "text/things"], "text/things"),
+        (["align", "--modality", "behavior", "--name", "behavior/other"], "embeddings/things"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value[:2]),
+)
+def test_a_parent_that_lacks_a_file_is_refused_before_the_work(
+    in_home: Pipeline,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    damaged: str,
+) -> None:
+    from earec_core.compose import stage as compose_stage
+    from earec_core.encode import stage as encode_stage
+    from earec_core.recommend import stage as recommend_stage
+
+    registry = Registry.open(in_home.registry)
+    data = [] if argv[0] == "compose" else ["--data", str(in_home.data)]
+    llm = in_home.settings(run__seed=3) if argv[0] in ("align", "encode") else []
+    if damaged.startswith("vectors"):
+        encoded = ["encode", "text/things", "--name", damaged, *data, "--backbone", str(in_home.llm)]
+        assert in_home.run(*encoded) == 0
+    adapters = ["--adapter", "text=text/things", "--adapter", "behavior=behavior/things"]
+    argv = [*argv, *(adapters if argv[0] == "compose" else [])]
+    registry.materialize(damaged)
+    entry = max(registry.manifest(damaged).files.values(), key=lambda file: file.size)
+    blob = registry.root / "blobs/sha256" / entry.sha256
+    aside = in_home.folder / "aside"
+    blob.rename(aside)
+    before = registry.list()
+    for stage, work in [
+        (compose_stage, "compose"),
+        (encode_stage, "item_vectors"),
+        (recommend_stage, "train"),
+    ]:
+        monkeypatch.setattr(stage, work, lambda *_, **__: pytest.fail("it works"))
+    monkeypatch.setattr("earec_core.align.stage.Trainer", lambda *_, **__: pytest.fail("it trains"))
+    try:
+        capsys.readouterr()
+        assert in_home.run(*argv, *data, *llm) == 4
+        assert "is not whole" in _said(capsys)
+        assert registry.list() == before
+    finally:
+        aside.rename(blob)

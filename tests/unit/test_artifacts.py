@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from earec_core.artifacts import (
@@ -15,6 +16,7 @@ from earec_core.artifacts import (
     CompositeManifest,
     EmbeddingsManifest,
     ItemVectors,
+    ModalityRecord,
     RecommenderManifest,
     VectorsManifest,
     open_as,
@@ -218,3 +220,86 @@ def test_vectors_are_those_of_the_catalog(registry: Registry, catalog: Catalog, 
     registry.add({**VECTORS, "parents": []}, files, name="others")
     with pytest.raises(UsageError, match="are of 'things', whose items are not those of 'data'"):
         ItemVectors.open(registry, "others", catalog)
+
+
+@pytest.mark.parametrize("path", ["../../secret", "/etc/hostname", "a/../../b", "projectors//x", "a\\b", ""])
+def test_no_path_of_a_manifest_leaves_the_model_when_read_or_saved(
+    registry: Registry, tmp_path: Path, path: str
+) -> None:
+    store(registry, {**ADAPTER, "modalities": {"text": {**RECORD, "projector": path}}}, PROJECTOR)
+    with pytest.raises(IntegrityError, match="not a path inside a model"):
+        open_as(registry, "a", AdapterManifest)
+    with pytest.raises(ValidationError, match="not a path inside a model"):
+        ModalityRecord.model_validate({**RECORD, "projector": path})
+
+
+@pytest.mark.parametrize("name", ["..", "../text", "/etc", "a/b", "", "."])
+@pytest.mark.parametrize("kind", [AdapterManifest, CompositeManifest, VectorsManifest])
+def test_a_modality_whose_name_is_a_path_is_refused(registry: Registry, kind: Any, name: str) -> None:
+    before = {AdapterManifest: ADAPTER, CompositeManifest: COMPOSITE, VectorsManifest: VECTORS}[kind]
+    change = {
+        "modalities": {name: before["modalities"]["text"]},
+        **({"modality": name} if "modality" in before else {}),
+    }
+    store(registry, {**before, **change}, PROJECTOR, "vectors.safetensors")
+    with pytest.raises(IntegrityError, match="modalit"):
+        open_as(registry, "a", kind)
+
+
+def test_a_file_that_is_not_listed_is_refused_when_it_is_saved(registry: Registry, tmp_path: Path) -> None:
+    manifest = AdapterManifest.model_validate({**ADAPTER, "schema": 1})
+    with pytest.raises(IntegrityError, match="none of its files"):
+        save(registry, manifest, {}, name="b", why="")
+    assert registry.list().entries == ()
+
+
+def test_what_a_view_holds_beside_the_listed_files_is_never_opened(
+    registry: Registry, tmp_path: Path
+) -> None:
+    store(registry, ADAPTER, PROJECTOR)
+    view = open_as(registry, "a", AdapterManifest).folder
+    (tmp_path / "outside" / "text").mkdir(parents=True)
+    (view / "adapters").symlink_to(tmp_path / "outside")
+    assert not (open_as(registry, "a", AdapterManifest).folder / "adapters").exists()
+
+
+@pytest.mark.parametrize("key", sorted({*ADAPTER} - {"kind", "parents", "method"}))
+def test_an_adapter_without_a_part_is_refused_in_a_sentence(registry: Registry, key: str) -> None:
+    store(registry, {part: said for part, said in ADAPTER.items() if part != key}, PROJECTOR)
+    with pytest.raises(IntegrityError, match=key):
+        open_as(registry, "a", AdapterManifest)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (CompositeManifest, {"method": "dare"}),
+        (CompositeManifest, {"method": {}}),
+        (CompositeManifest, {"overridden": {"plugin": 3}}),
+        (EmbeddingsManifest, {"catalog": None}),
+        (RecommenderManifest, {"method": "magic"}),
+        (RecommenderManifest, {"method": ["ids"]}),
+        (AdapterManifest, {"modality": "vision"}),
+        (AdapterManifest, {"modalities": {}}),
+        (AdapterManifest, {"lora": {"r": 10**30, "alpha": "many"}}),
+    ],
+)
+def test_a_manifest_of_before_with_wrong_types_is_refused(
+    registry: Registry, kind: Any, change: dict[str, Any]
+) -> None:
+    before = {CompositeManifest: COMPOSITE, EmbeddingsManifest: EMBEDDINGS, RecommenderManifest: RECOMMENDER}
+    store(registry, {**before.get(kind, ADAPTER), **change}, PROJECTOR, "embeddings.safetensors")
+    with pytest.raises(IntegrityError, match="is not that of"):
+        open_as(registry, "a", kind)
+
+
+def test_vectors_of_another_shape_than_the_manifest_says_are_refused(
+    registry: Registry, catalog: Catalog, tmp_path: Path
+) -> None:
+    (tmp_path / "ids").write_text(json.dumps(["x", "y"]))
+    for values in (np.zeros((1, 3), np.float32), np.zeros(2, np.float32), np.zeros((2, 3), np.int64)):
+        save_file({"vectors": values}, tmp_path / "tensors")
+        files = {"vectors.safetensors": tmp_path / "tensors", "item_ids.json": tmp_path / "ids"}
+        registry.add(VECTORS, files, name="v")
+        with pytest.raises(IntegrityError, match="cannot be read"):
+            ItemVectors.open(registry, "v", catalog)

@@ -579,3 +579,147 @@ def test_the_registry_needs_the_standard_library_only() -> None:
     env: Mapping[str, str] = {**os.environ, "PYTHONPATH": str(folder.parent)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+# --- logs, parents, and what is done already --------------------------------------------------------------
+
+
+def test_every_flipped_byte_of_a_log_is_found_or_looks_like_a_killed_writers_line(registry, store) -> None:
+    store("one")
+    store("two")
+    log = registry.root / "refs/text/demo/.log"
+    whole, ids = log.read_bytes(), {e.new for e in registry.log("text/demo")}
+    missed = []
+    for at in range(len(whole)):
+        log.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        if not any(p.path == "refs/text/demo/.log" for p in registry.verify().problems):
+            missed.append(at)
+        assert {e.new for e in registry.log("text/demo")} <= ids
+    # The closing brace of a line that is not the tag's last: what remains is the beginning of a line.
+    assert missed == [whole.index(b"}")]
+    log.write_bytes(whole)
+    assert registry.verify().ok
+
+
+@pytest.mark.parametrize("harm", ["remove", "directory", "foreign"])
+def test_a_log_that_is_not_one_is_found_and_the_last_move_is_written_anew(registry, store, harm) -> None:
+    id_ = store()
+    log = registry.root / "refs/text/demo/.log"
+    log.unlink()
+    if harm == "directory":
+        log.mkdir()
+    elif harm == "foreign":
+        log.write_bytes(b'{"new": "\xff\xfe"}\n')
+    problems = registry.verify().problems
+    assert {p.path for p in problems} == {"refs/text/demo/.log"}
+    if harm == "remove":
+        registry.tag(id_, "text/demo", "latest")
+        assert registry.verify().ok
+
+
+def test_log_lines_of_earlier_versions_have_no_digest_and_are_read(registry, store) -> None:
+    one, two = store("one"), store("two")
+    log = registry.root / "refs/text/demo/.log"
+    lines = [json.loads(line) for line in log.read_bytes().splitlines()]
+    assert all(line.pop("sum") for line in lines)
+    log.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
+    assert [e.new for e in registry.log("text/demo")] == [one, two]
+    assert registry.verify().ok
+
+
+@pytest.mark.parametrize("moment", ["manifests listed", "blobs listed"])
+def test_what_a_gc_removes_meanwhile_is_not_missing(registry, store, monkeypatch, moment) -> None:
+    from earec_registry import check
+    from earec_registry.objects import Objects
+
+    old, new = store("old"), store("new")
+    age(registry.root)
+    listed, hashed, removed = Objects.all, check._blob_fault, []
+
+    def clean_up() -> None:
+        if not removed:
+            removed.append(True)
+            assert Registry.open(registry.root).gc().manifests == (old,)
+
+    def list_then_remove(self, kind):
+        digests = listed(self, kind)
+        if kind == "manifests" and moment == "manifests listed":
+            monkeypatch.setattr(Objects, "all", listed)
+            clean_up()
+        return digests
+
+    def remove_then_hash(*args):
+        if moment == "blobs listed":
+            clean_up()
+        return hashed(*args)
+
+    monkeypatch.setattr(Objects, "all", list_then_remove)
+    monkeypatch.setattr(check, "_blob_fault", remove_then_hash)
+    assert registry.verify().problems == ()
+    assert removed == [True]
+    (registry.root / f"manifests/sha256/{new}.json").unlink()
+    assert [p.fault for p in registry.verify().problems if "manifests" in p.path] == ["missing"]
+
+
+@pytest.mark.parametrize("harm", ["remove", "truncate", "manifest"])
+def test_a_model_whose_parent_lacks_a_file_is_refused_as_parent_though_its_view_is_whole(
+    registry, store, harm
+) -> None:
+    parent = store("parent", name="parent")
+    child = store("child", name="child", parents=[parent])
+    registry.require("child", "parent")
+    registry.materialize("parent")
+    blob = registry.root / "blobs/sha256" / registry.manifest("parent").files["sub/w.txt"].sha256
+    if harm == "remove":
+        blob.unlink()
+    elif harm == "truncate":
+        blob.chmod(0o644)
+        blob.write_bytes(b"")
+    else:
+        (registry.root / f"manifests/sha256/{parent}.json").unlink()
+    with pytest.raises(DamagedError, match="is not whole") as caught:
+        registry.require("child")
+    assert caught.value.exit_code == 4
+    store("parent", name="parent")
+    registry.require(child)
+
+
+@pytest.mark.parametrize("harm", ["none", "flip", "remove", "manifest", "parent"])
+def test_whole_is_what_has_its_digests_whatever_the_view_says(registry, store, harm) -> None:
+    parent = store("parent", name="parent")
+    id_ = store("child", name="child", parents=[parent])
+    registry.materialize(id_)
+    blobs = registry.root / "blobs/sha256"
+    blob = blobs / registry.manifest(id_).files["sub/w.txt"].sha256
+    if harm == "flip":
+        flip(blob)
+    elif harm == "remove":
+        blob.unlink()
+    elif harm == "manifest":
+        flip(registry.root / f"manifests/sha256/{id_}.json")
+    elif harm == "parent":
+        (blobs / registry.manifest(parent).files["sub/w.txt"].sha256).unlink()
+    assert registry.is_whole(id_) == (harm in ("none", "parent"))
+    assert not registry.is_whole("nothing")
+
+
+def test_a_registry_that_can_only_be_read_gives_whole_views(registry, store, monkeypatch) -> None:
+    import errno
+
+    import earec_registry.views
+
+    id_ = store()
+    view = registry.materialize(id_)
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refused)
+    monkeypatch.setattr(earec_registry.views, "staging", refused)
+    opened = Registry.open(registry.root)
+    assert opened.materialize("text/demo") == view
+    view.with_name(f"{view.name}.json").unlink()  # nothing says that it is whole: it is hashed
+    assert opened.materialize("text/demo") == view
+    flip(view / "sub/w.txt")
+    with pytest.raises(RegistryError, match="Read-only file system"):
+        opened.materialize("text/demo")

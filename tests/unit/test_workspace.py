@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import hashlib
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,7 @@ from typing import Any
 import pytest
 
 import earec_core
-from earec_core import files
+from earec_core import cli, files
 from earec_core.errors import EarecError, UsageError
 from earec_core.plugins.hooks import Observers
 from earec_core.workspace import Reporter, Workspace
@@ -174,3 +178,107 @@ def test_the_environment_says_where_home_and_registry_are(
     # A home that is given outright brings its own registry.
     assert Workspace.open(tmp_path / "other").registry.root == tmp_path / "other" / "registry"
     assert isinstance(workspace.watch(), Observers)
+
+
+OWNER = """
+import sys
+from pathlib import Path
+from earec_core.workspace import Workspace
+run = Workspace.open(Path(sys.argv[1])).run("align", {"lr": 1}).start()
+(run.folder / ".half.tmp").write_text("half")
+run.scratch()
+print("owned", flush=True)
+sys.stdin.read()
+run.finish({"id": "first"})
+"""
+
+
+@pytest.mark.parametrize("end", ["finishes", "is killed"])
+def test_a_run_has_one_owner_at_a_time_and_the_second_waits_and_says_so(tmp_path: Path, end: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdin is not None
+        assert first.stdout.readline() == b"owned\n"
+        said: list[str] = []
+
+        def note(text: str) -> None:
+            said.append(text)
+            assert first.poll() is None
+            first.kill() if end == "is killed" else first.stdin.close()  # type: ignore[union-attr]
+
+        run = Workspace.open(tmp_path, reporter=Reporter(note=note)).run("align", {"lr": 1}).own()
+        assert first.wait() == (0 if end == "finishes" else -9)
+    assert said == [f"Another process is at work on the run {run.name}; waiting for its end."]
+    assert run.result() == ({"id": "first"} if end == "finishes" else None)
+    assert not list(run.folder.glob(".*.tmp"))
+    run.start()  # by who owns it: nobody to wait for
+    run.finish({"id": "second"})
+    assert len(said) == 1
+    again = Workspace.open(tmp_path, reporter=Reporter(note=pytest.fail)).run("align", {"lr": 1})
+    again.own().leave()
+
+
+def test_a_failed_run_is_nobodys_once_it_is_forgotten(tmp_path: Path) -> None:
+    Workspace.open(tmp_path).run("align", {"lr": 1}).start()
+    gc.collect()
+    taken = "from pathlib import Path; from earec_core.workspace import Reporter, Workspace; import sys;"
+    taken += (
+        "Workspace.open(Path(sys.argv[1]), reporter=Reporter(note=sys.exit)).run('align', {'lr': 1}).own()"
+    )
+    assert subprocess.run([sys.executable, "-c", taken, str(tmp_path)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+def test_where_the_file_system_has_no_locks_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    runs = [Workspace.open(tmp_path).run("align", {"lr": 1}).start() for _ in range(2)]
+    assert runs[0].scratch() != runs[1].scratch()
+    for run in runs:
+        run.finish({"id": "a"})
+    assert runs[0].result() == {"id": "a"}
+
+
+def test_of_two_that_make_a_directory_the_second_is_refused_and_the_firsts_stays(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def make(text: str, *, replace: bool) -> None:
+        with files.replacing_directory(out, replace=replace) as folder:
+            (folder / "x").write_text(text)
+            if text == "second":
+                make("first", replace=False)
+
+    out.mkdir()
+    with pytest.raises(UsageError, match="made by another process"):
+        make("second", replace=False)
+    assert (out / "x").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [out]
+    with files.replacing_directory(out) as folder:
+        (folder / "x").write_text("third")
+    assert (out / "x").read_text() == "third"
+
+
+def test_without_a_home_folder_the_variable_is_named_and_doctor_still_reports(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown(_: int) -> None:
+        raise KeyError("uid not found")
+
+    for variable in ("HOME", "EAREC_HOME", "EAREC_REGISTRY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(UsageError, match="Set EAREC_HOME"):
+        Workspace.open()
+    assert cli.run(["registry", "list"]) == 2
+    assert "Set EAREC_HOME" in capsys.readouterr().err
+    assert cli.run(["doctor", "--json"]) == 0
+    rows = {row["what"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["python"]["state"] == "ok"
+    for subject in ("disk", "registry"):
+        assert (rows[subject]["state"], rows[subject]["fix"][:14]) == ("problem", "Set EAREC_HOME")

@@ -35,6 +35,7 @@ from earec_core.compose.stage import compose_models
 from earec_core.config import RecommenderConfig, RunConfig, RunSettings
 from earec_core.encode import encode
 from earec_core.encode.readouts import get_readout
+from earec_core.errors import IntegrityError
 from earec_core.llm.backbone import Backbone
 from earec_core.metrics.ranking import Metrics
 from earec_core.modality import Modality, create
@@ -42,7 +43,7 @@ from earec_core.recommend.stage import train_registered
 from earec_core.studies.reproduce import controls
 from earec_core.studies.reproduce.plan import Row
 from earec_core.workspace import Workspace
-from earec_registry import NotFoundError
+from earec_registry import DamagedError, NotFoundError
 
 M = TypeVar("M", bound=Manifest)
 
@@ -66,6 +67,7 @@ class RowMaker:
             modality: open_as(self.workspace.registry, reference, AdapterManifest)
             for modality, reference in self.adapters.items()
         }
+        self.workspace.registry.require(*(model.id for model in self.models.values()))
         for modality, model in self.models.items():
             data = model.manifest.training.data
             if data.digest != self.catalog.digest:
@@ -207,7 +209,15 @@ class RowMaker:
         return f"reproduce/{self.catalog.name}/{row.name}/{part}"
 
     def _stored(self, name: str, kind: type[M]) -> Stored[M] | None:
+        """What is stored under a name; None, so that it is made again, where it is not whole."""
         try:
-            return open_as(self.workspace.registry, name, kind)
+            stored = open_as(self.workspace.registry, name, kind)
         except NotFoundError:
             return None
+        except (DamagedError, IntegrityError) as error:
+            self.workspace.note(f"{name} is made again: {error.problem}")
+            return None
+        if not self.workspace.registry.is_whole(stored.id):
+            self.workspace.note(f"{name} is made again: a file of it is damaged or missing.")
+            return None
+        return stored
