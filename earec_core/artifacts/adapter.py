@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from earec_core.artifacts.base import BaseRecord, DataRecord, Digest, Manifest, ModalityRecord, Record
+from earec_core.artifacts.base import (
+    BaseRecord,
+    ChatRecord,
+    DataRecord,
+    Digest,
+    Manifest,
+    ModalityRecord,
+    Record,
+)
 from earec_core.config import LoraSettings, PromptConfig
 
 
@@ -28,7 +36,11 @@ class TrainingRecord(Record):
 
 
 class AdapterManifest(Manifest):
-    """An adapter's manifest; a guard compares `base`, `prompt`, `lora.seed` and the plugin's version."""
+    """An adapter's manifest; a guard compares `base`, `prompt`, `chat`, `lora.seed` and the plugin's version.
+
+    Attributes:
+        chat: the text around the user's message; None for one stored before it was.
+    """
 
     title: ClassVar[str] = "an adapter"
     remedy: ClassVar[str] = "Make one: earec align."
@@ -38,6 +50,7 @@ class AdapterManifest(Manifest):
     modalities: Mapping[str, ModalityRecord]
     base: BaseRecord
     prompt: PromptConfig
+    chat: ChatRecord | None = None
     lora: LoraSettings
     method: Literal["lora"] = "lora"
     training: TrainingRecord

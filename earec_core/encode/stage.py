@@ -96,6 +96,12 @@ def encode(
         workspace.note(
             f"{none} of {len(rows)} items have none of {modalities}; their vector is the bare prompt's."
         )
+    prompts = [aligned.prompts.prompt(row) for row in rows]
+    too_long, cut = sum(p.too_long for p in prompts), sum(p.cut > 0 for p in prompts)
+    if too_long:
+        workspace.note(f"{too_long} of {len(rows)} items do not fit; their vector is the bare prompt's.")
+    if cut:
+        workspace.note(f"{cut} of {len(rows)} items do not fit; they are shown by the start of their input.")
     sources = [source for inputs in aligned.inputs.values() for source in inputs.modality.sources()]
     stored_vectors = ItemVectors.save(
         workspace.registry,
@@ -107,8 +113,11 @@ def encode(
         modalities={m: inputs.resolved_config() for m, inputs in aligned.inputs.items()},
         base=backbone.info,
         prompt=aligned.prompts.config,
+        chat=aligned.prompts.chat,
         parents=(*([stored.id] if stored else []), *sources),
-        coverage={m: len(inputs.rows) for m, inputs in aligned.inputs.items()} | {"none": none},
+        coverage={m: len(inputs.rows) for m, inputs in aligned.inputs.items()}
+        | {"none": none}
+        | ({"too_long": too_long} if too_long else {}),
     )
     run.finish({"id": stored_vectors.id}, step=len(rows))
     return stored_vectors

@@ -84,6 +84,10 @@ class TextModality(Modality[TextConfig]):
     def cache_features(self) -> bool:
         return False
 
+    @property
+    def may_shorten(self) -> bool:
+        return True
+
     def read(self, item: Item) -> str | None:
         if self.config.template is not None:
             text = Template.parse(self.config.template).fill(lambda name: _field(item, name))
