@@ -16,9 +16,7 @@ from earec_core.llm.prompts import PromptBuilder
 from earec_core.types import Item, Slot
 
 MESSAGE = "{item} is a product in the Office category. Please describe it."
-PARTS = (
-    "{% for m in messages %}[{{ m['role'] }}]{% for p in m['content'] %}{{ p['text'] }}{% endfor %}{% endfor %}"
-)
+PARTS = "{% for m in messages %}[{{ m['role'] }}]{% for p in m['content'] %}{{ p['text'] }}{% endfor %}{% endfor %}"
 
 
 @pytest.fixture
