@@ -157,12 +157,14 @@ def _generate(
         workspace.note(f"Generating from {source}, {variant} ...")
         names = list(model.inputs) if source == ALL else [source]
         room = config.explain.max_new_tokens
-        prompts = {
-            row: prompt
-            for row in anchors
-            if model.prompts.has(row, names)
-            and not (prompt := model.prompts.prompt(row, names, room)).too_long
-        }
+        having = [row for row in anchors if model.prompts.has(row, names)]
+        built = {row: model.prompts.prompt(row, names, room) for row in having}
+        prompts = {row: prompt for row, prompt in built.items() if not prompt.too_long}
+        if len(prompts) < len(built):
+            workspace.note(f"{len(built) - len(prompts)} items left out, since they do not fit.")
+        cut = sum(prompt.cut > 0 for prompt in prompts.values())
+        if cut:
+            workspace.note(f"{cut} items do not fit; they are shown by the start of their input.")
         rows = list(prompts)
         if not rows:
             continue

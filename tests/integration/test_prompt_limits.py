@@ -8,7 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
+from safetensors.numpy import load_file
 
 from earec_core.align import train as training
 from earec_core.aligned.build import new_model
@@ -147,6 +150,34 @@ def test_a_text_longer_than_the_model_is_shown_by_its_start(
     said = capsys.readouterr()
     assert "1 of 20 items do not fit; they are shown by the start of their input." in said.err
     assert json.loads(said.out)["coverage"] == {"text": 18, "none": 2}
+
+
+def test_an_item_that_cannot_be_shortened_is_counted_at_every_stage(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from earec_text.modality import TextModality
+
+    monkeypatch.setattr(TextModality, "may_shorten", False)
+    source = _changed(write_source(bench.folder / "things"), description="lamp " * 50)
+    data = ["--data", str(bench.imported(source))]
+    small: dict[str, Any] = {"text__max_tokens": 300, "prompt__item": "{item}", "prompt__max_tokens": 120}
+    assert bench.run("align", "--modality", "text", *data, **small) == 0
+    assert bench.items("text/things")["too_long"] == 1
+    assert bench.run("encode", "text/things", *data, **small) == 0
+    assert "1 of 20 items do not fit; their vector is the bare prompt's." in capsys.readouterr().err
+    vectors = open_as(bench.registry, "vectors/things", VectorsManifest)
+    assert vectors.manifest.coverage == {"text": 18, "none": 2, "too_long": 1}
+    table = load_file(vectors.folder / "vectors.safetensors")["vectors"]
+    items = Catalog.open(Path(data[1])).all_items()
+    rows = [item.index for item in items if item.id == LONG or "description" not in item.fields]
+    assert len(rows) == 3
+    np.testing.assert_allclose(table[rows], np.repeat(table[rows[:1]], 3, axis=0), atol=1e-6)
+    texts = bench.folder / "texts.parquet"
+    argv = ["explain", "text/things", *data, "--split", "all", "--out", str(texts)]
+    assert bench.run(*argv, **small) == 0
+    assert "1 items left out" in capsys.readouterr().err
+    assert pl.read_parquet(texts).filter(variant="aligned").height == 17
+    assert LONG not in pl.read_parquet(texts)["item_id"].to_list()
 
 
 def test_titles_of_dots_are_without_anchor(
