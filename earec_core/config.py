@@ -53,7 +53,9 @@ class PromptConfig(Section):
     request: str = Field("Please describe the product.", description="The closing request.")
     domain: str = Field("", description="What {domain} becomes; empty: the catalog's name.")
     anchor: tuple[str, ...] = Field(
-        ("title",), description="Item fields joined by '. ' to the anchor; the first must be present."
+        ("title",),
+        min_length=1,
+        description="Item fields joined by '. ' to the anchor; the first must be present.",
     )
     max_relations: int = Field(2, ge=0, description="Most related items shown in a prompt.")
     relation_positions: int = Field(
@@ -62,6 +64,11 @@ class PromptConfig(Section):
         description="A related item is shown by modalities whose slot takes at most so many positions.",
     )
     max_tokens: int = Field(1024, ge=16, description="Most positions of prompt and anchor together.")
+    too_long: Literal["leave-out", "stop"] = Field(
+        "leave-out",
+        description="An item that does not fit even without relations and with its slots shortened: leave it out "
+        "and count it, or stop.",
+    )
 
 
 class LoraSettings(Section):

@@ -94,7 +94,9 @@ class Slot:
     Attributes:
         modality: the modality's name.
         item: the item's row in the catalog.
+        keep: how many positions are read, from the start; None: all.
     """
 
     modality: str
     item: int
+    keep: int | None = None

@@ -12,6 +12,8 @@ import pytest
 
 SHARED = (Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
 
+CASES = SHARED.with_name("cases")
+
 
 @pytest.fixture(autouse=True)
 def _private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,3 +35,11 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the real data sets (../shared/data) are not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of small inputs that are hard to read; its README says what is right."""
+    if not CASES.is_dir():
+        pytest.skip("the hard inputs (../shared/cases) are not here")
+    return CASES

@@ -18,27 +18,39 @@ class Samples:
         samples: in row order.
         without_anchor: items left out for want of an anchor.
         without_input: items left out for want of the modality.
+        too_long: items left out since they do not fit, whatever is dropped and shortened.
         dropped_relations: relation slots dropped because an anchor would not have fit.
+        shortened: items whose slot lost its end for the same reason.
     """
 
     samples: tuple[Sample, ...]
     without_anchor: int
     without_input: int
+    too_long: int
     dropped_relations: int
+    shortened: int
 
 
 def build(prompts: ItemPrompts, modality: str, rows: Sequence[int]) -> Samples:
-    """Samples of the items of `rows` that have the modality and an anchor."""
-    samples, no_anchor, no_input = [], 0, 0
+    """Samples of the items of `rows` that have the modality and an anchor, and fit.
+
+    Raises:
+        UsageError: an item does not fit and is not to be left out, or the template itself does not.
+    """
+    samples, no_anchor, no_input, too_long = list[Sample](), 0, 0, 0
     for row in rows:
         sample = prompts.sample(row, [modality])
         if sample is not None:
             samples.append(sample)
         elif prompts.anchor(row) is None:
             no_anchor += 1
-        else:
+        elif not prompts.has(row, [modality]):
             no_input += 1
-    return Samples(tuple(samples), no_anchor, no_input, sum(sample.prompt.dropped for sample in samples))
+        else:
+            too_long += 1
+    dropped = sum(sample.prompt.dropped for sample in samples)
+    shortened = sum(sample.prompt.cut > 0 for sample in samples)
+    return Samples(tuple(samples), no_anchor, no_input, too_long, dropped, shortened)
 
 
 def batches(samples: Sequence[Sample], size: int, seed: int, epoch: int) -> Iterator[list[Sample]]:

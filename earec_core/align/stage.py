@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from earec_core.align import samples
+from earec_core.align.samples import Samples
 from earec_core.align.train import Point, Progress, Trainer
 from earec_core.aligned.build import model_run, new_model
 from earec_core.aligned.features import ModalityInputs
@@ -192,16 +193,19 @@ class _Job:
         )
         part = random_part(len(train.samples), self.config.align.max_items, self.config.run.seed)
         chosen = [train.samples[i] for i in part]
+        if not chosen and train.too_long:
+            raise DataError(
+                f"All {train.too_long} items to train on are longer than the model or prompt.max_tokens "
+                f"({self.config.prompt.max_tokens}) allows.",
+                "Raise prompt.max_tokens as far as the model allows, or shorten the template.",
+            )
         if not chosen:
             raise DataError(
                 f"No item of {self.catalog.name} has both an anchor ({', '.join(self.config.prompt.anchor)}) "
                 f"and {self.modality}.",
                 "Import the missing columns (`earec data import --column`) or choose another modality.",
             )
-        if train.dropped_relations:
-            self.workspace.note(
-                f"{train.dropped_relations} relation slots dropped so that anchors fit prompt.max_tokens."
-            )
+        self._note_unfit(train, valid)
         counts = {
             "train": len(chosen),
             "valid": len(valid.samples),
@@ -209,7 +213,21 @@ class _Job:
             "without_input": train.without_input + valid.without_input,
             "damaged": len(self.inputs.damaged),
         }
+        unfit = {"too_long": train.too_long + valid.too_long, "shortened": train.shortened + valid.shortened}
+        counts |= {reason: number for reason, number in unfit.items() if number}
         return chosen, valid.samples, counts
+
+    def _note_unfit(self, train: Samples, valid: Samples) -> None:
+        notes = {
+            "relation slots dropped": train.dropped_relations,
+            f"items show the start of their {self.modality} alone": train.shortened + valid.shortened,
+            "items left out": train.too_long + valid.too_long,
+        }
+        for words, number in notes.items():
+            if number:
+                self.workspace.note(
+                    f"{number} {words}, since prompts must fit the model and prompt.max_tokens."
+                )
 
     def train(
         self, run: Run, train: Sequence[Sample], valid: Sequence[Sample]
@@ -260,6 +278,7 @@ class _Job:
             modalities={self.modality: record},
             base=self.model.backbone.info,
             prompt=self.config.prompt,
+            chat=self.model.prompts.chat,
             lora=self.config.lora,
             parents=self.parents,
             training=training,

@@ -12,9 +12,11 @@ from earec_core import plugins
 from earec_core.aligned.features import ModalityInputs, read_inputs
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import ItemPrompts
+from earec_core.artifacts import ChatRecord
 from earec_core.catalog import Catalog
 from earec_core.config import PromptConfig, RunConfig
 from earec_core.llm.backbone import Backbone
+from earec_core.llm.prompts import PromptBuilder
 from earec_core.modality import Context, create
 from earec_core.workspace import Run, Workspace
 
@@ -35,16 +37,20 @@ def new_model(
     prompt: PromptConfig,
     *,
     seed: int | None = None,
+    chat: ChatRecord | None = None,
 ) -> AlignedModel:
     """A model over a catalog, its projectors calibrated and untrained.
 
     Args:
         settings: each plugin's configuration by modality, in any order.
         seed: projectors follow from it alone; None leaves torch's generator as it is.
+        chat: the text around the user's message; default: what the tokenizer's chat template gives.
 
     Raises:
         PluginError, UsageError: see `create` and `PromptBuilder`.
     """
+    # Before the inputs are encoded, which may take hours.
+    builder = PromptBuilder(prompt, backbone.tokenizer, catalog.name, chat=chat, limit=backbone.positions)
     if seed is not None:
         torch.manual_seed(seed)
     specs = [spec for name in settings if (spec := plugins.get(name).spec)]
@@ -56,8 +62,7 @@ def new_model(
         inputs[name] = read_inputs(name, modality, items, backbone, cache=cache, progress=progress)
         inputs[name].calibrate(backbone.embedding_rms)
         _note_damaged(workspace, inputs[name])
-    prompts = ItemPrompts(items, inputs, prompt, backbone.tokenizer, catalog.name)
-    return AlignedModel(backbone, inputs, prompts)
+    return AlignedModel(backbone, inputs, ItemPrompts(items, inputs, builder))
 
 
 def model_run(
@@ -81,6 +86,7 @@ def model_run(
         "base": model.backbone.info.model_dump(),
         "dtype": str(model.backbone.dtype).removeprefix("torch."),
         "prompt": model.prompts.config.model_dump(mode="json"),
+        "chat": model.prompts.chat.model_dump(),
         "modalities": {name: inputs.resolved_config() for name, inputs in model.inputs.items()},
         "data": {"name": catalog.name, "digest": catalog.digest},
         **config.model_dump(mode="json", include={"run", stage}),

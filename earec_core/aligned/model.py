@@ -85,7 +85,9 @@ class AlignedModel(nn.Module):
             if rows:
                 h, mask = projector(inputs.encoded(rows))
                 embeddings |= {Slot(name, row): h[i, mask[i]] for i, row in enumerate(rows)}
-        spliced = {slot: embeddings[Slot(slot.modality, row)] for slot, row in rows_of_slots.items()}
+        spliced = {
+            slot: embeddings[Slot(slot.modality, row)][: slot.keep] for slot, row in rows_of_slots.items()
+        }
         return self.backbone.splice(prompts, spliced)
 
     @torch.no_grad()
@@ -98,13 +100,23 @@ class AlignedModel(nn.Module):
         source: Callable[[Slot], int] = itself,
         show: Show = lambda *_: None,
     ) -> list[str]:
-        """Greedy texts for prompts, in their order; batches hold prompts of similar length."""
+        """Greedy texts for prompts, in their order; batches hold prompts of similar length.
+
+        Where the LLM has fewer positions left than `max_new_tokens`, as many are written.
+        """
         order = sorted(range(len(prompts)), key=lambda i: self.prompts.length(prompts[i]))
         texts = [""] * len(prompts)
         for start in range(0, len(order), batch_size):
             chunk = order[start : start + batch_size]
-            spliced = self.splice([prompts[i] for i in chunk], source)
-            for i, text in zip(chunk, self.backbone.generate(spliced, max_new_tokens), strict=True):
-                texts[i] = text
+            new = self._left(prompts[chunk[-1]], max_new_tokens)
+            if new > 0:
+                spliced = self.splice([prompts[i] for i in chunk], source)
+                for i, text in zip(chunk, self.backbone.generate(spliced, new), strict=True):
+                    texts[i] = text
             show(min(start + batch_size, len(order)), len(order), "generated")
         return texts
+
+    def _left(self, longest: Prompt, wanted: int) -> int:
+        """Positions to write in behind a prompt, at most as many as wanted."""
+        limit = self.backbone.positions
+        return wanted if limit is None else min(wanted, limit - self.prompts.length(longest))

@@ -13,7 +13,6 @@ from earec_core import plugins
 from earec_core.aligned.build import new_model
 from earec_core.aligned.features import ModalityInputs
 from earec_core.aligned.model import AlignedModel
-from earec_core.aligned.prompts import ItemPrompts
 from earec_core.artifacts import AdapterManifest, BaseRecord, CompositeManifest, PluginRecord, Stored, open_as
 from earec_core.catalog import Catalog
 from earec_core.errors import IntegrityError, PluginError, UsageError
@@ -114,7 +113,8 @@ def stored_model(
     for name in names:
         _check_plugin(stored, name)
     settings = {name: {**modalities[name].config, **(overrides or {}).get(name, {})} for name in names}
-    model = new_model(workspace, catalog, backbone, settings, stored.manifest.prompt)
+    manifest = stored.manifest
+    model = new_model(workspace, catalog, backbone, settings, manifest.prompt, chat=manifest.chat)
     for name, inputs in model.inputs.items():
         load_projector(inputs, stored.folder / modalities[name].projector)
     return model
@@ -135,9 +135,7 @@ def joined_model(
     """
     parts = [stored_model(workspace, catalog, backbone, stored, overrides=overrides) for stored in models]
     inputs = {name: inputs for part in parts for name, inputs in part.inputs.items()}
-    first = parts[0].prompts
-    prompts = ItemPrompts(first.items, inputs, first.config, backbone.tokenizer, catalog.name)
-    return AlignedModel(backbone, inputs, prompts)
+    return AlignedModel(backbone, inputs, parts[0].prompts.over(inputs))
 
 
 def load_projector(inputs: ModalityInputs, file: Path) -> None:

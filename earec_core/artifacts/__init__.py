@@ -3,6 +3,7 @@
 from earec_core.artifacts.adapter import AdapterManifest, TrainingRecord
 from earec_core.artifacts.base import (
     BaseRecord,
+    ChatRecord,
     DataRecord,
     Manifest,
     ModalityRecord,
@@ -21,6 +22,7 @@ from earec_core.artifacts.vectors import ItemVectors, VectorsManifest
 __all__ = [
     "AdapterManifest",
     "BaseRecord",
+    "ChatRecord",
     "CompositeManifest",
     "DataRecord",
     "EmbeddingsManifest",

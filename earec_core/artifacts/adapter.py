@@ -9,6 +9,7 @@ from pydantic import model_validator
 
 from earec_core.artifacts.base import (
     BaseRecord,
+    ChatRecord,
     DataRecord,
     Digest,
     Manifest,
@@ -38,7 +39,11 @@ class TrainingRecord(Record):
 
 
 class AdapterManifest(Manifest):
-    """An adapter's manifest; a guard compares `base`, `prompt`, `lora.seed` and the plugin's version."""
+    """An adapter's manifest; a guard compares `base`, `prompt`, `chat`, `lora.seed` and the plugin's version.
+
+    Attributes:
+        chat: the text around the user's message; None for one stored before it was.
+    """
 
     title: ClassVar[str] = "an adapter"
     remedy: ClassVar[str] = "Make one: earec align."
@@ -48,6 +53,7 @@ class AdapterManifest(Manifest):
     modalities: Mapping[ModalityName, ModalityRecord]
     base: BaseRecord
     prompt: PromptConfig
+    chat: ChatRecord | None = None
     lora: LoraSettings
     method: Literal["lora"] = "lora"
     training: TrainingRecord

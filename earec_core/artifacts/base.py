@@ -63,6 +63,13 @@ class BaseRecord(Record):
     tokenizer: Digest
 
 
+class ChatRecord(Record):
+    """The text before and after the user's message, as the chat template gave it on the day of the alignment."""
+
+    before: str
+    after: str
+
+
 class PluginRecord(Record):
     """The plugin that made something: distribution, version, and the contract's version that it was written for."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from earec_core.artifacts.base import BaseRecord, Manifest, ModalityName, ModalityRecord, Record
+from earec_core.artifacts.base import BaseRecord, ChatRecord, Manifest, ModalityName, ModalityRecord, Record
 from earec_core.config import PromptConfig
 
 
@@ -22,6 +22,7 @@ class CompositeManifest(Manifest):
 
     Attributes:
         parents: the adapters, in the order of `modalities`, then what those were made from.
+        chat: the adapters'.
         weights: lambda by modality, as it was used; `layer_weights` for single layers.
         overridden: mismatches of the adapters that the user allowed, by the flag's name.
         report: what the composition measured, see `earec_core.compose.ComposeReport`.
@@ -35,6 +36,7 @@ class CompositeManifest(Manifest):
     modalities: Mapping[ModalityName, ModalityRecord]
     base: BaseRecord
     prompt: PromptConfig
+    chat: ChatRecord | None = None
     weights: Mapping[str, float]
     layer_weights: Mapping[str, Mapping[str, float]] | None = None
     method: MethodRecord

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
-from earec_core.artifacts.base import BaseRecord, DataRecord, ModalityName, open_as
+from earec_core.artifacts.base import BaseRecord, ChatRecord, DataRecord, ModalityName, open_as
 from earec_core.artifacts.tables import IDS, TableManifest, TableShape, save_table
 from earec_core.catalog import Catalog
 from earec_core.config import PromptConfig
@@ -26,8 +26,8 @@ class VectorsManifest(TableManifest):
         parents: the model, then what its encoders read.
         method: how an item's vector was read off.
         modalities: each plugin's configuration; empty for vectors made of vectors.
-        base, prompt: of the LLM that made them; None for vectors made of vectors.
-        coverage: items that have each modality, and `none` of them.
+        base, prompt, chat: of the LLM that made them; None for vectors made of vectors.
+        coverage: items that have each modality, and `none` of them; those `too_long` for the LLM, if any.
     """
 
     title: ClassVar[str] = "a table of item vectors"
@@ -38,6 +38,7 @@ class VectorsManifest(TableManifest):
     modalities: Mapping[ModalityName, Mapping[str, Any]] = {}
     base: BaseRecord | None = None
     prompt: PromptConfig | None = None
+    chat: ChatRecord | None = None
     coverage: Mapping[str, int] = {}
 
     @classmethod

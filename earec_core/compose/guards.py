@@ -17,7 +17,7 @@ _SHARED = {
     "base": ("backbone weights", ("base.weights",)),
     "tokenizer": ("tokenizers", ("base.tokenizer",)),
     "anchor": ("anchors", ("prompt.anchor",)),
-    "template": ("templates", tuple(f"prompt.{key}" for key in _TEMPLATE)),
+    "template": ("templates", (*(f"prompt.{key}" for key in _TEMPLATE), "chat")),
     "seed": ("LoRA-A seeds", ("lora.seed",)),
 }
 MISMATCHES = (*_SHARED, "plugin")
@@ -73,7 +73,8 @@ def _differences(
     for flag, (noun, fields) in _SHARED.items():
         for field in fields:
             values = {m: attrgetter(field)(model.manifest) for m, model in models.items()}
-            if len({repr(value) for value in values.values()}) > 1:
+            # Adapters stored before there was a record of something are taken at their word.
+            if len({repr(value) for value in values.values() if value is not None}) > 1:
                 yield flag, noun, field, values
     installed = {entry.name: entry.version for entry in entry_points(MODALITY.group) if not entry.problem}
     plugins = {m: model.manifest.record.plugin for m, model in models.items()}

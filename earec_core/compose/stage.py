@@ -86,6 +86,7 @@ def _manifest(
         modalities={m: model.manifest.record for m, model in models.items()},
         base=first.base,
         prompt=first.prompt,
+        chat=next((model.manifest.chat for model in models.values() if model.manifest.chat), None),
         parents=(
             *(model.id for model in models.values()),
             *(parent for model in models.values() for parent in model.manifest.parents),

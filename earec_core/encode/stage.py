@@ -103,12 +103,7 @@ def encode(
     rows = range(len(catalog))
     with backbone.adapted(adapter_of(stored)) if stored else nullcontext():
         vectors = item_vectors(aligned, rows, config.encode, show=workspace.progress)
-    none = sum(not aligned.prompts.has(row) for row in rows)
-    if none:
-        modalities = ", ".join(aligned.inputs)
-        workspace.note(
-            f"{none} of {len(rows)} items have none of {modalities}; their vector is the bare prompt's."
-        )
+    coverage = _coverage(workspace, aligned, rows)
     stored_vectors = ItemVectors.save(
         workspace.registry,
         vectors,
@@ -119,8 +114,26 @@ def encode(
         modalities={m: inputs.resolved_config() for m, inputs in aligned.inputs.items()},
         base=backbone.info,
         prompt=aligned.prompts.config,
+        chat=aligned.prompts.chat,
         parents=parents,
-        coverage={m: len(inputs.rows) for m, inputs in aligned.inputs.items()} | {"none": none},
+        coverage=coverage,
     )
     run.finish({"id": stored_vectors.id}, step=len(rows))
     return stored_vectors
+
+
+def _coverage(workspace: Workspace, model: AlignedModel, rows: range) -> dict[str, int]:
+    """How many items have each modality, none of them, or too much to fit; the person is told of the last two."""
+    coverage = {modality: len(inputs.rows) for modality, inputs in model.inputs.items()}
+    coverage["none"] = sum(not model.prompts.has(row) for row in rows)
+    prompts = [model.prompts.prompt(row) for row in rows]
+    too_long, cut = sum(p.too_long for p in prompts), sum(p.cut > 0 for p in prompts)
+    said = {
+        f"have none of {', '.join(model.inputs)}; their vector is the bare prompt's": coverage["none"],
+        "do not fit; their vector is the bare prompt's": too_long,
+        "do not fit; they are shown by the start of their input": cut,
+    }
+    for sentence, count in said.items():
+        if count:
+            workspace.note(f"{count} of {len(rows)} items {sentence}.")
+    return coverage | ({"too_long": too_long} if too_long else {})

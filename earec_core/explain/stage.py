@@ -110,7 +110,8 @@ def explain(
     if "unaligned" in variants:
         settings = {name: inputs.modality.config.model_dump() for name, inputs in aligned.inputs.items()}
         prompt, seed = stored.manifest.prompt, config.run.seed
-        untrained = new_model(workspace, catalog, backbone, settings, prompt, seed=seed)
+        chat = aligned.prompts.chat
+        untrained = new_model(workspace, catalog, backbone, settings, prompt, seed=seed, chat=chat)
         texts += _generate(workspace, untrained, sources, "unaligned", anchors, config)
     with backbone.adapted(adapter_of(stored)):
         for variant in ("aligned", "shuffled"):
@@ -155,11 +156,20 @@ def _generate(
     for source in sources:
         workspace.note(f"Generating from {source}, {variant} ...")
         names = list(model.inputs) if source == ALL else [source]
-        rows = [row for row in anchors if model.prompts.has(row, names)]
+        room = config.explain.max_new_tokens
+        having = [row for row in anchors if model.prompts.has(row, names)]
+        built = {row: model.prompts.prompt(row, names, room) for row in having}
+        prompts = {row: prompt for row, prompt in built.items() if not prompt.too_long}
+        if len(prompts) < len(built):
+            workspace.note(f"{len(built) - len(prompts)} items left out, since they do not fit.")
+        cut = sum(prompt.cut > 0 for prompt in prompts.values())
+        if cut:
+            workspace.note(f"{cut} items do not fit; they are shown by the start of their input.")
+        rows = list(prompts)
         if not rows:
             continue
         answers = model.generate(
-            [model.prompts.prompt(row, names) for row in rows],
+            list(prompts.values()),
             config.explain.max_new_tokens,
             batch_size=config.explain.batch_size,
             source=_shuffled(model, rows, config.run.seed) if variant == "shuffled" else itself,
@@ -184,6 +194,7 @@ def _shuffled(model: AlignedModel, rows: Sequence[int], seed: int) -> Callable[[
     def source(slot: Slot) -> int:
         # Relations of the item tell of it too: they are read from elsewhere as well.
         having = present[slot.modality]
-        return swap[slot] if slot in swap else having[slot.item % len(having)]
+        own = Slot(slot.modality, slot.item)
+        return swap[own] if own in swap else having[slot.item % len(having)]
 
     return source

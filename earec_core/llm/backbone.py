@@ -25,6 +25,7 @@ from earec_core.artifacts import BaseRecord
 from earec_core.config import BackboneConfig
 from earec_core.errors import EarecError, UsageError
 from earec_core.llm import store
+from earec_core.llm.positions import model_positions
 from earec_core.llm.prompts import Prompt
 from earec_core.types import Slot
 from earec_core.workspace import Workspace
@@ -89,6 +90,7 @@ class Backbone:
         tokenizer: its tokenizer.
         word_embedding: its input embedding.
         d_llm: width of its hidden states.
+        positions: how many it can read, what it writes included; None: as many as there are.
         info: what identifies it.
         adapter: the one that is on it now.
     """
@@ -97,6 +99,7 @@ class Backbone:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.info = info
+        self.positions = model_positions(model.config)
         self.dtype = dtype
         self.word_embedding: nn.Embedding = model.get_input_embeddings()
         self.d_llm = self.word_embedding.embedding_dim

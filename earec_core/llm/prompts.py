@@ -7,18 +7,21 @@ piece of text is tokenized on its own, so where the response starts is known, no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from earec_core.artifacts import ChatRecord
 from earec_core.config import PromptConfig
 from earec_core.errors import UsageError
+from earec_core.llm.chat import chat_text
+from earec_core.llm.tokens import Ids, Span, SpanTokenizer
 from earec_core.types import Item, Slot
 
-Ids = tuple[int, ...]
 Piece = Ids | Slot
 
-_USER = "\x02earec-user\x03"
+_DOMAIN = "{domain}"
+_DOTS = ". …"
 _MARKS = re.compile(r"(\{item\}|\{related\})")
 
 
@@ -30,11 +33,15 @@ class Prompt:
         item: the item's row.
         pieces: token ids and slots in reading order; the first piece is the text that all prompts share.
         dropped: relation slots that did not fit.
+        cut: positions that the item's own slots lost at their ends to fit.
+        too_long: whether the item's slots were left out, since it did not fit with them.
     """
 
     item: int
     pieces: tuple[Piece, ...]
     dropped: int = 0
+    cut: int = 0
+    too_long: bool = False
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -45,21 +52,39 @@ class Prompt:
         return sum(positions(p) if isinstance(p, Slot) else len(p) for p in self.pieces)
 
 
+class TooLongError(UsageError):
+    """One item's prompt and response do not fit, whatever is dropped and shortened."""
+
+
 class PromptBuilder:
     """Builds prompts and responses for one backbone and one template.
+
+    Attributes:
+        config: the template.
+        chat: the text around the user's message.
 
     Args:
         config: the template.
         tokenizer: the backbone's tokenizer.
         domain: what `{domain}` becomes where the template names none.
+        chat: the text around the user's message; default: what the tokenizer's chat template gives.
+        limit: positions that the LLM can read; None: as many as there are.
 
     Raises:
-        UsageError: a template without its slot, or a backbone without a chat template.
+        UsageError: a template without its slot, or a backbone without a chat template that works.
     """
 
-    def __init__(self, config: PromptConfig, tokenizer: Any, domain: str) -> None:
+    def __init__(
+        self,
+        config: PromptConfig,
+        tokenizer: Any,
+        domain: str,
+        *,
+        chat: ChatRecord | None = None,
+        limit: int | None = None,
+    ) -> None:
         self.config = config
-        self._tokenizer = tokenizer
+        self._limit = limit
         for name, mark in (("item", "{item}"), ("relations", "{related}")):
             template = getattr(config, name)
             if template.count(mark) != 1:
@@ -68,8 +93,9 @@ class PromptBuilder:
                     f"Put {mark} where the item goes.",
                 )
         self._domain = config.domain or domain
-        self._before, self._after = _chat_format(config, tokenizer)
-        self._encoded: dict[str, Ids] = {}
+        message = f"{config.item} {config.relations} {config.request}".replace(_DOMAIN, self._domain)
+        self.chat = chat or chat_text(config, tokenizer, message)
+        self._tokens = SpanTokenizer(tokenizer)
         if tokenizer.eos_token_id is None:
             raise UsageError(
                 "The backbone's tokenizer has no end-of-sequence token.", "Set one in its directory."
@@ -83,19 +109,24 @@ class PromptBuilder:
         positions: Callable[[Slot], int],
         *,
         reserve: int = 0,
+        room: int = 0,
         relation_modalities: Callable[[int], Sequence[str]] | None = None,
+        shortens: Callable[[str], bool] = lambda _: False,
     ) -> Prompt:
-        """The prompt of one item.
+        """The prompt of one item; to fit, it loses relations, then the ends of the slots that may be shortened.
 
         Args:
             item: the item.
             modalities: the modalities that the item of a row has, in slot order.
-            positions: how many positions a slot takes.
+            positions: how many positions a slot takes, its `keep` aside.
             reserve: positions to keep free for the response.
+            room: positions that the LLM must have left to write in; they do not count for `prompt.max_tokens`.
             relation_modalities: the modalities by which a related item is shown; default: `modalities`.
+            shortens: whether a modality's slot may be shortened from its end.
 
         Raises:
-            UsageError: even without relations the prompt is longer than `prompt.max_tokens`.
+            TooLongError: the item does not fit even so.
+            UsageError: nor does the text of the template alone.
         """
         shown = relation_modalities or modalities
         related = [row for row in item.relations if shown(row)][: self.config.max_relations]
@@ -104,51 +135,101 @@ class PromptBuilder:
         while True:
             groups = [[Slot(name, row) for name in shown(row)] for row in related]
             prompt = Prompt(item.index, self._pieces(own, groups), dropped=wanted - len(related))
-            length = prompt.length(positions) + reserve
-            if length <= self.config.max_tokens:
+            excess = self._excess(prompt.length(positions), reserve, room)
+            if excess <= 0:
                 return prompt
             if not related:
-                raise UsageError(
-                    f"Item {item.id!r} needs {length} positions, more than prompt.max_tokens "
-                    f"({self.config.max_tokens}).",
-                    "Raise prompt.max_tokens or shorten the template or the modality's slot.",
-                )
+                break
             related.pop()
+        shorter = _shortened(own, excess, positions, shortens)
+        if shorter is None:
+            raise self._refusal(item, prompt.length(positions), reserve, room)
+        return replace(prompt, pieces=self._pieces(shorter, []), cut=excess)
+
+    def _excess(self, length: int, reserve: int, room: int) -> int:
+        """Positions too many, of those that the settings or the LLM allow."""
+        excess = length + reserve - self.config.max_tokens
+        return excess if self._limit is None else max(excess, length + max(reserve, room) - self._limit)
+
+    def _refusal(self, item: Item, length: int, reserve: int, room: int) -> UsageError:
+        """What to raise for an item that does not fit."""
+        text = Prompt(item.index, self._pieces([], [])).length(lambda _: 0)
+        if self._excess(text, 0, room) > 0:
+            return UsageError(
+                f"The prompt's text alone takes {text} positions, and {room} are to be written: more than "
+                f"prompt.max_tokens ({self.config.max_tokens}) or the model ({self._limit}) allows.",
+                "Shorten the template, or raise prompt.max_tokens as far as the model allows.",
+            )
+        if length + reserve > self.config.max_tokens:
+            most = f"prompt.max_tokens ({self.config.max_tokens})"
+        else:
+            most = f"the {self._limit} that the model reads"
+        return TooLongError(
+            f"Item {item.id!r} needs {length + max(reserve, room)} positions, more than {most}.",
+            "Raise prompt.max_tokens as far as the model allows, shorten the template or the modality's slot, or "
+            "leave such items out: --set prompt.too_long=leave-out.",
+        )
 
     def anchor(self, item: Item) -> str | None:
-        """The item's anchor: the configured fields joined by '. '; None when the first is missing."""
+        """The item's anchor: the configured fields joined by '. '; None when the first is missing.
+
+        A field of dots alone, or of nothing that the tokenizer knows, is missing too.
+        """
         values = [
             _text(item.title if name == "title" else item.fields.get(name)) for name in self.config.anchor
         ]
-        return ". ".join(v.rstrip(".") for v in values if v) if values[0] else None
+        values = [value.rstrip(".") if value.strip(_DOTS) else "" for value in values]
+        if not values[0] or not self._tokens((values[0], True)):
+            return None
+        return ". ".join(filter(None, values))
 
     def response(self, anchor: str) -> Ids:
-        """Token ids of an anchor and the end of the sequence; never cut."""
-        return (*self._encode(anchor), self.eos)
+        """Token ids of an anchor, which is plain text, and the end of the sequence; never cut."""
+        return (*self._tokens((anchor, True)), self.eos)
 
     def _pieces(self, own: list[Slot], related: list[list[Slot]]) -> tuple[Piece, ...]:
         text = self.config.item
         if related:
             text = f"{text} {self.config.relations}"
-        text = f"{text} {self.config.request}".replace("{domain}", self._domain)
         groups = {"{item}": [own], "{related}": related}
-        pieces: list[str | Slot] = []
-        for part in _MARKS.split(self._before + text + self._after):
-            pieces += _joined(groups[part]) if part in groups else [part]
-        return tuple(p if isinstance(p, Slot) else self._encode(p) for p in pieces if p)
+        parts = _MARKS.split(f"{text} {self.config.request}")
+        texts = [self._spans(part) for part in parts[::2]]
+        texts[0].insert(0, (self.chat.before, False))
+        texts[-1].append((self.chat.after, False))
+        pieces: list[list[Span] | Slot] = [texts[0]]
+        for mark, spans in zip(parts[1::2], texts[1:], strict=True):
+            pieces += [*_joined(groups[mark]), spans]
+        filled = [piece for piece in pieces if isinstance(piece, Slot) or any(text for text, _ in piece)]
+        return tuple(piece if isinstance(piece, Slot) else self._tokens(*piece) for piece in filled)
 
-    def _encode(self, text: str) -> Ids:
-        if text not in self._encoded:
-            self._encoded[text] = tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-        return self._encoded[text]
+    def _spans(self, text: str) -> list[Span]:
+        """A text of the template with the domain, which is plain text, in its places."""
+        spans: list[Span] = []
+        for part in text.split(_DOMAIN):
+            spans += [(self._domain, True), (part, False)]
+        return spans[1:]
 
 
-def _joined(items: list[list[Slot]]) -> list[str | Slot]:
+def _shortened(
+    own: list[Slot], excess: int, positions: Callable[[Slot], int], shortens: Callable[[str], bool]
+) -> list[Slot] | None:
+    """The slots with `excess` positions fewer, longest first, each keeping one; None where that is too much."""
+    keep = {slot: positions(slot) for slot in own if shortens(slot.modality)}
+    for slot in sorted(keep, key=lambda slot: -keep[slot]):
+        taken = min(excess, keep[slot] - 1)
+        keep[slot] -= taken
+        excess -= taken
+    if excess > 0:
+        return None
+    return [replace(slot, keep=keep[slot]) if slot in keep else slot for slot in own]
+
+
+def _joined(items: list[list[Slot]]) -> list[list[Span] | Slot]:
     """The slots of each item, a comma between items."""
-    pieces: list[str | Slot] = []
+    pieces: list[list[Span] | Slot] = []
     for slots in items:
         for i, slot in enumerate(slots):
-            pieces += [" " if i else ", ", slot]
+            pieces += [[(" " if i else ", ", False)], slot]
     return pieces[1:]
 
 
@@ -156,26 +237,3 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         value = ", ".join(map(str, value))
     return " ".join(str(value).split()) if value is not None else ""
-
-
-def _chat_format(config: PromptConfig, tokenizer: Any) -> tuple[str, str]:
-    """The text before and after the user's message, up to where the response starts."""
-    if config.chat == "v1":
-        bos = tokenizer.bos_token if _adds_bos(tokenizer) else ""
-        system = f"{config.system} " if config.system else ""
-        return f"{bos}{system}USER: ", " ASSISTANT:"
-    if not getattr(tokenizer, "chat_template", None):
-        raise UsageError(
-            "The backbone has no chat template.", "Choose the paper's with --set prompt.chat=v1."
-        )
-    messages: list[Mapping[str, str]] = [{"role": "user", "content": _USER}]
-    if config.system:
-        messages.insert(0, {"role": "system", "content": config.system})
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    before, _, after = text.partition(_USER)
-    return before, after
-
-
-def _adds_bos(tokenizer: Any) -> bool:
-    ids = tokenizer("a")["input_ids"]
-    return tokenizer.bos_token_id is not None and bool(ids) and ids[0] == tokenizer.bos_token_id

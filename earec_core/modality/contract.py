@@ -145,6 +145,11 @@ class Modality(ABC, Generic[Config]):
         """Whether encoder outputs are kept on disk; False where encoding is as cheap as reading a cache (text)."""
         return True
 
+    @property
+    def may_shorten(self) -> bool:
+        """Whether an item's slot still says something when positions are cut off its end (text does)."""
+        return False
+
     def adapter_config(self, settings: LoraSettings) -> LoraSettings:
         """The LoRA that this modality is aligned with.
 

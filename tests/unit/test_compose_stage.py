@@ -70,7 +70,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
 def add(registry: Registry, tiny_llm: Path, tmp_path: Path) -> Callable[..., Path]:
     """Register an adapter as `earec align` does, without training it; returns its factors' folder."""
 
-    def add(modality: str, seed: int, **plugin: str) -> Path:
+    def add(modality: str, seed: int, chat: dict[str, str] | None = None, **plugin: str) -> Path:
         folder = write_factors(tmp_path / f"factors-{modality}-{seed}", seed)
         save_file({"weight": np.ones(3, np.float32)}, folder / "projector.safetensors")
         version = VERSIONS.get(modality, "0.1.0")
@@ -92,6 +92,7 @@ def add(registry: Registry, tiny_llm: Path, tmp_path: Path) -> Callable[..., Pat
             },
             "base": info("tiny", tiny_llm).model_dump(),
             "prompt": PromptConfig().model_dump(mode="json"),
+            **({"chat": chat} if chat else {}),
             "lora": {"r": 2, "alpha": 4, "dropout": 0.0, "seed": 0},
             "parents": [],
             "method": "lora",
@@ -186,6 +187,24 @@ def test_plugins_of_other_majors_are_refused(
     assert all(value in str(caught.value) for value in values.values())
     manifest = composed(registry, HALF, allow=frozenset({"plugin"}))[1]
     assert manifest["overridden"] == {"plugin": {where: values}}
+
+
+def test_chat_texts_that_differ_are_refused_where_both_are_known(
+    registry: Registry, add: Callable[..., Path]
+) -> None:
+    monday, tuesday = (
+        {"before": "Monday. USER: ", "after": " A:"},
+        {"before": "Tuesday. USER: ", "after": " A:"},
+    )
+    add("text", 1, chat=monday)
+    add("vision", 2)
+    assert composed(registry, HALF)[1]["chat"] == monday
+    add("vision", 3, chat=tuesday)
+    with pytest.raises(UsageError, match="--allow-mismatch template") as caught:
+        composed(registry, HALF)
+    assert "Tuesday" in str(caught.value)
+    manifest = composed(registry, HALF, allow=frozenset({"template"}))[1]
+    assert manifest["overridden"] == {"template": {"chat": {"text": monday, "vision": tuesday}}}
 
 
 def test_plugins_of_one_major_or_not_installed_compose(registry: Registry, add: Callable[..., Path]) -> None:

@@ -19,6 +19,7 @@ from earec_core.aligned.prompts import ItemPrompts, Sample
 from earec_core.config import AlignConfig, BackboneConfig, LoraSettings, PromptConfig
 from earec_core.llm.backbone import Backbone
 from earec_core.llm.lora import TrainableLora
+from earec_core.llm.prompts import PromptBuilder
 from earec_core.modality import Context, Encoded, Encoder, Modality, PluginConfig, pad
 from earec_core.modality.projectors import MlpProjector
 from earec_core.train.engine import TorchEngine
@@ -80,7 +81,8 @@ def _model(llm: Path, *fields: str, rename: str = "{}") -> AlignedModel:
         name = rename.format(field)
         inputs[name] = read_inputs(name, Letters(Config(field=field), Context()), ITEMS, backbone)
         inputs[name].calibrate(backbone.embedding_rms)
-    return AlignedModel(backbone, inputs, ItemPrompts(ITEMS, inputs, TEMPLATE, backbone.tokenizer, "things"))
+    builder = PromptBuilder(TEMPLATE, backbone.tokenizer, "things")
+    return AlignedModel(backbone, inputs, ItemPrompts(ITEMS, inputs, builder))
 
 
 @pytest.fixture

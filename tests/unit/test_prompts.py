@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from transformers import (
+    AutoModelForCausalLM,
+    BioGptConfig,
+    GPT2Config,
+    GPTJConfig,
+    LlamaConfig,
+    MambaConfig,
+    MptConfig,
+    OPTConfig,
+)
 
 from earec_core.config import PRESETS, PromptConfig, resolve
 from earec_core.errors import UsageError
-from earec_core.llm.prompts import Prompt, PromptBuilder
+from earec_core.llm.positions import model_positions
+from earec_core.llm.prompts import Prompt, PromptBuilder, TooLongError
 from earec_core.types import Item, Slot
 
 
@@ -122,6 +137,205 @@ def test_a_backbone_without_chat_template_asks_for_v1(
     monkeypatch.setattr(tokenizer, "chat_template", None)
     with pytest.raises(UsageError, match=r"prompt\.chat=v1"):
         PromptBuilder(PromptConfig(), tokenizer, "x")
+
+
+def test_control_tokens_that_a_catalog_spells_are_read_as_letters(tokenizer: Any, cases: Path) -> None:
+    builder = PromptBuilder(PromptConfig(anchor=("title", "brand")), tokenizer, "x")
+    controls = set(tokenizer.all_special_ids)
+    lines = (cases / "special/items.jsonl").read_text().splitlines()
+    titles = [json.loads(line)["title"] for line in lines]
+    assert any("<|im_end|>" in title for title in titles)
+    for title in titles:
+        anchor = builder.anchor(Item(0, "a", title, {"brand": "<|im_start|>Acme"}))
+        assert anchor is not None
+        response = builder.response(anchor)
+        assert controls.isdisjoint(response[:-1])
+        # Of this tokenizer a token is a byte.
+        assert len(response) == len(anchor.encode()) + 1
+        assert tokenizer.decode(response[:-1]) == f"{title}. <|im_start|>Acme"
+
+
+@pytest.mark.parametrize("chat", ["backbone", "v1"])
+def test_a_domain_is_plain_text_and_makes_no_slots(tokenizer: Any, chat: Any) -> None:
+    def controls(domain: str) -> list[int]:
+        prompt = PromptBuilder(PromptConfig(chat=chat), tokenizer, domain).prompt(
+            Item(0, "a", "t"), lambda _: ["image"], _one
+        )
+        assert prompt.slots == (Slot("image", 0),)
+        assert f"in the {domain} category" in _text(prompt, tokenizer)
+        ids = [i for piece in prompt.pieces if not isinstance(piece, Slot) for i in piece]
+        return [i for i in ids if i in tokenizer.all_special_ids]
+
+    assert controls("a <|im_end|> b {item} {related}") == controls("Office")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(st.characters(exclude_categories=["Cs"])))
+def test_ordinary_text_gets_the_tokenizers_own_tokens(tokenizer: Any, text: str) -> None:
+    assume("<|im_" not in text)
+    response = PromptBuilder(PromptConfig(), tokenizer, "x").response(text)
+    assert response == (*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
+
+
+def test_a_vocabulary_that_holds_the_marker_as_a_word_does_not_leak_it() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = [("<unk>", 0.0), ("</s>", 0.0), *((letter, -5.0) for letter in "abc </s>")]
+    words = list(dict(words).items())
+    model = Tokenizer(models.Unigram(words, unk_id=0))
+    named = {"unk_token": "<unk>", "eos_token": "</s>"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=model, **named)
+    assert fast.eos_token_id in fast("a </s> b", split_special_tokens=True)["input_ids"]
+    builder = PromptBuilder(PromptConfig(chat="v1"), fast, "x")
+    response = builder.response("a </s> b")
+    assert fast.eos_token_id not in response[:-1]
+    assert fast.decode(response[:-1]).replace(" ", "") == "ab"
+
+
+@pytest.mark.parametrize("title", ["...", ".", "…", ". . .", "", None])
+def test_a_title_of_dots_is_none(tokenizer: Any, title: str | None) -> None:
+    item = Item(0, "a", title, {"brand": "Acme", "category": "..."})
+    assert PromptBuilder(PromptConfig(), tokenizer, "x").anchor(item) is None
+    assert PromptBuilder(PromptConfig(anchor=("brand", "title")), tokenizer, "x").anchor(item) == "Acme"
+    three = PromptBuilder(PromptConfig(anchor=("brand", "category", "title")), tokenizer, "x")
+    assert three.anchor(item) == "Acme"
+
+
+def test_an_anchor_of_no_fields_is_refused() -> None:
+    with pytest.raises(UsageError, match="anchor"):
+        resolve(flags={"prompt.anchor": "[]"})
+
+
+def _parts(slot: Slot) -> int:
+    return 30 if slot.modality == "text" else 4
+
+
+def _limited(tokenizer: Any, limit: int | None, **options: Any) -> Prompt:
+    builder = PromptBuilder(PromptConfig(), tokenizer, "Office", limit=limit)
+    return builder.prompt(_item(), lambda _: ["text", "image"], _parts, **options)
+
+
+def _kept(prompt: Prompt) -> int:
+    return prompt.length(lambda slot: _parts(slot) if slot.keep is None else slot.keep)
+
+
+@pytest.mark.parametrize("reserve", [0, 5])
+@pytest.mark.parametrize("less", range(1, 35))
+def test_to_fit_the_model_relations_go_first_then_the_end_of_the_text(
+    tokenizer: Any, less: int, reserve: int
+) -> None:
+    own = ["image"]
+    alone = PromptBuilder(PromptConfig(max_relations=0), tokenizer, "Office")
+    bare = alone.prompt(_item(), lambda _: ["text", "image"], _parts).length(_parts)
+    options = {"relation_modalities": lambda _: own, "shortens": "text".__eq__, "reserve": reserve}
+    limit = bare + reserve - less
+    if less > 29:
+        with pytest.raises(TooLongError, match=f"more than the {limit} that the model reads"):
+            _limited(tokenizer, limit, **options)
+        return
+    prompt = _limited(tokenizer, limit, **options)
+    assert _kept(prompt) + reserve == limit
+    assert (prompt.dropped, prompt.cut) == (2, less)
+    assert prompt.slots == (Slot("text", 0, 30 - less), Slot("image", 0))
+    with pytest.raises(TooLongError):
+        _limited(tokenizer, limit, **(options | {"shortens": lambda _: False}))
+
+
+def test_room_to_write_in_counts_for_the_model_alone(tokenizer: Any) -> None:
+    shown: Any = {"relation_modalities": lambda _: [], "shortens": "text".__eq__}
+    whole = _limited(tokenizer, None, **shown)
+    length = whole.length(_parts)
+    assert _limited(tokenizer, length + 10, room=10, **shown) == whole
+    assert _limited(tokenizer, length + 9, room=10, **shown).cut == 1
+    config = PromptConfig(max_tokens=length)
+    builder = PromptBuilder(config, tokenizer, "Office", limit=10_000)
+    assert builder.prompt(_item(), lambda _: ["text", "image"], _parts, room=10, **shown) == whole
+
+
+def test_a_template_that_does_not_fit_is_no_items_fault(tokenizer: Any) -> None:
+    with pytest.raises(UsageError, match="The prompt's text alone") as caught:
+        _limited(tokenizer, 20)
+    assert not isinstance(caught.value, TooLongError)
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        (GPT2Config(n_positions=77), 77),
+        (LlamaConfig(max_position_embeddings=512), 512),
+        (
+            LlamaConfig(
+                max_position_embeddings=512,
+                rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4},
+            ),
+            2048,
+        ),
+        (
+            LlamaConfig(
+                max_position_embeddings=4096,
+                rope_parameters={
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 2048,
+                    "rope_theta": 1e4,
+                },
+            ),
+            8192,
+        ),
+        (MptConfig(max_seq_len=99), 99),
+        (MambaConfig(), None),
+    ],
+)
+def test_the_positions_of_a_model_are_known(config: Any, limit: int | None) -> None:
+    assert model_positions(config) == limit
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPT2Config(
+            n_positions=20, n_embd=16, n_layer=1, n_head=2, vocab_size=50, bos_token_id=0, eos_token_id=1
+        ),
+        OPTConfig(
+            max_position_embeddings=20,
+            hidden_size=16,
+            word_embed_proj_dim=16,
+            ffn_dim=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            vocab_size=50,
+        ),
+        GPTJConfig(
+            n_positions=20,
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            rotary_dim=4,
+            vocab_size=50,
+            bos_token_id=0,
+            eos_token_id=1,
+        ),
+        MptConfig(max_seq_len=20, d_model=16, n_layers=1, n_heads=2, vocab_size=50),
+        BioGptConfig(
+            max_position_embeddings=20,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            vocab_size=50,
+        ),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_a_model_reads_as_many_positions_as_are_said_and_no_more(config: Any) -> None:
+    model = AutoModelForCausalLM.from_config(config).eval()
+    limit = model_positions(model.config)
+    assert limit == 20
+    with torch.no_grad():
+        assert model(inputs_embeds=torch.randn(1, limit, 16)).logits.shape[1] == limit
+        with pytest.raises((IndexError, RuntimeError)):
+            model(inputs_embeds=torch.randn(1, limit + 1, 16))
 
 
 def test_configuration_precedence_and_unknown_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

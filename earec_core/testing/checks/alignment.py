@@ -12,6 +12,7 @@ from earec_core.aligned.features import read_inputs
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import ItemPrompts
 from earec_core.llm.lora import TrainableLora
+from earec_core.llm.prompts import PromptBuilder
 from earec_core.testing import compare
 from earec_core.testing.clauses import clause, seeded
 from earec_core.testing.kit import Kit
@@ -28,7 +29,7 @@ class Aligning:
             inputs.calibrate(backbone.embedding_rms)
         settings = ready.run_config
         by_name = {ready.name: inputs}
-        prompts = ItemPrompts(items, by_name, settings.prompt, backbone.tokenizer, "examples")
+        prompts = ItemPrompts(items, by_name, PromptBuilder(settings.prompt, backbone.tokenizer, "examples"))
         with clause("Every example must make a training sample") as require:
             built = samples.build(prompts, ready.name, range(len(items))).samples
             require(len(built) == len(items), "some do not")

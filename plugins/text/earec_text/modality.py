@@ -61,7 +61,10 @@ class WordEncoder(Encoder):
         super().__init__()
         self.d_enc = llm.d_llm
         self.max_tokens = max_tokens
-        self._tokenizer = llm.tokenizer
+        self._tokenizer = tokenizer = llm.tokenizer
+        # Unknown letters are no control token, unless the end of a text is written alike (GPT-2).
+        unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id}
+        self._controls = set(tokenizer.all_special_ids) - unknown
         # In a tuple, so that torch does not register the LLM's embedding as a part of this module.
         self._embedding = (llm.word_embedding,)
 
@@ -72,7 +75,8 @@ class WordEncoder(Encoder):
         tokens = self._tokenizer(
             list(batch), add_special_tokens=False, split_special_tokens=True, verbose=False
         )["input_ids"]
-        rows = [row[: self.max_tokens] for row in tokens]
+        # Some vocabularies hold its spelling as a word too; that word is left out.
+        rows = [[i for i in row if i not in self._controls][: self.max_tokens] for row in tokens]
         ids = torch.tensor([i for row in rows for i in row], dtype=torch.long, device=embedding.weight.device)
         return pad(embedding(ids).split([len(row) for row in rows]))
 
@@ -83,6 +87,10 @@ class TextModality(Modality[TextConfig]):
     @property
     def cache_features(self) -> bool:
         return False
+
+    @property
+    def may_shorten(self) -> bool:
+        return True
 
     def read(self, item: Item) -> str | None:
         if self.config.template is not None:

@@ -154,6 +154,20 @@ def test_chat_markers_in_a_description_stay_characters(llm: Any) -> None:
     assert not (h[0][:, None] == markers[None]).all(-1).any()
 
 
+def test_a_marker_that_is_a_word_of_the_vocabulary_is_left_out(llm: Any) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = [("<unk>", 0.0), ("</s>", 0.0), *((letter, -5.0) for letter in "abc ")]
+    named = {"unk_token": "<unk>", "eos_token": "</s>"}
+    unigram = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram(words, unk_id=0)), **named)
+    assert unigram.eos_token_id in unigram("a</s>b", split_special_tokens=True)["input_ids"]
+    other = SimpleNamespace(tokenizer=unigram, word_embedding=llm.word_embedding, d_llm=32)
+    h, _ = make().build_encoder(other)(["a</s>b"])
+    expected = llm.word_embedding(torch.tensor(unigram.convert_tokens_to_ids(["a", "b"])))
+    assert torch.equal(h[0], expected)
+
+
 def test_no_token_at_all_is_an_empty_row(llm: Any) -> None:
     assert make().build_encoder(llm)(["", ""]).h.shape == (2, 0, 32)
 
