@@ -118,7 +118,7 @@ def verify(ref: str | None, registry: Path, as_json: bool) -> None:
         raise DamagedError(
             f"{len(report.problems)} of what the registry {registry} holds is damaged or missing "
             f"({report.checked} manifests and blobs checked).",
-            "Make or add the models that use it again: that mends it.",
+            "Make or add the models that use it again: that mends it (a log: what is said of it).",
         )
     out.note(f"{report.checked} manifests and blobs checked; all are whole.")
 

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from earec_core.config import LoraSettings
-from earec_core.errors import IntegrityError, UsageError
+from earec_core.errors import IntegrityError, UsageError, one_line
 from earec_core.llm.backbone import Adapter, Backbone
 from earec_core.llm.peft_adapter import WEIGHTS, LoraAdapter, layer_of
 
@@ -101,8 +102,14 @@ class TrainableLora(Adapter):
 
         Raises:
             UsageError: they are of other modules or another rank.
+            IntegrityError: the file cannot be read.
         """
-        factors = load_file(file)
+        try:
+            factors = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise IntegrityError(
+                f"The adapter {file} cannot be read ({one_line(error)}).", "Align that adapter again."
+            ) from error
         if set(factors) != set(self.parameters):
             raise UsageError(
                 f"The adapter {file} adapts other modules than this run's.",

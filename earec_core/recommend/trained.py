@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from earec_core.config import RecommenderConfig
-from earec_core.errors import UsageError
+from earec_core.errors import UsageError, one_line
 from earec_core.recommend.index import build_index, write_index
 from earec_core.recommend.models import get_recommender
 from earec_core.recommend.models.base import Recommender
 
 TENSORS, SETTINGS, INDEX = "model.safetensors", "config.json", "index.faiss"
+_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
+"""What the parts raise at settings and tensors that are not what they should be."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,14 @@ class TrainedRecommender:
         Raises:
             UsageError: it was made by a version whose settings or layers were others, or its model is not there.
         """
-        settings = json.loads((folder / SETTINGS).read_text())
-        # Before there were others, every stored one was the transformer over a stored table, as SASRec is.
-        kind = get_recommender(settings.pop("model", "sasrec"))
         try:
+            settings = json.loads((folder / SETTINGS).read_text())
+            # Before there were others, every stored one was the transformer over a stored table, as SASRec is.
+            kind = get_recommender(settings.pop("model", "sasrec"))
             model = kind.load(RecommenderConfig(**settings), load_file(folder / TENSORS))
-        except (ValidationError, RuntimeError, KeyError) as error:
+        except _UNREADABLE as error:
             raise UsageError(
-                f"The recommender in {folder} was made by another version of earec.",
+                f"The recommender in {folder} was made by another version of earec ({one_line(error)}).",
                 "Train it again: earec recommend train.",
             ) from error
         return cls(kind.name, model.eval())

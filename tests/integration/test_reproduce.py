@@ -173,6 +173,34 @@ def test_what_is_made_is_not_made_again(
     assert len(trained) == 2 * len(ROWS)
 
 
+def test_what_is_damaged_is_made_again_and_whole_then(
+    report: dict[str, Any], in_home: Pipeline, stored: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = {entry["row"]["name"]: entry["ids"] for entry in report["results"]}["delta-50-50"]
+    blobs = {}
+    for identity, file in [
+        (ids["composite"], "adapter_model.safetensors"),
+        (ids["vectors"], "vectors.safetensors"),
+        (ids["recommenders"][0], "test_ranks.safetensors"),
+    ]:
+        stored.materialize(identity)
+        blob = stored.root / "blobs/sha256" / stored.manifest(identity).files[file].sha256
+        blobs[blob] = blob.read_bytes()
+        blob.chmod(0o644)
+        if file == "vectors.safetensors":
+            blob.unlink()
+        else:
+            blob.write_bytes(blobs[blob][:-1] + bytes([blobs[blob][-1] ^ 1]))
+    capsys.readouterr()
+    assert _measure(in_home) == 0
+    again = capsys.readouterr()
+    assert again.err.count("delta-50-50/composite is made again") == 1
+    assert again.err.count("delta-50-50/vectors is made again") == 1
+    assert json.loads(again.out)["results"] == report["results"]
+    assert {blob: blob.read_bytes() for blob in blobs} == blobs
+    assert stored.verify().ok
+
+
 def test_one_llm_serves_every_row(
     in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, out_json: OutJson
 ) -> None:
