@@ -155,7 +155,7 @@ def test_a_vector_that_is_not_finite_ends_the_encoding_and_its_item_is_named(
 ) -> None:
     with _model(in_home, "composite", names=["behavior"]) as model:
         having = next(row for row in range(20) if model.prompts.has(row))
-        next(model.projectors["behavior"].parameters()).data.fill_(value)
+        next(model.inputs["behavior"].projector.parameters()).data.fill_(value)
         name = re.escape(model.prompts.items[having].id)
         with pytest.raises(EarecError, match=f"The vector of item '{name}' holds NaN or infinity"):
             item_vectors(model, [having])
