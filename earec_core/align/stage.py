@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from earec_core.align import samples
+from earec_core.align.samples import Samples
 from earec_core.align.train import Point, Progress, Trainer
 from earec_core.aligned.build import model_run, new_model
 from earec_core.aligned.features import ModalityInputs
@@ -206,7 +207,7 @@ class _Job:
         counts |= {reason: number for reason, number in unfit.items() if number}
         return chosen, valid.samples, counts
 
-    def _note_unfit(self, train: samples.Samples, valid: samples.Samples) -> None:
+    def _note_unfit(self, train: Samples, valid: Samples) -> None:
         notes = {
             "relation slots dropped": train.dropped_relations,
             f"items show the start of their {self.modality} alone": train.shortened + valid.shortened,
