@@ -23,9 +23,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from earec_core.artifacts import BaseRecord
 from earec_core.config import BackboneConfig
-from earec_core.errors import EarecError, UsageError
-from earec_core.llm import store
+from earec_core.errors import EarecError
+from earec_core.llm import loading, store
 from earec_core.llm.prompts import Prompt
+from earec_core.modality.weights import check_finite
 from earec_core.types import Slot
 from earec_core.workspace import Workspace
 
@@ -111,31 +112,24 @@ class Backbone:
             workspace: where named defaults are kept and digests remembered; a directory needs none.
 
         Raises:
-            UsageError: it is not there, or is no causal LM.
+            UsageError: it is not there, is no causal LM, or is not whole: tensors are missing, or no numbers.
             EarecError: it cannot be had from where it would come.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         path = store.folder(config.model, workspace)
         fastest = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(fastest if config.device == "auto" else config.device)
         dtype = auto_dtype(device)[0] if config.dtype == "auto" else getattr(torch, config.dtype)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                str(path), dtype=dtype if device.type != "cpu" else torch.float32, trust_remote_code=False
-            )
-        except (ValueError, OSError, KeyError) as error:
-            first = str(error).strip().partition("\n")[0]
-            raise UsageError(
-                f"{path} does not load as a causal language model: {first}",
-                "Give a directory or hub id that transformers' AutoModelForCausalLM loads.",
-            ) from error
-        model.to(device)  # type: ignore[arg-type]
-        return cls(model, tokenizer, store.info(config.model, path, workspace), dtype)
+        loaded = loading.load(path, dtype if device.type != "cpu" else torch.float32)
+        model = loaded.model.to(device)
+        check_finite(
+            model,
+            f"The backbone {path}",
+            "Get the checkpoint again; if it is whole, --set backbone.dtype=float32 holds larger numbers.",
+        )
+        if loaded.left and workspace is not None:
+            workspace.note(f"Of {path} these parts are left alone: {', '.join(loaded.left)}.")
+        info = store.info(config.model, path, workspace)
+        return cls(model, loaded.tokenizer, info, dtype)
 
     @property
     def embedding_rms(self) -> float:
