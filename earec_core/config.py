@@ -65,7 +65,7 @@ class PromptConfig(Section):
 
 
 class LoraSettings(Section):
-    """The adapter: plain LoRA on all linear layers of the LLM's blocks."""
+    """The adapter: plain LoRA on the linear layers of the LLM's blocks."""
 
     r: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)

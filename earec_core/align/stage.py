@@ -211,6 +211,10 @@ class _Job:
                 adapter.load(self.parent.folder / WEIGHTS)
                 load_projector(self.inputs, self.parent.folder / self.parent.manifest.record.projector)
             run.start()
+            if left_out := model.backbone.left_out():
+                self.workspace.note(
+                    f"LoRA leaves these out, which are no linear layers: {', '.join(left_out)}."
+                )
             trainer = Trainer(
                 model,
                 adapter.parameters,

@@ -119,7 +119,9 @@ def _language_part(whole: Any, subject: str) -> Any:
 
     decoder = whole.get_decoder()
     with torch.device("meta"):
-        causal: Any = AutoModelForCausalLM.from_config(whole.config.get_text_config(decoder=True))
+        causal: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            whole.config.get_text_config(decoder=True)
+        )
     if type(decoder) is type(causal):
         return decoder
     if type(decoder) is type(causal.base_model):
