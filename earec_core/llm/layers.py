@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from jaxtyping import Float
@@ -80,6 +81,7 @@ def _kept_by_peft(model: nn.Module, names: list[str]) -> list[str]:
     except ImportError:  # a PEFT from before the fusing
         return names
     config = LoraConfig(target_modules=names)
-    convert_peft_config_for_transformers(config, model, None)
+    with suppress(ValueError):  # what it cannot convert it refuses again when the adapter is put on
+        convert_peft_config_for_transformers(config, model, None)
     kept = set(config.target_modules or ())
     return [name for name in names if name in kept]

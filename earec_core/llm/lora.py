@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from earec_core.config import LoraSettings
-from earec_core.errors import IntegrityError, UsageError
+from earec_core.errors import IntegrityError, UsageError, one_line
 from earec_core.llm.backbone import Adapter, Backbone
 from earec_core.llm.layers import linear_weight
 from earec_core.llm.peft_adapter import WEIGHTS, LoraAdapter, layer_of
@@ -76,6 +76,10 @@ class TrainableLora(Adapter):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.settings.seed)
                 inject_adapter_in_model(config, self._model, adapter_name=_NAME)
+        except ValueError as error:
+            raise UsageError(
+                f"PEFT cannot adapt the backbone {self._base}: {one_line(error)}.", "Choose another backbone."
+            ) from error
         finally:
             self._marks = set(vars(self._model)) - before
         self._model.eval().requires_grad_(False)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from earec_core.config import BackboneConfig
+from earec_core.config import BackboneConfig, resolve
 from earec_core.errors import UsageError
 from earec_core.llm.backbone import Backbone
 from earec_core.modality.pretrained import Pretrained
@@ -257,6 +257,26 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tiny_llm: Path, tmp_pa
     model = LlamaForCausalLM(LlamaConfig(**SMALL | {"vocab_size": 200}))
     with pytest.raises(UsageError, match="has ids up to 257, but the model has embeddings for 200"):
         _load(_save(model, tmp_path / "model", tiny_llm))
+
+
+@pytest.mark.parametrize("name", ["2024", "true", "1e5", "2024-01-01", "[a]"])
+def test_a_folder_named_like_a_number_is_a_folder(
+    tiny_llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    shutil.copytree(tiny_llm, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    by_flag = resolve(flags={"backbone.model": name})
+    monkeypatch.setenv("EAREC_BACKBONE__MODEL", name)
+    assert by_flag.backbone.model == resolve().backbone.model == name
+    assert Backbone.load(by_flag.backbone).info.id == name
+
+
+def test_settings_that_are_no_texts_are_still_read_as_toml() -> None:
+    flags = {"align.lr": "3e-4", "search.per_layer": "true", "prompt.anchor": '["a", "b"]', "run.seed": "7"}
+    config = resolve(flags={**flags, "prompt.system": '"1"', "prompt.domain": "1999"})
+    assert (config.align.lr, config.search.per_layer, config.run.seed) == (3e-4, True, 7)
+    assert config.prompt.anchor == ("a", "b")
+    assert (config.prompt.system, config.prompt.domain) == ("1", "1999")
 
 
 def _llava() -> tuple[Any, Any]:
