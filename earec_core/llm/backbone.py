@@ -319,7 +319,10 @@ class Backbone:
         return layers.adapted(self.model)
 
     def left_out(self) -> list[str]:
-        """What LoRA does not adapt of the LLM's blocks though it is a matrix: `kind of module (names)`, sorted."""
+        """What LoRA does not adapt of the LLM's blocks though it is a matrix: `kind of module (names)`, sorted.
+
+        Of the LLM alone, before an adapter is on it.
+        """
         return layers.left_out(self.model, set(self.linear_modules()))
 
 
