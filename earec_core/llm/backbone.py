@@ -8,12 +8,13 @@ Rows are padded on the right, so that under causal attention no row sees padding
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import torch
@@ -23,10 +24,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from earec_core.artifacts import BaseRecord
 from earec_core.config import BackboneConfig
-from earec_core.errors import EarecError, UsageError
-from earec_core.llm import store
+from earec_core.errors import EarecError, UsageError, one_line
+from earec_core.llm import layers, loading, store
 from earec_core.llm.positions import model_positions
 from earec_core.llm.prompts import Prompt
+from earec_core.modality.weights import check_finite
 from earec_core.types import Slot
 from earec_core.workspace import Workspace
 
@@ -114,31 +116,31 @@ class Backbone:
             workspace: where named defaults are kept and digests remembered; a directory needs none.
 
         Raises:
-            UsageError: it is not there, or is no causal LM.
+            UsageError: it is not there, is no causal LM, or is not whole: tensors are missing, or no numbers.
             EarecError: it cannot be had from where it would come.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         path = store.folder(config.model, workspace)
         fastest = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(fastest if config.device == "auto" else config.device)
         dtype = auto_dtype(device)[0] if config.dtype == "auto" else getattr(torch, config.dtype)
+        loaded = loading.load(path, dtype if device.type != "cpu" else torch.float32)
+        model = loaded.model.to(device)
+        check_finite(
+            model,
+            f"The backbone {path}",
+            "Get the checkpoint again; if it is whole, --set backbone.dtype=float32 holds larger numbers.",
+        )
+        if loaded.left and workspace is not None:
+            workspace.note(f"Of {path} these parts are left alone: {', '.join(loaded.left)}.")
+        backbone = cls(model, loaded.tokenizer, store.info(config.model, path, workspace), dtype)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                str(path), dtype=dtype if device.type != "cpu" else torch.float32, trust_remote_code=False
-            )
-        except (ValueError, OSError, KeyError) as error:
-            first = str(error).strip().partition("\n")[0]
+            _ = backbone.stateful
+        except Exception as error:  # whatever an architecture's own code raises
             raise UsageError(
-                f"{path} does not load as a causal language model: {first}",
-                "Give a directory or hub id that transformers' AutoModelForCausalLM loads.",
+                f"The backbone {path} does not run on embeddings in place of tokens ({one_line(error)}).",
+                "Choose a backbone of another architecture.",
             ) from error
-        model.to(device)  # type: ignore[arg-type]
-        return cls(model, tokenizer, store.info(config.model, path, workspace), dtype)
+        return backbone
 
     @property
     def embedding_rms(self) -> float:
@@ -216,7 +218,8 @@ class Backbone:
         body = batch.body.to(self.word_embedding.weight.dtype)
         with self.autocast():
             prefix = self.embed(batch.prefix).to(body.dtype)
-            if p and b > 1 and share_prefix and not (self.adapter and self.adapter.random):
+            share = p and b > 1 and share_prefix and not (self.adapter and self.adapter.random)
+            if share and not self.stateful:
                 cache = inner(inputs_embeds=prefix[None], use_cache=True).past_key_values
                 cache.batch_repeat_interleave(b)
                 positions = torch.arange(p, p + s, device=self.device)[None].expand(b, s)
@@ -229,6 +232,18 @@ class Backbone:
             with self._routed(owners, batch.modalities):
                 hidden: Tensor = inner(inputs_embeds=body, **cached).last_hidden_state[:, -s:]
         return hidden.float()
+
+    @cached_property
+    def stateful(self) -> bool:
+        """Whether the LLM keeps more than keys and values of what it has read (Mamba, LFM2).
+
+        Its state cannot be repeated for rows that share a prefix, and may count padding in.
+        """
+        with torch.no_grad(), self.autocast():
+            token = self.embed([0]).to(self.word_embedding.weight.dtype)
+            out = self.model.base_model(inputs_embeds=token[None], use_cache=True)
+        caches = getattr(getattr(out, "past_key_values", None), "layers", ())
+        return not caches or any(hasattr(cache, "conv_states") for cache in caches)
 
     def _routed(
         self, owners: Int[Tensor, "b s"], modalities: tuple[str, ...]
@@ -247,16 +262,34 @@ class Backbone:
         """Greedy continuations of a batch of prompts, special tokens left out, whitespace stripped."""
         lengths, prefix = batch.lengths.tolist(), self.embed(batch.prefix)
         rows = [torch.cat([prefix, row[:n]]) for row, n in zip(batch.body, lengths, strict=True)]
+        owners = [
+            nn.functional.pad(row[:n], (len(prefix), 0), value=-1)
+            for row, n in zip(batch.owners, lengths, strict=True)
+        ]
+        takes = inspect.signature(self.model.prepare_inputs_for_generation).parameters
+        step = len(rows) if "inputs_embeds" in takes and not self.stateful else 1
+        continued = self._continue if "inputs_embeds" in takes else self._continue_by_hand
+        texts: list[str] = []
+        for i in range(0, len(rows), step):
+            ids = continued(rows[i : i + step], owners[i : i + step], batch.modalities, max_new_tokens)
+            texts += self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def _continue(
+        self, rows: list[Tensor], owners: list[Tensor], modalities: tuple[str, ...], max_new_tokens: int
+    ) -> Int[Tensor, "b new"]:
         # transformers' generate wants padding on the left.
         pad = partial(pad_sequence, batch_first=True, padding_side="left")
         body = pad(rows)
         mask = pad([torch.ones(len(row), dtype=torch.long, device=self.device) for row in rows])
-        bodies = pad([row[:n] for row, n in zip(batch.owners, lengths, strict=True)], padding_value=-1)
-        owners = nn.functional.pad(bodies, (len(prefix), 0), value=-1)
         # The first pass is over the prompt; what is generated after it is text.
-        with self.autocast(), self._routed(owners, batch.modalities), warnings.catch_warnings():
+        with (
+            self.autocast(),
+            self._routed(pad(owners, padding_value=-1), modalities),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
-            ids = self.model.generate(
+            ids: Tensor = self.model.generate(
                 inputs_embeds=body.to(self.word_embedding.weight.dtype),
                 attention_mask=mask,
                 max_new_tokens=max_new_tokens,
@@ -265,12 +298,35 @@ class Backbone:
                 pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
                 eos_token_id=self.tokenizer.eos_token_id,
             )
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return ids
+
+    def _continue_by_hand(
+        self, rows: list[Tensor], owners: list[Tensor], modalities: tuple[str, ...], max_new_tokens: int
+    ) -> Int[Tensor, "1 new"]:
+        """For architectures whose `generate` takes no embeddings: one row, read anew for every token."""
+        row, owner = rows[0], owners[0]
+        ids: list[int] = []
+        while len(ids) < max_new_tokens:
+            with self.autocast(), self._routed(owner[None], modalities):
+                inputs = row[None].to(self.word_embedding.weight.dtype)
+                logits: Tensor = self.model(inputs_embeds=inputs, use_cache=False).logits
+            ids.append(int(logits[0, -1].argmax()))
+            if ids[-1] == self.tokenizer.eos_token_id:
+                break
+            row = torch.cat([row, self.embed(ids[-1:])])
+            owner = nn.functional.pad(owner, (0, 1), value=-1)
+        return torch.tensor([ids])
 
     def linear_modules(self) -> list[str]:
-        """Names of all linear layers of the LLM's blocks: those that LoRA adapts."""
-        head = self.model.get_output_embeddings()
-        return [n for n, m in self.model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+        """Names of the layers that LoRA adapts; see `earec_core.llm.layers`."""
+        return layers.adapted(self.model)
+
+    def left_out(self) -> list[str]:
+        """What LoRA does not adapt of the LLM's blocks though it is a matrix: `kind of module (names)`, sorted.
+
+        Of the LLM alone, before an adapter is on it.
+        """
+        return layers.left_out(self.model, set(self.linear_modules()))
 
 
 def auto_dtype(device: torch.device) -> tuple[torch.dtype, str]:
