@@ -90,18 +90,7 @@ def encode(
     rows = range(len(catalog))
     with backbone.adapted(adapter_of(stored)) if stored else nullcontext():
         vectors = item_vectors(aligned, rows, config.encode, show=workspace.progress)
-    none = sum(not aligned.prompts.has(row) for row in rows)
-    if none:
-        modalities = ", ".join(aligned.inputs)
-        workspace.note(
-            f"{none} of {len(rows)} items have none of {modalities}; their vector is the bare prompt's."
-        )
-    prompts = [aligned.prompts.prompt(row) for row in rows]
-    too_long, cut = sum(p.too_long for p in prompts), sum(p.cut > 0 for p in prompts)
-    if too_long:
-        workspace.note(f"{too_long} of {len(rows)} items do not fit; their vector is the bare prompt's.")
-    if cut:
-        workspace.note(f"{cut} of {len(rows)} items do not fit; they are shown by the start of their input.")
+    coverage = _coverage(workspace, aligned, len(rows))
     sources = [source for inputs in aligned.inputs.values() for source in inputs.modality.sources()]
     stored_vectors = ItemVectors.save(
         workspace.registry,
@@ -115,9 +104,23 @@ def encode(
         prompt=aligned.prompts.config,
         chat=aligned.prompts.chat,
         parents=(*([stored.id] if stored else []), *sources),
-        coverage={m: len(inputs.rows) for m, inputs in aligned.inputs.items()}
-        | {"none": none}
-        | ({"too_long": too_long} if too_long else {}),
+        coverage=coverage,
     )
     run.finish({"id": stored_vectors.id}, step=len(rows))
     return stored_vectors
+
+
+def _coverage(workspace: Workspace, model: AlignedModel, n: int) -> dict[str, int]:
+    """How many of n items have each modality, none, and too long an input, if any has; said where it matters."""
+    none = sum(not model.prompts.has(row) for row in range(n))
+    prompts = [model.prompts.prompt(row) for row in range(n)]
+    too_long, cut = sum(p.too_long for p in prompts), sum(p.cut > 0 for p in prompts)
+    bare = "their vector is the bare prompt's."
+    if none:
+        workspace.note(f"{none} of {n} items have none of {', '.join(model.inputs)}; {bare}")
+    if too_long:
+        workspace.note(f"{too_long} of {n} items do not fit; {bare}")
+    if cut:
+        workspace.note(f"{cut} of {n} items do not fit; they are shown by the start of their input.")
+    coverage = {m: len(inputs.rows) for m, inputs in model.inputs.items()} | {"none": none}
+    return coverage | ({"too_long": too_long} if too_long else {})
