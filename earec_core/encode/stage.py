@@ -103,7 +103,7 @@ def encode(
     rows = range(len(catalog))
     with backbone.adapted(adapter_of(stored)) if stored else nullcontext():
         vectors = item_vectors(aligned, rows, config.encode, show=workspace.progress)
-    coverage = _coverage(workspace, aligned, rows)
+    coverage = _coverage(workspace, aligned, len(rows))
     stored_vectors = ItemVectors.save(
         workspace.registry,
         vectors,
@@ -122,18 +122,17 @@ def encode(
     return stored_vectors
 
 
-def _coverage(workspace: Workspace, model: AlignedModel, rows: range) -> dict[str, int]:
-    """How many items have each modality, none of them, or too much to fit; the person is told of the last two."""
-    coverage = {modality: len(inputs.rows) for modality, inputs in model.inputs.items()}
-    coverage["none"] = sum(not model.prompts.has(row) for row in rows)
-    prompts = [model.prompts.prompt(row) for row in rows]
+def _coverage(workspace: Workspace, model: AlignedModel, n: int) -> dict[str, int]:
+    """How many of n items have each modality, none, and too long an input, if any has; said where it matters."""
+    none = sum(not model.prompts.has(row) for row in range(n))
+    prompts = [model.prompts.prompt(row) for row in range(n)]
     too_long, cut = sum(p.too_long for p in prompts), sum(p.cut > 0 for p in prompts)
-    said = {
-        f"have none of {', '.join(model.inputs)}; their vector is the bare prompt's": coverage["none"],
-        "do not fit; their vector is the bare prompt's": too_long,
-        "do not fit; they are shown by the start of their input": cut,
-    }
-    for sentence, count in said.items():
-        if count:
-            workspace.note(f"{count} of {len(rows)} items {sentence}.")
+    bare = "their vector is the bare prompt's."
+    if none:
+        workspace.note(f"{none} of {n} items have none of {', '.join(model.inputs)}; {bare}")
+    if too_long:
+        workspace.note(f"{too_long} of {n} items do not fit; {bare}")
+    if cut:
+        workspace.note(f"{cut} of {n} items do not fit; they are shown by the start of their input.")
+    coverage = {m: len(inputs.rows) for m, inputs in model.inputs.items()} | {"none": none}
     return coverage | ({"too_long": too_long} if too_long else {})

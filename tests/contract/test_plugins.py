@@ -247,6 +247,7 @@ def _names() -> list[str]:
 
 WORDS = {
     ("catalog/formats/columns.py", "text"): "a column of the reviews' own files",
+    ("llm/chat.py", "text"): "a kind of part of a chat message",
     ("explain/texts.py", "text"): "a column of the table of texts",
     ("report/explained.py", "text"): "the same column",
     ("report/charts.py", "text"): "an element of SVG",
