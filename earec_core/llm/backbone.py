@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from earec_core.artifacts import BaseRecord
 from earec_core.config import BackboneConfig
 from earec_core.errors import EarecError, UsageError
-from earec_core.llm import store
+from earec_core.llm import head, store
 from earec_core.llm.prompts import Prompt
 from earec_core.types import Slot
 from earec_core.workspace import Workspace
@@ -47,6 +47,19 @@ class Spliced:
     lengths: Int[Tensor, " b"]
     owners: Int[Tensor, "b s"]
     modalities: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What else an architecture can do, faster than without; `earec_core.llm.architecture` tries it.
+
+    Attributes:
+        shares_prefix: go on from a prefix that was computed once for all rows.
+        generates: continue embeddings of rows padded on the left, by transformers' own `generate`.
+    """
+
+    shares_prefix: bool = True
+    generates: bool = True
 
 
 class Adapter(ABC):
@@ -91,6 +104,7 @@ class Backbone:
         d_llm: width of its hidden states.
         info: what identifies it.
         adapter: the one that is on it now.
+        abilities: what its architecture can do.
     """
 
     def __init__(self, model: Any, tokenizer: Any, info: BaseRecord, dtype: torch.dtype) -> None:
@@ -102,6 +116,7 @@ class Backbone:
         self.d_llm = self.word_embedding.embedding_dim
         self.device: torch.device = self.word_embedding.weight.device
         self.adapter: Adapter | None = None
+        self.abilities = Abilities()
 
     @classmethod
     def load(cls, config: BackboneConfig, workspace: Workspace | None = None) -> Backbone:
@@ -116,6 +131,8 @@ class Backbone:
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
+
+        from earec_core.llm import architecture
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -135,12 +152,22 @@ class Backbone:
                 "Give a directory or hub id that transformers' AutoModelForCausalLM loads.",
             ) from error
         model.to(device)  # type: ignore[arg-type]
-        return cls(model, tokenizer, store.info(config.model, path, workspace), dtype)
+        backbone = cls(model, tokenizer, store.info(config.model, path, workspace), dtype)
+        backbone.abilities = architecture.tried(backbone)
+        return backbone
 
     @property
     def embedding_rms(self) -> float:
-        """Root mean square of the word embeddings: the size a projector's output should have."""
-        return float(self.word_embedding.weight.float().square().mean().sqrt())
+        """Root mean square of the words' embeddings as the LLM reads them: the size a slot should have.
+
+        Some architectures multiply the table's rows where they look them up (Gemma: by sqrt(d)). What others do
+        behind that, to whatever comes in, they do to slots too.
+        """
+        rows = self.word_embedding.weight
+        if type(self.word_embedding) is not nn.Embedding:
+            with torch.no_grad():
+                rows = self.word_embedding(torch.arange(len(rows), device=self.device))
+        return float(rows.float().square().mean().sqrt())
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Lower-precision arithmetic where the hardware has it, adapters kept in float32."""
@@ -200,22 +227,24 @@ class Backbone:
         vectors: Tensor = self.word_embedding(torch.tensor(ids, dtype=torch.long, device=self.device))
         return vectors.float()
 
-    def hidden(self, batch: Spliced, *, share_prefix: bool = True) -> Float[Tensor, "b s d"]:
+    def hidden(self, batch: Spliced, *, share_prefix: bool | None = None) -> Float[Tensor, "b s d"]:
         """Last layer's hidden states (after its norm) of the bodies; nothing is computed for logits.
 
         Args:
             share_prefix: compute the common prefix once, unless the adapter is random: every row then draws masks
-                of its own, over the prefix too.
+                of its own, over the prefix too. Default: where the architecture can.
         """
-        inner = self.model.base_model
+        share = self.abilities.shares_prefix if share_prefix is None else share_prefix
+        inner = getattr(self.model, head.base_name(self.model))
         b, s, d = batch.body.shape
         p = len(batch.prefix)
         body = batch.body.to(self.word_embedding.weight.dtype)
         with self.autocast():
             prefix = self.embed(batch.prefix).to(body.dtype)
-            if p and b > 1 and share_prefix and not (self.adapter and self.adapter.random):
+            if p and b > 1 and share and not (self.adapter and self.adapter.random):
                 cache = inner(inputs_embeds=prefix[None], use_cache=True).past_key_values
                 cache.batch_repeat_interleave(b)
+                body = body.clone()  # some architectures scale what they are given in place
                 positions = torch.arange(p, p + s, device=self.device)[None].expand(b, s)
                 owners = batch.owners
                 cached = {"past_key_values": cache, "position_ids": positions, "use_cache": True}
@@ -233,15 +262,38 @@ class Backbone:
         return self.adapter.routed(owners, modalities) if self.adapter else nullcontext()
 
     def logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """Next-token logits of the positions given."""
+        """Next-token logits of the positions given, with all that the model does to them (`head.logits`)."""
+        dtype = self.model.get_output_embeddings().weight.dtype
         with self.autocast():
-            head = self.model.get_output_embeddings()
-            result: Tensor = head(hidden.to(head.weight.dtype))
-        return result.float()
+            return head.logits(self.model, hidden.to(dtype)).float()
 
     @torch.inference_mode()
     def generate(self, batch: Spliced, max_new_tokens: int) -> list[str]:
         """Greedy continuations of a batch of prompts, special tokens left out, whitespace stripped."""
+        generates = self.abilities.generates
+        ids = (self.generated if generates else self.continuations)(batch, max_new_tokens)
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def continuations(self, batch: Spliced, max_new_tokens: int) -> list[list[int]]:
+        """Greedy continuations of a batch as token ids, each from a pass over the whole rows: any architecture's."""
+        ids: list[list[int]] = [[] for _ in batch.body]
+        lengths = batch.lengths.tolist()
+        for _ in range(max_new_tokens):
+            going = [i for i, new in enumerate(ids) if self.tokenizer.eos_token_id not in new[-1:]]
+            if not going:
+                break
+            bodies = [torch.cat([batch.body[i, : lengths[i]], self.embed(ids[i])]) for i in going]
+            owners = [nn.functional.pad(batch.owners[i, : lengths[i]], (0, len(ids[i])), value=-1) for i in going]
+            ends = torch.tensor([len(body) for body in bodies], device=self.device)
+            body, owner = pad_sequence(bodies, True), pad_sequence(owners, True, -1)
+            hidden = self.hidden(Spliced(batch.prefix, body, ends, owner, batch.modalities))
+            best = self.logits(hidden[torch.arange(len(going), device=self.device), ends - 1]).argmax(-1)
+            for i, token in zip(going, best.tolist(), strict=True):
+                ids[i].append(token)
+        return ids
+
+    def generated(self, batch: Spliced, max_new_tokens: int, **options: Any) -> Any:
+        """What transformers' `generate` gives with these options; by default token ids, shorter rows filled up."""
         lengths, prefix = batch.lengths.tolist(), self.embed(batch.prefix)
         rows = [torch.cat([prefix, row[:n]]) for row, n in zip(batch.body, lengths, strict=True)]
         # transformers' generate wants padding on the left.
@@ -253,7 +305,7 @@ class Backbone:
         # The first pass is over the prompt; what is generated after it is text.
         with self.autocast(), self._routed(owners, batch.modalities), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ids = self.model.generate(
+            return self.model.generate(
                 inputs_embeds=body.to(self.word_embedding.weight.dtype),
                 attention_mask=mask,
                 max_new_tokens=max_new_tokens,
@@ -261,13 +313,13 @@ class Backbone:
                 num_beams=1,
                 pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
                 eos_token_id=self.tokenizer.eos_token_id,
+                **options,
             )
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def linear_modules(self) -> list[str]:
         """Names of all linear layers of the LLM's blocks: those that LoRA adapts."""
-        head = self.model.get_output_embeddings()
-        return [n for n, m in self.model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+        output = self.model.get_output_embeddings()
+        return [n for n, m in self.model.named_modules() if isinstance(m, nn.Linear) and m is not output]
 
 
 def auto_dtype(device: torch.device) -> tuple[torch.dtype, str]:
