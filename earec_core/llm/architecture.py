@@ -1,8 +1,8 @@
 """What an LLM's architecture can do, tried on a few tokens when it is loaded.
 
 Everything that stages do with an LLM rests on this: word embeddings in place of token ids give the same logits, no
-position reads a later one, rows padded on the right read as they would alone. Architectures differ, and where one does
-otherwise, nothing fails: the numbers are only wrong. So what transformers makes of the ids is compared with what
+position reads a later one, rows padded on the right read as they would alone. Where an architecture does otherwise,
+nothing fails: the numbers are only wrong. So what transformers makes of the ids is compared with what
 `Backbone.hidden` and `Backbone.logits` make of their embeddings.
 """
 
@@ -76,7 +76,7 @@ def _generates(backbone: Backbone, ids: tuple[int, ...]) -> bool:
     from transformers import GenerationConfig
 
     settings = backbone.model.generation_config
-    backbone.model.generation_config = GenerationConfig()
+    backbone.model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     options = {"return_dict_in_generate": True, "output_logits": True}
     try:
         out = backbone.generated(backbone.splice(_rows(ids), {}), _NEW, **options)

@@ -275,7 +275,7 @@ class Backbone:
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def continuations(self, batch: Spliced, max_new_tokens: int) -> list[list[int]]:
-        """Greedy continuations of a batch as token ids, each from a pass over the whole rows: any architecture's."""
+        """Greedy continuations of a batch as token ids, each from a pass over whole rows: any architecture's."""
         ids: list[list[int]] = [[] for _ in batch.body]
         lengths = batch.lengths.tolist()
         for _ in range(max_new_tokens):
@@ -283,7 +283,9 @@ class Backbone:
             if not going:
                 break
             bodies = [torch.cat([batch.body[i, : lengths[i]], self.embed(ids[i])]) for i in going]
-            owners = [nn.functional.pad(batch.owners[i, : lengths[i]], (0, len(ids[i])), value=-1) for i in going]
+            owners = [
+                nn.functional.pad(batch.owners[i, : lengths[i]], (0, len(ids[i])), value=-1) for i in going
+            ]
             ends = torch.tensor([len(body) for body in bodies], device=self.device)
             body, owner = pad_sequence(bodies, True), pad_sequence(owners, True, -1)
             hidden = self.hidden(Spliced(batch.prefix, body, ends, owner, batch.modalities))

@@ -34,7 +34,8 @@ def base_name(model: Any) -> str:
         return prefix
     # Some name none that they have (Llama 4's text model): then it is the part with the word embeddings.
     words = model.get_input_embeddings()
-    return next(name for name, part in model.named_children() if words in set(part.modules()))
+    name: str = next(name for name, part in model.named_children() if words in set(part.modules()))
+    return name
 
 
 @contextmanager

@@ -51,7 +51,11 @@ _CHANGES: tuple[dict[str, Any], ...] = (
 )
 """Tried in this order where a configuration does not take the sizes as they are; None: its own value."""
 
+_OWN: dict[str, dict[str, Any]] = {"gpt_neo": {"attention_types": [[["global", "local"], 1]]}}
+"""What a single family needs beside."""
+
 _LARGEST = 40_000_000
+"""Parameters."""
 
 
 def families() -> list[str]:
@@ -96,10 +100,12 @@ def _configurations(family: str, vocabulary: int) -> Iterator[Any]:
         own = {
             name: value
             for name, value in sizes.items()
-            if value is not None and name in vars(default) and not isinstance(vars(default)[name], list | dict)
+            if value is not None
+            and name in vars(default)
+            and not isinstance(vars(default)[name], list | dict)
         }
         try:
-            yield cls(**own)
+            yield cls(**own, **_OWN.get(family, {}))
         except Exception:  # noqa: BLE001, S112 - the next change
             continue
 
@@ -109,12 +115,13 @@ def _built(config: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    make: Any = AutoModelForCausalLM.from_config
     with torch.device("meta"):
-        if sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters()) > _LARGEST:
+        if sum(p.numel() for p in make(config).parameters()) > _LARGEST:
             return None
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        model = make(config, dtype=torch.float32).eval()
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.15)
