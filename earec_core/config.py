@@ -65,7 +65,7 @@ class PromptConfig(Section):
 
 
 class LoraSettings(Section):
-    """The adapter: plain LoRA on all linear layers of the LLM's blocks."""
+    """The adapter: plain LoRA on the linear layers of the LLM's blocks."""
 
     r: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
@@ -333,10 +333,24 @@ def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
 
 
 def _nest(path: list[str], value: Any) -> dict[str, Any]:
-    """The value under its path, a text read as TOML where it parses: `["a", "b"]` and `"1"` give `{a: {b: 1}}`."""
+    """The value under its path, a text read as TOML where it parses: `["a", "b"]` and `"1"` give `{a: {b: 1}}`.
+
+    A setting that is a text stays one: a model in the folder `2024` is not a number.
+    """
     if isinstance(value, str):
         with suppress(tomllib.TOMLDecodeError):
-            value = tomllib.loads(f"v = {value}")["v"]
+            read = tomllib.loads(f"v = {value}")["v"]
+            if isinstance(read, str) or not _is_text(path):
+                value = read
     for key in reversed(path):
         value = {key: value}
     return dict(value)
+
+
+def _is_text(path: list[str]) -> bool:
+    """Whether a setting of the core takes a text and nothing else."""
+    section: Any = RunConfig
+    for key in path:
+        fields = getattr(section, "model_fields", {})
+        section = fields[key].annotation if key in fields else None
+    return section is str

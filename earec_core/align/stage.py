@@ -206,6 +206,8 @@ class _Job:
     ) -> tuple[Progress, dict[str, Path]]:
         """Train to the end; where it stands then, and the adapter's files."""
         model, config = self.model, self.config
+        if left_out := model.backbone.left_out():
+            self.workspace.note(f"LoRA leaves out what it cannot adapt: {', '.join(left_out)}.")
         with model.backbone.adapted(TrainableLora(config.lora)) as adapter:
             if self.parent is not None:
                 adapter.load(self.parent.folder / WEIGHTS)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from earec_core.errors import UsageError
+from earec_core.errors import UsageError, one_line
 from earec_core.llm.backbone import Abilities, Backbone
 from earec_core.llm.prompts import Prompt
 
@@ -41,8 +41,10 @@ def tried(backbone: Backbone) -> Abilities:
     ids = tuple((known or [0]) * _LONG)[:_LONG]
     try:
         plain = _plain(backbone, ids)
-    except _FAILURES as error:
-        raise _refusal(backbone, f"does not run on text alone ({_first_line(error)})") from error
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise _refusal(backbone, f"does not run on text alone ({one_line(error)})") from error
     expected = torch.cat([plain[_PREFIX:], plain[_PREFIX:_SHORT]])
     if not _agree(backbone, ids, expected, share_prefix=False):
         raise _refusal(backbone, _reason(backbone, ids, plain))
@@ -108,7 +110,7 @@ def _reason(backbone: Backbone, ids: tuple[int, ...], plain: Tensor) -> str:
         cut = _plain(backbone, ids[:_SHORT])
         width = backbone.hidden(backbone.splice([Prompt(0, (ids,))], {})).shape[-1]
     except _FAILURES as error:
-        return f"does not read embeddings in place of tokens ({_first_line(error)})"
+        return f"does not read embeddings in place of tokens ({one_line(error)})"
     if width != backbone.d_llm:
         return f"has embeddings of width {backbone.d_llm} and hidden states of width {width}"
     if not _close(backbone, cut, plain[:_SHORT]):
@@ -135,7 +137,3 @@ def _refusal(backbone: Backbone, reason: str) -> UsageError:
         f"The backbone {backbone.info.id} is of the architecture {family}, which {reason}.",
         "Choose one that docs/compatibility.md lists as working.",
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

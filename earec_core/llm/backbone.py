@@ -23,9 +23,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from earec_core.artifacts import BaseRecord
 from earec_core.config import BackboneConfig
-from earec_core.errors import EarecError, UsageError
-from earec_core.llm import head, store
+from earec_core.errors import EarecError
+from earec_core.llm import head, layers, loading, store
 from earec_core.llm.prompts import Prompt
+from earec_core.modality.weights import check_finite
 from earec_core.types import Slot
 from earec_core.workspace import Workspace
 
@@ -126,33 +127,25 @@ class Backbone:
             workspace: where named defaults are kept and digests remembered; a directory needs none.
 
         Raises:
-            UsageError: it is not there, or is no causal LM.
+            UsageError: it is not there, is no causal LM, or is not whole: tensors are missing, or no numbers.
             EarecError: it cannot be had from where it would come.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
-
         from earec_core.llm import architecture
 
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         path = store.folder(config.model, workspace)
         fastest = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(fastest if config.device == "auto" else config.device)
         dtype = auto_dtype(device)[0] if config.dtype == "auto" else getattr(torch, config.dtype)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                str(path), dtype=dtype if device.type != "cpu" else torch.float32, trust_remote_code=False
-            )
-        except (ValueError, OSError, KeyError) as error:
-            first = str(error).strip().partition("\n")[0]
-            raise UsageError(
-                f"{path} does not load as a causal language model: {first}",
-                "Give a directory or hub id that transformers' AutoModelForCausalLM loads.",
-            ) from error
-        model.to(device)  # type: ignore[arg-type]
-        backbone = cls(model, tokenizer, store.info(config.model, path, workspace), dtype)
+        loaded = loading.load(path, dtype if device.type != "cpu" else torch.float32)
+        model = loaded.model.to(device)
+        check_finite(
+            model,
+            f"The backbone {path}",
+            "Get the checkpoint again; if it is whole, --set backbone.dtype=float32 holds larger numbers.",
+        )
+        if loaded.left and workspace is not None:
+            workspace.note(f"Of {path} these parts are left alone: {', '.join(loaded.left)}.")
+        backbone = cls(model, loaded.tokenizer, store.info(config.model, path, workspace), dtype)
         backbone.abilities = architecture.tried(backbone)
         return backbone
 
@@ -319,9 +312,15 @@ class Backbone:
             )
 
     def linear_modules(self) -> list[str]:
-        """Names of all linear layers of the LLM's blocks: those that LoRA adapts."""
-        output = self.model.get_output_embeddings()
-        return [n for n, m in self.model.named_modules() if isinstance(m, nn.Linear) and m is not output]
+        """Names of the layers that LoRA adapts; see `earec_core.llm.layers`."""
+        return layers.adapted(self.model)
+
+    def left_out(self) -> list[str]:
+        """What LoRA does not adapt of the LLM's blocks though it is a matrix: `kind of module (names)`, sorted.
+
+        Of the LLM alone, before an adapter is on it.
+        """
+        return layers.left_out(self.model, set(self.linear_modules()))
 
 
 def auto_dtype(device: torch.device) -> tuple[torch.dtype, str]:

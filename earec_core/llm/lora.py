@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -21,15 +21,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from earec_core.config import LoraSettings
-from earec_core.errors import IntegrityError, UsageError
+from earec_core.errors import IntegrityError, UsageError, one_line
 from earec_core.llm.backbone import Adapter, Backbone
+from earec_core.llm.layers import linear_weight
 from earec_core.llm.peft_adapter import WEIGHTS, LoraAdapter, layer_of
 
 _NAME = "default"
 
 
 class TrainableLora(Adapter):
-    """A fresh adapter on all linear layers of the LLM's blocks; its A matrices follow from the seed alone.
+    """A fresh adapter on the linear layers of the LLM's blocks; its A matrices follow from the seed alone.
+
+    They are those of `Backbone.linear_modules`; `Backbone.left_out` names the other matrices, such as experts that
+    lie in one tensor.
 
     Its factors are float32 whatever the LLM is, and it is in evaluation mode at first.
 
@@ -59,13 +63,23 @@ class TrainableLora(Adapter):
 
         self._model, self._base = backbone.model, backbone.info.id
         names = backbone.linear_modules()
+        if not names:
+            raise UsageError(
+                f"The backbone {self._base} has no linear layer that LoRA can adapt.",
+                "Choose another backbone.",
+            )
         self._layers = {name: backbone.model.get_submodule(name) for name in names}
+        self._transposed = not all(isinstance(layer, nn.Linear) for layer in self._layers.values())
         config = self._config(names)
         before = set(vars(self._model))
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.settings.seed)
                 inject_adapter_in_model(config, self._model, adapter_name=_NAME)
+        except ValueError as error:
+            raise UsageError(
+                f"PEFT cannot adapt the backbone {self._base}: {one_line(error)}.", "Choose another backbone."
+            ) from error
         finally:
             self._marks = set(vars(self._model)) - before
         self._model.eval().requires_grad_(False)
@@ -87,11 +101,14 @@ class TrainableLora(Adapter):
     def save(self, folder: Path) -> None:
         """Write a plain PEFT adapter directory that `PeftModel.from_pretrained` loads."""
         folder.mkdir(parents=True, exist_ok=True)
-        suffixes = sorted({name.split(".lora_")[0].rpartition(".")[2] for name in self.parameters})
-        config = self._config(suffixes, base_model_name_or_path=self._base, inference_mode=True)
+        targets = sorted({name.rpartition(".")[2] for name in self._layers})
+        ends = {name for name, _ in self._model.named_modules() if name.rpartition(".")[2] in targets}
+        if ends != set(self._layers):
+            targets = sorted(self._layers)  # a short name would match what is not adapted
+        config = self._config(targets, base_model_name_or_path=self._base, inference_mode=True)
         # PEFT holds the target modules in a set, whose order changes from run to run; identical
         # adapters must be identical files.
-        config.target_modules = suffixes
+        config.target_modules = targets
         config.save_pretrained(str(folder))
         tensors = {name: p.detach().cpu().contiguous() for name, p in sorted(self.parameters.items())}
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -122,6 +139,7 @@ class TrainableLora(Adapter):
 
         rank, alpha, dropout = self.settings.r, self.settings.alpha, self.settings.dropout
         fields |= {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": modules}
+        fields["fan_in_fan_out"] = self._transposed
         return LoraConfig(**fields, bias="none", task_type="CAUSAL_LM")
 
 
@@ -142,11 +160,12 @@ class MergedLora(Adapter):
     @torch.no_grad()
     def put_on(self, backbone: Backbone) -> None:
         adapter = _open(self._folder)
-        for module, layer in _fitting(backbone, {"": adapter}).items():
+        for module in _fitting(backbone, {"": adapter}):
+            weight = _weight(backbone.model.get_submodule(module))
             a, b, scale = adapter.factors(module)
             delta = (torch.from_numpy(b) @ torch.from_numpy(a)) * scale
-            self._kept.append((layer.weight, layer.weight.detach().to("cpu", copy=True)))
-            layer.weight.add_(delta.to(layer.weight.device, layer.weight.dtype))
+            self._kept.append((weight, weight.detach().to("cpu", copy=True)))
+            weight.add_(delta.to(weight.device, weight.dtype))
 
     @torch.no_grad()
     def take_off(self) -> None:
@@ -231,7 +250,7 @@ class _Mixed(nn.Module):
     """One linear layer with its adapters: A [r, d_in] of all stacked, B [d_out, r] scaled and side by side."""
 
     def __init__(
-        self, mixture: Mixture, module: str, base: nn.Linear, adapters: Mapping[str, LoraAdapter]
+        self, mixture: Mixture, module: str, base: nn.Module, adapters: Mapping[str, LoraAdapter]
     ) -> None:
         super().__init__()
         self.base, self.name = base, module
@@ -239,11 +258,16 @@ class _Mixed(nn.Module):
         factors = [
             (n, adapter.factors(module)) for n, adapter in adapters.items() if module in adapter.shapes
         ]
-        device = base.weight.device
+        device = _weight(base).device
         self._a = torch.cat([torch.from_numpy(a) for _, (a, _, _) in factors]).to(device)
         self._b = torch.cat([torch.from_numpy(b) * scale for _, (_, b, scale) in factors], dim=1).to(device)
         owners = [mixture.names.index(name) for name, (a, _, _) in factors for _ in a]
         self._owners = torch.tensor(owners, device=device)
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's own, whose type and device some architectures look at."""
+        return cast("Tensor", self.base.weight)
 
     def forward(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b d_out"]:
         coefficients = self._mixture[0].coefficients(self.name)
@@ -267,14 +291,15 @@ def _open(folder: Path) -> LoraAdapter:
         ) from error
 
 
-def _fitting(backbone: Backbone, adapters: Mapping[str, LoraAdapter]) -> dict[str, nn.Linear]:
+def _fitting(backbone: Backbone, adapters: Mapping[str, LoraAdapter]) -> dict[str, nn.Module]:
     """The backbone's layers that the adapters change, by name, shapes checked."""
     modules = dict(backbone.model.named_modules())
     layers = {}
     for adapter in adapters.values():
         for name, (d_out, _, d_in) in adapter.shapes.items():
             layer = modules.get(name)
-            if not isinstance(layer, nn.Linear) or layer.weight.shape != (d_out, d_in):
+            weight = linear_weight(layer)
+            if layer is None or weight is None or weight.shape != (d_out, d_in):
                 raise IntegrityError(
                     f"The adapter's module {name} ({d_out}x{d_in}) does not fit the backbone "
                     f"{backbone.info.id}.",
@@ -282,6 +307,11 @@ def _fitting(backbone: Backbone, adapters: Mapping[str, LoraAdapter]) -> dict[st
                 )
             layers[name] = layer
     return layers
+
+
+def _weight(layer: nn.Module) -> Float[Tensor, "d_out d_in"]:
+    """The weight of one of `_fitting`'s layers."""
+    return cast("Tensor", linear_weight(layer))
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

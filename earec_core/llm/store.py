@@ -14,6 +14,7 @@ from pathlib import Path
 from earec_core.artifacts import BaseRecord
 from earec_core.errors import DataError, EarecError, UsageError
 from earec_core.files import make_once, sha256, write_json
+from earec_core.modality.weights import ADAPTER
 from earec_core.packages import Wheel, fetch
 from earec_core.workspace import Workspace
 
@@ -65,6 +66,10 @@ def folder(model: str, workspace: Workspace | None = None) -> Path:
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "config.json").exists():
+            if (path / ADAPTER).exists():
+                raise UsageError(
+                    f"{path} is an adapter, no model.", "Give the model that it adapts, or merge it into one."
+                )
             raise UsageError(
                 f"{path} holds no config.json, so it is no model directory.",
                 "Give a directory written by save_pretrained.",

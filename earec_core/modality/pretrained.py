@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from earec_core.errors import IntegrityError, UsageError
 from earec_core.files import sha256
+from earec_core.modality.weights import check_finite, check_folder, load_complete, pretrained
 
 _DESCRIBING = ("config.json", "preprocessor_config.json", "processor_config.json")
 
@@ -64,23 +66,38 @@ class Pretrained:
         check_revision(self._modality, self.name, self._pinned, revision)
         return revision
 
-    def load(self, auto: str, **options: Any) -> Any:
-        """Load from here with the class `auto` of transformers (`AutoModel`, ...).
+    def load(self, auto: str, *, spare: Sequence[str] = (), **options: Any) -> Any:
+        """Load from here with the class `auto` of transformers (`AutoModel`, `AutoImageProcessor`, ...).
+
+        Args:
+            spare: of a model, beginnings of names of tensors that are never read and may be missing, such as a
+                pooler's where patches are read.
+            options: more for `from_pretrained`.
 
         Raises:
-            UsageError: it is not there, or not what that class reads.
+            UsageError: it is not there, not what that class reads, or a model that its checkpoint does not fill
+                with numbers: transformers would make the missing ones up.
         """
         import transformers
 
-        revision = None if self._local is not None else self._pinned
+        source, kind = str(self._local or self.name), getattr(transformers, auto)
+        options["revision"] = (None if self._local is not None else self._pinned) or "main"
+        subject = f"The {self._modality} encoder {self.name!r}"
+        advice = (
+            f"Give {self._builtin}, a directory saved by transformers, or a hub id: "
+            f"--set {self._modality}.encoder=..."
+        )
+        if not auto.startswith("AutoModel"):
+            return pretrained(kind, source, subject, advice, **options)
         try:
-            return getattr(transformers, auto).from_pretrained(
-                str(self._local or self.name), revision=revision or "main", trust_remote_code=False, **options
-            )
-        except (OSError, ValueError, ImportError) as error:
+            if self._local is not None:
+                check_folder(self._local, subject)
+            model = load_complete(kind, source, subject, advice, spare=spare, **options).model
+            check_finite(model, subject, "Get the checkpoint again.")
+        except UsageError as error:
+            if error.next_step == advice:
+                raise
             raise UsageError(
-                f"The {self._modality} encoder {self.name!r} cannot be loaded: "
-                f"{str(error).strip().splitlines()[0]}",
-                f"Give {self._builtin}, a directory saved by transformers, or a hub id: "
-                f"--set {self._modality}.encoder=...",
+                error.problem, f"{error.next_step} Or {advice[0].lower()}{advice[1:]}"
             ) from error
+        return model

@@ -183,7 +183,12 @@ def test_an_encoder_is_refused_where_it_reads_what_follows() -> None:
 
 def _in_memory(family: str) -> Backbone:
     model = tiny_model(family, VOCABULARY)
-    return Backbone(model, tiny_tokenizer(), BaseRecord(id=family, digest="0" * 64), torch.float32)
+    return Backbone(
+        model,
+        tiny_tokenizer(),
+        BaseRecord(id=family, **dict.fromkeys(("weights", "config", "tokenizer"), "0" * 64)),
+        torch.float32,
+    )
 
 
 @torch.no_grad()

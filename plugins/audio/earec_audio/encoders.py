@@ -91,7 +91,8 @@ class Tower(Pretrained):
     def encoder(self) -> Encoder:
         """The frozen encoder."""
         _ = self.revision
-        model = self.load("AutoModel", use_safetensors=True, dtype=torch.float32)
+        # Wav2vec 2.0 and its kin put it in while they are trained alone.
+        model = self.load("AutoModel", spare=("masked_spec_embed",), dtype=torch.float32)
         if getattr(model.config, "is_encoder_decoder", False):
             model = model.get_encoder()
         # CLAP's other half reads text.

@@ -92,7 +92,9 @@ class Tower(Pretrained):
     def encoder(self) -> Encoder:
         """The frozen encoder."""
         _ = self.revision
-        model = self.load("AutoModel", use_safetensors=True, dtype=torch.float32)
+        # Checkpoints of classifiers (ViT's) have no pooler.
+        spare = () if self._pool == "pooled" and self._layer == -1 else ("pooler.",)
+        model = self.load("AutoModel", spare=spare, dtype=torch.float32)
         model = getattr(model, "vision_model", model)
         return _TowerEncoder(model, self._processor, self._layer, self._pool, self._positions).eval()
 

@@ -36,12 +36,18 @@ class LlavaProjector(MlpProjector):
         self._pretrained = weights is not None
         if weights is None:
             return
-        shape = tuple(weights["hidden.0.weight"].shape[::-1])
-        if shape != (d_enc, d_llm):
+        (d_out, d_in), wanted = weights["hidden.0.weight"].shape, self.state_dict()
+        if (d_in, d_out) != (d_enc, d_llm):
             raise UsageError(
-                f"LLaVA's projector maps {shape[0]} to {shape[1]}; encoder and LLM here have {d_enc} and {d_llm}.",
+                f"LLaVA's projector maps {d_in} to {d_out}; encoder and LLM here have {d_enc} and {d_llm}.",
                 "Use the vision tower and the LLM that it was trained with, or --set vision.projector=mlp.",
             )
+        for name, weight in weights.items():
+            if weight.shape != wanted[name].shape:
+                raise UsageError(
+                    f"{name} of LLaVA's projector is {list(weight.shape)}, not {list(wanted[name].shape)}.",
+                    _NEXT,
+                )
         self.load_state_dict(weights)
 
     def calibrate(self, x: Encoded, rms: float) -> None:
@@ -71,6 +77,10 @@ def read(source: Path) -> tuple[dict[str, Tensor], str]:
             raise UsageError(f"{file} cannot be read as safetensors: {error}", _NEXT) from None
     if len(weights) != 4:
         raise UsageError(f"There is no two-layer projector of LLaVA in {source}.", _NEXT)
+    if weights["hidden.0.weight"].ndim != 2:
+        raise UsageError(f"The projector in {source} is no linear map.", _NEXT)
+    if not all(weight.isfinite().all() for weight in weights.values()):
+        raise UsageError(f"The projector in {source} holds NaN or infinite numbers.", _NEXT)
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode() + tensor.numpy().tobytes())

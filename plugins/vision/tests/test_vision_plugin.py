@@ -6,6 +6,7 @@ import base64
 import io
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from earec_core import plugins
 from earec_core.errors import DamagedInputError, IntegrityError, UsageError
@@ -390,3 +391,35 @@ def test_a_wrong_llava_projector_is_refused(tmp_path: Path) -> None:
         make(projector=str(tmp_path / "mm_projector.bin")).build_projector(12, 20)
     with pytest.raises(IntegrityError, match="not sha256:0"):
         make(projector=str(tmp_path / "llava"), projector_revision="sha256:0").resolved_config()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda weight: weight / 0, "holds NaN or infinite"),
+        (lambda weight: weight[:5], r"is \[5, 12\], not|maps 12 to 5"),
+        (lambda weight: weight.flatten(), "no linear map"),
+    ],
+)
+@pytest.mark.parametrize("layer", [1, 2])
+def test_a_llava_projector_of_wrong_numbers_is_refused(
+    tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], said: str, layer: int
+) -> None:
+    _llava_checkpoint(tmp_path / "llava", 12, 20)
+    file = tmp_path / "llava" / "model.safetensors"
+    state, name = load_file(file), f"model.multi_modal_projector.linear_{layer}.weight"
+    save_file(state | {name: change(state[name]).contiguous()}, file)
+    with pytest.raises(UsageError, match=said if layer == 1 else "NaN|not"):
+        make(projector=str(tmp_path / "llava")).build_projector(12, 20)
+
+
+def test_a_classifiers_pooler_is_not_made_up(tmp_path: Path) -> None:
+    """Such a checkpoint has none: its patches are read, and pooling it is refused, not random."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ViTForImageClassification(ViTConfig(**small, image_size=32, patch_size=8)).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    make(encoder=str(tmp_path), pool="patch").build_encoder(None)
+    with pytest.raises(UsageError, match=r"lacks 2 tensors \(pooler\.dense\.bias"):
+        make(encoder=str(tmp_path), pool="pooled").build_encoder(None)
