@@ -8,13 +8,12 @@ Rows are padded on the right, so that under causal attention no row sees padding
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -24,8 +23,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from earec_core.artifacts import BaseRecord
 from earec_core.config import BackboneConfig
-from earec_core.errors import EarecError, UsageError, one_line
-from earec_core.llm import layers, loading, store
+from earec_core.errors import EarecError
+from earec_core.llm import head, layers, loading, store
 from earec_core.llm.positions import model_positions
 from earec_core.llm.prompts import Prompt
 from earec_core.modality.weights import check_finite
@@ -50,6 +49,19 @@ class Spliced:
     lengths: Int[Tensor, " b"]
     owners: Int[Tensor, "b s"]
     modalities: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What else an architecture can do, faster than without; `earec_core.llm.architecture` tries it.
+
+    Attributes:
+        shares_prefix: go on from a prefix that was computed once for all rows.
+        generates: continue embeddings of rows padded on the left, by transformers' own `generate`.
+    """
+
+    shares_prefix: bool = True
+    generates: bool = True
 
 
 class Adapter(ABC):
@@ -95,6 +107,7 @@ class Backbone:
         positions: how many it can read, what it writes included; None: as many as there are.
         info: what identifies it.
         adapter: the one that is on it now.
+        abilities: what its architecture can do.
     """
 
     def __init__(self, model: Any, tokenizer: Any, info: BaseRecord, dtype: torch.dtype) -> None:
@@ -107,6 +120,7 @@ class Backbone:
         self.d_llm = self.word_embedding.embedding_dim
         self.device: torch.device = self.word_embedding.weight.device
         self.adapter: Adapter | None = None
+        self.abilities = Abilities()
 
     @classmethod
     def load(cls, config: BackboneConfig, workspace: Workspace | None = None) -> Backbone:
@@ -119,6 +133,8 @@ class Backbone:
             UsageError: it is not there, is no causal LM, or is not whole: tensors are missing, or no numbers.
             EarecError: it cannot be had from where it would come.
         """
+        from earec_core.llm import architecture
+
         path = store.folder(config.model, workspace)
         fastest = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(fastest if config.device == "auto" else config.device)
@@ -133,19 +149,21 @@ class Backbone:
         if loaded.left and workspace is not None:
             workspace.note(f"Of {path} these parts are left alone: {', '.join(loaded.left)}.")
         backbone = cls(model, loaded.tokenizer, store.info(config.model, path, workspace), dtype)
-        try:
-            _ = backbone.stateful
-        except Exception as error:  # whatever an architecture's own code raises
-            raise UsageError(
-                f"The backbone {path} does not run on embeddings in place of tokens ({one_line(error)}).",
-                "Choose a backbone of another architecture.",
-            ) from error
+        backbone.abilities = architecture.tried(backbone)
         return backbone
 
     @property
     def embedding_rms(self) -> float:
-        """Root mean square of the word embeddings: the size a projector's output should have."""
-        return float(self.word_embedding.weight.float().square().mean().sqrt())
+        """Root mean square of the words' embeddings as the LLM reads them: the size a slot should have.
+
+        Some architectures multiply the table's rows where they look them up (Gemma: by sqrt(d)). What others do
+        behind that, to whatever comes in, they do to slots too.
+        """
+        rows = self.word_embedding.weight
+        if type(self.word_embedding) is not nn.Embedding:
+            with torch.no_grad():
+                rows = self.word_embedding(torch.arange(len(rows), device=self.device))
+        return float(rows.float().square().mean().sqrt())
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Lower-precision arithmetic where the hardware has it, adapters kept in float32."""
@@ -205,23 +223,24 @@ class Backbone:
         vectors: Tensor = self.word_embedding(torch.tensor(ids, dtype=torch.long, device=self.device))
         return vectors.float()
 
-    def hidden(self, batch: Spliced, *, share_prefix: bool = True) -> Float[Tensor, "b s d"]:
+    def hidden(self, batch: Spliced, *, share_prefix: bool | None = None) -> Float[Tensor, "b s d"]:
         """Last layer's hidden states (after its norm) of the bodies; nothing is computed for logits.
 
         Args:
             share_prefix: compute the common prefix once, unless the adapter is random: every row then draws masks
-                of its own, over the prefix too.
+                of its own, over the prefix too. Default: where the architecture can.
         """
-        inner = self.model.base_model
+        share = self.abilities.shares_prefix if share_prefix is None else share_prefix
+        inner = getattr(self.model, head.base_name(self.model))
         b, s, d = batch.body.shape
         p = len(batch.prefix)
         body = batch.body.to(self.word_embedding.weight.dtype)
         with self.autocast():
             prefix = self.embed(batch.prefix).to(body.dtype)
-            share = p and b > 1 and share_prefix and not (self.adapter and self.adapter.random)
-            if share and not self.stateful:
+            if p and b > 1 and share and not (self.adapter and self.adapter.random):
                 cache = inner(inputs_embeds=prefix[None], use_cache=True).past_key_values
                 cache.batch_repeat_interleave(b)
+                body = body.clone()  # some architectures scale what they are given in place
                 positions = torch.arange(p, p + s, device=self.device)[None].expand(b, s)
                 owners = batch.owners
                 cached = {"past_key_values": cache, "position_ids": positions, "use_cache": True}
@@ -233,63 +252,58 @@ class Backbone:
                 hidden: Tensor = inner(inputs_embeds=body, **cached).last_hidden_state[:, -s:]
         return hidden.float()
 
-    @cached_property
-    def stateful(self) -> bool:
-        """Whether the LLM keeps more than keys and values of what it has read (Mamba, LFM2).
-
-        Its state cannot be repeated for rows that share a prefix, and may count padding in.
-        """
-        with torch.no_grad(), self.autocast():
-            token = self.embed([0]).to(self.word_embedding.weight.dtype)
-            out = self.model.base_model(inputs_embeds=token[None], use_cache=True)
-        caches = getattr(getattr(out, "past_key_values", None), "layers", ())
-        return not caches or any(hasattr(cache, "conv_states") for cache in caches)
-
     def _routed(
         self, owners: Int[Tensor, "b s"], modalities: tuple[str, ...]
     ) -> AbstractContextManager[None]:
         return self.adapter.routed(owners, modalities) if self.adapter else nullcontext()
 
     def logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """Next-token logits of the positions given."""
+        """Next-token logits of the positions given, with all that the model does to them (`head.logits`)."""
+        dtype = self.model.get_output_embeddings().weight.dtype
         with self.autocast():
-            head = self.model.get_output_embeddings()
-            result: Tensor = head(hidden.to(head.weight.dtype))
-        return result.float()
+            return head.logits(self.model, hidden.to(dtype)).float()
 
     @torch.inference_mode()
     def generate(self, batch: Spliced, max_new_tokens: int) -> list[str]:
         """Greedy continuations of a batch of prompts, special tokens left out, whitespace stripped."""
+        generates = self.abilities.generates
+        ids = (self.generated if generates else self.continuations)(batch, max_new_tokens)
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def continuations(self, batch: Spliced, max_new_tokens: int) -> list[list[int]]:
+        """Greedy continuations of a batch as token ids, each from a pass over whole rows: any architecture's."""
+        ids: list[list[int]] = [[] for _ in batch.body]
+        lengths = batch.lengths.tolist()
+        for _ in range(max_new_tokens):
+            going = [i for i, new in enumerate(ids) if self.tokenizer.eos_token_id not in new[-1:]]
+            if not going:
+                break
+            bodies = [torch.cat([batch.body[i, : lengths[i]], self.embed(ids[i])]) for i in going]
+            owners = [
+                nn.functional.pad(batch.owners[i, : lengths[i]], (0, len(ids[i])), value=-1) for i in going
+            ]
+            ends = torch.tensor([len(body) for body in bodies], device=self.device)
+            body, owner = pad_sequence(bodies, True), pad_sequence(owners, True, -1)
+            hidden = self.hidden(Spliced(batch.prefix, body, ends, owner, batch.modalities))
+            best = self.logits(hidden[torch.arange(len(going), device=self.device), ends - 1]).argmax(-1)
+            for i, token in zip(going, best.tolist(), strict=True):
+                ids[i].append(token)
+        return ids
+
+    def generated(self, batch: Spliced, max_new_tokens: int, **options: Any) -> Any:
+        """What transformers' `generate` gives with these options; by default token ids, shorter rows filled up."""
         lengths, prefix = batch.lengths.tolist(), self.embed(batch.prefix)
         rows = [torch.cat([prefix, row[:n]]) for row, n in zip(batch.body, lengths, strict=True)]
-        owners = [
-            nn.functional.pad(row[:n], (len(prefix), 0), value=-1)
-            for row, n in zip(batch.owners, lengths, strict=True)
-        ]
-        takes = inspect.signature(self.model.prepare_inputs_for_generation).parameters
-        step = len(rows) if "inputs_embeds" in takes and not self.stateful else 1
-        continued = self._continue if "inputs_embeds" in takes else self._continue_by_hand
-        texts: list[str] = []
-        for i in range(0, len(rows), step):
-            ids = continued(rows[i : i + step], owners[i : i + step], batch.modalities, max_new_tokens)
-            texts += self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [text.strip() for text in texts]
-
-    def _continue(
-        self, rows: list[Tensor], owners: list[Tensor], modalities: tuple[str, ...], max_new_tokens: int
-    ) -> Int[Tensor, "b new"]:
         # transformers' generate wants padding on the left.
         pad = partial(pad_sequence, batch_first=True, padding_side="left")
         body = pad(rows)
         mask = pad([torch.ones(len(row), dtype=torch.long, device=self.device) for row in rows])
+        bodies = pad([row[:n] for row, n in zip(batch.owners, lengths, strict=True)], padding_value=-1)
+        owners = nn.functional.pad(bodies, (len(prefix), 0), value=-1)
         # The first pass is over the prompt; what is generated after it is text.
-        with (
-            self.autocast(),
-            self._routed(pad(owners, padding_value=-1), modalities),
-            warnings.catch_warnings(),
-        ):
+        with self.autocast(), self._routed(owners, batch.modalities), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ids: Tensor = self.model.generate(
+            return self.model.generate(
                 inputs_embeds=body.to(self.word_embedding.weight.dtype),
                 attention_mask=mask,
                 max_new_tokens=max_new_tokens,
@@ -297,25 +311,8 @@ class Backbone:
                 num_beams=1,
                 pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
                 eos_token_id=self.tokenizer.eos_token_id,
+                **options,
             )
-        return ids
-
-    def _continue_by_hand(
-        self, rows: list[Tensor], owners: list[Tensor], modalities: tuple[str, ...], max_new_tokens: int
-    ) -> Int[Tensor, "1 new"]:
-        """For architectures whose `generate` takes no embeddings: one row, read anew for every token."""
-        row, owner = rows[0], owners[0]
-        ids: list[int] = []
-        while len(ids) < max_new_tokens:
-            with self.autocast(), self._routed(owner[None], modalities):
-                inputs = row[None].to(self.word_embedding.weight.dtype)
-                logits: Tensor = self.model(inputs_embeds=inputs, use_cache=False).logits
-            ids.append(int(logits[0, -1].argmax()))
-            if ids[-1] == self.tokenizer.eos_token_id:
-                break
-            row = torch.cat([row, self.embed(ids[-1:])])
-            owner = nn.functional.pad(owner, (0, 1), value=-1)
-        return torch.tensor([ids])
 
     def linear_modules(self) -> list[str]:
         """Names of the layers that LoRA adapts; see `earec_core.llm.layers`."""

@@ -29,27 +29,17 @@ def tiny_backbone(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int 
         layers: blocks.
     """
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    special = ["<|im_start|>", "<|im_end|>"]
-    vocabulary = {token: i for i, token in enumerate([*special, *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[1], pad_token=special[1]
-    )
-    fast.chat_template = _TEMPLATE
+    fast = tiny_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=len(vocabulary),
+                vocab_size=len(fast),
                 hidden_size=hidden,
                 intermediate_size=2 * hidden,
                 num_hidden_layers=layers,
@@ -65,6 +55,24 @@ def tiny_backbone(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int 
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
+
+
+def tiny_tokenizer() -> Any:
+    """A byte-level tokenizer of 258 tokens with a chat template, as transformers has it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<|im_start|>", "<|im_end|>"]
+    vocabulary = {token: i for i, token in enumerate([*special, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[1], pad_token=special[1]
+    )
+    fast.chat_template = _TEMPLATE
+    return fast
 
 
 def __getattr__(name: str) -> Any:
