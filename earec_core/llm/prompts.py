@@ -7,6 +7,7 @@ piece of text is tokenized on its own, so where the response starts is known, no
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,11 +117,15 @@ class PromptBuilder:
             related.pop()
 
     def anchor(self, item: Item) -> str | None:
-        """The item's anchor: the configured fields joined by '. '; None when the first is missing."""
+        """The item's anchor: the configured fields joined by '. '; None when the first is missing.
+
+        A field of punctuation alone, such as a title of dots, counts as missing: nothing could be learnt from it but
+        when to stop. One sign that says something is enough, a letter, a digit or a symbol (an album's title `+`).
+        """
         values = [
             _text(item.title if name == "title" else item.fields.get(name)) for name in self.config.anchor
         ]
-        return ". ".join(v.rstrip(".") for v in values if v) if values[0] else None
+        return ". ".join(v.rstrip(".") for v in values if _says(v)) if _says(values[0]) else None
 
     def response(self, anchor: str) -> Ids:
         """Token ids of an anchor and the end of the sequence; never cut."""
@@ -161,6 +166,11 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         value = ", ".join(map(str, value))
     return " ".join(str(value).split()) if value is not None else ""
+
+
+def _says(text: str) -> bool:
+    """Whether a text has a letter, a digit or a symbol."""
+    return any(unicodedata.category(sign)[0] in "LNS" for sign in text)
 
 
 def _chat_format(config: PromptConfig, tokenizer: Any) -> tuple[str, str]:
