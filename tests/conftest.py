@@ -11,6 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 
 SHARED = (Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
+CASES = SHARED.parent / "cases"
 
 
 @pytest.fixture(autouse=True)
@@ -33,3 +34,11 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the real data sets (../shared/data) are not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """The folder of small inputs that are hard to read; its README says what is right of each."""
+    if not CASES.is_dir():
+        pytest.skip("the small inputs (../shared/cases) are not here")
+    return CASES

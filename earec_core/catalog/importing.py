@@ -16,6 +16,7 @@ import polars as pl
 import earec_core
 from earec_core.catalog import formats
 from earec_core.catalog.dataset import FORMAT, VERSION, Catalog, content_digest
+from earec_core.catalog.formats.files import left_out, reason
 from earec_core.catalog.interactions import by_row, filtered
 from earec_core.catalog.items import cleaned
 from earec_core.catalog.relations import Relations, choose_relations
@@ -59,14 +60,19 @@ def import_dataset(
     if not source.is_dir():
         raise DataError(f"{source} is no folder.", "Give the folder that holds the source's files.")
     format = formats.detect(source) if format == "auto" else format  # noqa: A001 - the option's name
-    read = formats.read(source, format, columns or {})
-    formats.check_columns(columns or {}, read)
-    interactions = filtered(read.interactions, core=core, min_rating=min_rating, max_len=max_len)
-    items = cleaned(read, interactions)
-    _check_left(read, items, interactions, core)
-    rows = items.select("item_id").with_row_index("item").cast({"item": pl.Int64})
-    interactions = by_row(interactions, rows)
-    relations, related = choose_relations(relations, read, interactions, rows)
+    try:
+        read = formats.read(source, format, columns or {})
+        formats.check_columns(columns or {}, read)
+        interactions = filtered(read.interactions, core=core, min_rating=min_rating, max_len=max_len)
+        items = cleaned(read, interactions)
+        _check_left(read, items, interactions, core)
+        rows = items.select("item_id").with_row_index("item").cast({"item": pl.Int64})
+        interactions = by_row(interactions, rows)
+        relations, related = choose_relations(relations, read, interactions, rows)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise DataError(
+            f"{source} cannot be imported: {reason(error)}.", "Give each column one kind of plain values."
+        ) from error
     options = {
         "format": format,
         "core": core,
@@ -75,14 +81,15 @@ def import_dataset(
         "relations": relations,
         "columns": dict(columns or {}),
     }
+    files = {"read": [file.name for file in read.files], "left": left_out(source, read.files)}
     tables = {"items": items, "interactions": interactions, "relations": related}
-    about = {"name": _slug(name or out.name), "source": source.name, "options": options}
+    about = {"name": _slug(name or out.name), "source": source.name, "options": options, "files": files}
     return _write(tables, out, read.base, about)
 
 
 def _check_left(source: formats.Source, items: pl.DataFrame, interactions: pl.DataFrame, core: int) -> None:
     """Raises DataError when nothing is left to work with."""
-    count = source.interactions.height
+    count = source.interactions.rows.height
     if count and not interactions.height:
         raise DataError(
             f"None of {source.base}'s {count:,} interactions is left after {core}-core filtering.",

@@ -1,0 +1,101 @@
+"""Tables of delimited text: CSV as pandas reads it, and files without header or quotes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from earec_core.catalog.formats.files import LONGEST_LINE, check_columns_count, decoded, reason, whole
+from earec_core.errors import DataError
+
+_FIELD = rb'(?:"(?:[^"]++|"")*+"|[^",\r\n]*+)'
+_WELL_QUOTED = re.compile(rb"(?:" + _FIELD + rb"(?:,|\r?\n))*+" + _FIELD)
+_END = "\x00end of the file\x00"
+
+
+def read_csv(file: Path, texts: Collection[str]) -> pl.DataFrame:
+    """A CSV file; blank lines are no rows, and a quote within a field without quotes is a letter.
+
+    Args:
+        texts: columns that stay as they are written; of the others the kind follows from all values.
+
+    Raises:
+        DataError: damaged, not UTF-8, a quote that is never closed, rows of different lengths.
+    """
+    content = whole(file)
+    if (b'"' in content and not _WELL_QUOTED.fullmatch(content)) or (b"\n" not in content and b"\r" in content):
+        content = _quoted(file, content)
+    try:
+        return _parsed(content, file, texts)
+    except pl.exceptions.PolarsError as error:
+        try:
+            # Polars names no line; this finds it, or reads what Polars alone does not.
+            return _parsed(_quoted(file, content), file, texts)
+        except pl.exceptions.PolarsError:
+            raise DataError(f"{file} cannot be read: {reason(error)}.", "Mend or convert the file.") from error
+
+
+def _parsed(content: bytes, file: Path, texts: Collection[str]) -> pl.DataFrame:
+    have = pl.read_csv(content, n_rows=0).columns
+    check_columns_count(len(have), file)
+    kinds = dict.fromkeys((name for name in have if name in texts), pl.String)
+    table = pl.read_csv(content, infer_schema_length=None, schema_overrides=kinds)
+    return table.filter(~pl.all_horizontal(pl.all().is_null()))
+
+
+def csv_rows(file: Path, content: bytes) -> Iterator[tuple[int, list[str]]]:
+    """The rows of CSV that are not blank, header first, each with the number of its last line."""
+    before = csv.field_size_limit(LONGEST_LINE)
+    text = decoded(content, file)
+    # A row of its own at the end tells whether the last quote was closed.
+    reader = csv.reader(io.StringIO(f"{text}\n{_END}", newline=""))
+    start = 1
+    try:
+        for row in reader:
+            if row and row[-1].endswith(_END):
+                if row != [_END]:
+                    raise DataError(f"{file} line {start}: a quote is opened and never closed.", "Close or remove it.")
+                return
+            if any(row):
+                yield reader.line_num, row
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{file} line {reader.line_num} cannot be read: {error}.", "Mend that line.") from None
+    finally:
+        csv.field_size_limit(before)
+
+
+def _quoted(file: Path, content: bytes) -> bytes:
+    """The same table with quotes where they belong and all rows of one length."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    width = 0
+    for line, row in csv_rows(file, content):
+        width = width or len(row)
+        if len(row) > width:
+            raise DataError(f"{file} line {line} has {len(row)} fields, not {width}.", "Mend that line.")
+        writer.writerow(row + [""] * (width - len(row)))
+    return out.getvalue().encode()
+
+
+def unquoted(file: Path, separator: str, names: Sequence[str]) -> pl.DataFrame:
+    """A file without header or quotes, in UTF-8 or (the older MovieLens sets) Latin-1."""
+    content = whole(file)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    # By "\n" alone: str.splitlines() also splits at U+0085, which Latin-1 texts contain.
+    lines = pl.DataFrame({"line": text.split("\n")}, schema={"line": pl.String}).with_row_index("number", 1)
+    fields = pl.col("line").str.strip_chars_end("\r").str.split(separator)
+    rows = lines.filter(pl.col("line").str.strip_chars() != "").with_columns(fields)
+    wrong = rows.filter(pl.col("line").list.len() != len(names))
+    if wrong.height:
+        number, row = wrong.row(0)
+        raise DataError(f"{file} line {number} has {len(row)} fields, not {len(names)}.", "Mend that line.")
+    return rows.select(pl.col("line").list.get(i).alias(name) for i, name in enumerate(names))
