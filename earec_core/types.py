@@ -42,7 +42,9 @@ class Item:
             An absolute path, a relative one from the item's folder; an address (with `://`) as it stands; None
             if the field is missing, empty, or no text.
         """
-        value = self._first(name)
+        value = self.fields.get(name)
+        if isinstance(value, list):
+            value = value[0] if value else None
         if isinstance(value, Mapping):
             value = value.get("path")
         if not isinstance(value, str) or not value:
@@ -59,16 +61,12 @@ class Item:
         Returns:
             Bytes or text; None if the field is missing or empty; what is neither, as it stands.
         """
-        value = self._first(name)
+        value = self.fields.get(name)
+        if isinstance(value, list):
+            value = value[0] if value else None
         if isinstance(value, Mapping) and {"bytes", "path"} & set(value):
             value = value.get("bytes") or value.get("path")
         return self.path(name) if isinstance(value, str) else value or None
-
-    def _first(self, name: str) -> Any:
-        value = self.fields.get(name)
-        if isinstance(value, list):
-            return value[0] if value else None
-        return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import polars as pl
 from earec_core.catalog.formats.amazon_files import chosen, is_metadata
 from earec_core.catalog.formats.columns import RELATION_KINDS, Part, Source, Table, mapped
 from earec_core.catalog.formats.files import check_regular, file_names, reason, whole
-from earec_core.catalog.formats.lines import Row, frame, json_lines
+from earec_core.catalog.formats.lines import Row, all_rows, frame, json_lines
 from earec_core.errors import DataError
 
 _IMAGE_KEYS = ("image", "images", "imageURLHighRes", "imageURL", "imUrl")
@@ -68,7 +68,7 @@ def _together(files: Sequence[Path], tables: Sequence[pl.DataFrame]) -> Table:
 def _items(file: Path, related: Related) -> pl.DataFrame:
     """The items of a file of metadata; what is related to them is added to the list."""
     items = []
-    for row in json_lines(file):
+    for row in all_rows(file):
         item = row.get("parent_asin") or row.get("asin")
         if item is None:
             raise DataError(f"{file} has a row without asin.", "Give the metadata file of the data set.")

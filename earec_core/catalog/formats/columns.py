@@ -10,8 +10,15 @@ from pathlib import Path
 import polars as pl
 
 from earec_core.catalog.formats.delimited import csv_rows, read_csv
-from earec_core.catalog.formats.files import check_columns_count, check_regular, reason, whole
-from earec_core.catalog.formats.lines import frame, json_lines, row_line
+from earec_core.catalog.formats.files import (
+    check_columns_count,
+    check_regular,
+    check_size,
+    most_bytes,
+    reason,
+    whole,
+)
+from earec_core.catalog.formats.lines import all_rows, frame, row_line
 from earec_core.errors import DataError
 
 RELATION_KINDS = ("bought_together", "also_buy", "also_bought", "also_view", "also_viewed")
@@ -178,7 +185,7 @@ def read_table(file: Path, columns: Mapping[str, str]) -> Table:
     if name.endswith(".parquet"):
         table = _parquet(file, texts)
     elif name.endswith(".jsonl"):
-        table = frame(list(json_lines(file)), file, (*texts, *_USE))
+        table = frame(list(all_rows(file)), file, (*texts, *_USE))
     else:
         table = read_csv(file, texts)
     return Table(table, (Part(file, table.height, int(name.endswith(".csv"))),))
@@ -202,9 +209,12 @@ def _parquet(file: Path, texts: Sequence[str]) -> pl.DataFrame:
             if name in texts and isinstance(kind, pl.Array)
         ]
         marked = [pl.col(n).cast(pl.String) for n, kind in schema.items() if n in texts and kind == pl.Binary]
-        return scan.with_columns(arrays + marked).collect()
+        table = scan.with_columns(arrays + marked).collect()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise DataError(f"{file} cannot be read: {reason(error)}.", "Mend or convert the file.") from error
+    sizes = [column.str.len_bytes().sum() for column in table.iter_columns() if column.dtype == pl.String]
+    check_size(file, sum(sizes), most_bytes(file))
+    return table
 
 
 def _check_rows(file: Path, rows: int) -> None:

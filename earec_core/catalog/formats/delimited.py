@@ -35,17 +35,30 @@ def read_csv(file: Path, texts: Collection[str]) -> pl.DataFrame:
     except pl.exceptions.PolarsError as error:
         try:
             # Polars names no line; this finds it, or reads what Polars alone does not.
-            return _parsed(_quoted(file, content), file, texts)
+            return _parsed(_quoted(file, content), file, texts, infer=False)
         except pl.exceptions.PolarsError:
             raise DataError(f"{file} cannot be read: {reason(error)}.", "Mend or convert the file.") from error
 
 
-def _parsed(content: bytes, file: Path, texts: Collection[str]) -> pl.DataFrame:
+def _parsed(content: bytes, file: Path, texts: Collection[str], infer: bool = True) -> pl.DataFrame:
     have = pl.read_csv(content, n_rows=0).columns
     check_columns_count(len(have), file)
-    kinds = dict.fromkeys((name for name in have if name in texts), pl.String)
-    table = pl.read_csv(content, infer_schema_length=None, schema_overrides=kinds)
+    if infer:
+        kinds = dict.fromkeys((name for name in have if name in texts), pl.String)
+        table = pl.read_csv(content, infer_schema_length=None, schema_overrides=kinds)
+    else:
+        table = pl.read_csv(content, infer_schema=False)
+        table = table.with_columns(_numbers(column) for column in table if column.name not in texts)
     return table.filter(~pl.all_horizontal(pl.all().is_null()))
+
+
+def _numbers(column: pl.Series) -> pl.Series:
+    """Texts as whole numbers or as fractions if all are, else as they are; also numbers of more than 128 bits."""
+    for kind in (pl.Int64, pl.Float64):
+        numbers = column.cast(kind, strict=False)
+        if numbers.null_count() == column.null_count():
+            return numbers
+    return column
 
 
 def csv_rows(file: Path, content: bytes) -> Iterator[tuple[int, list[str]]]:

@@ -17,8 +17,8 @@ LONGEST_LINE = 64 << 20
 MOST_COLUMNS = 10_000
 MOST_DEPTH = 64
 """Lists and objects within each other."""
-_GROWTH, _FREE = 200, 256 << 20
-"""A compressed file may become that many times as large, and any that many bytes. Text becomes 3 to 50 times."""
+_GROWTH, _FREE = 100, 128 << 20
+"""A compressed file may become that many times as large, and any that many bytes. Text becomes 3 to 30 times."""
 _BLOCK = 16 << 20
 
 _DATA = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".dat", ".data")
@@ -120,7 +120,7 @@ def raw_lines(file: Path) -> Iterator[bytes]:
     number, size, most = 0, 0, 0
     try:
         with opened(file) as content:
-            most = _most_bytes(file)
+            most = most_bytes(file)
             while line := content.readline(LONGEST_LINE + 1):
                 number += 1
                 size += len(line)
@@ -128,7 +128,7 @@ def raw_lines(file: Path) -> Iterator[bytes]:
                     raise DataError(
                         f"{file} line {number} is longer than {LONGEST_LINE >> 20} MiB.", "Get the file again."
                     )
-                _check_size(file, size, most)
+                check_size(file, size, most)
                 yield line
     except DataError as error:
         if isinstance(error.__cause__, EOFError | zlib.error | OSError) and number:
@@ -140,13 +140,24 @@ def raw_lines(file: Path) -> Iterator[bytes]:
 
 def whole(file: Path) -> bytes:
     """The content of a text file, unzipped, read within bounds; raises DataError as `raw_lines` does."""
-    content = bytearray()
-    with opened(file) as lines:
-        most = _most_bytes(file)
-        while block := lines.read(_BLOCK):
-            content += block
-            _check_size(file, len(content), most)
-    return bytes(content)
+    return b"".join(_blocks(file))
+
+
+def check_unzipped(file: Path) -> None:
+    """Raises DataError, before anything is made of it, for a zipped file that becomes too large."""
+    if file.suffix == ".gz":
+        for _ in _blocks(file):
+            pass
+
+
+def _blocks(file: Path) -> Iterator[bytes]:
+    size = 0
+    with opened(file) as content:
+        most = most_bytes(file)
+        while block := content.read(_BLOCK):
+            size += len(block)
+            check_size(file, size, most)
+            yield block
 
 
 def decoded(content: bytes, file: Path) -> str:
@@ -185,13 +196,15 @@ def _alternates(head: bytes) -> bool:
     return len(head) == 4 and (any(head[::2]) != any(head[1::2]))
 
 
-def _most_bytes(file: Path) -> int:
+def most_bytes(file: Path) -> int:
+    """How large a file's content may be, unzipped."""
     return max(_FREE, _GROWTH * file.stat().st_size)
 
 
-def _check_size(file: Path, size: int, most: int) -> None:
+def check_size(file: Path, size: int, most: int) -> None:
+    """Raises DataError for a file whose content is larger than any that a catalog brings."""
     if size > most:
         raise DataError(
             f"{file} becomes more than {most >> 20:,} MiB when it is unzipped, as no catalog's file does.",
-            "Unzip it yourself if it is what it should be.",
+            "Give it unzipped if it is what it should be.",
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from earec_core.catalog.formats.files import MOST_DEPTH, check_columns_count, raw_lines, reason
+from earec_core.catalog.formats.files import MOST_DEPTH, check_columns_count, check_unzipped, raw_lines, reason
 from earec_core.errors import DataError
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -37,6 +37,17 @@ def json_lines(file: Path) -> Iterator[Row]:
         if first:
             parse, first = _language(line), False
         yield _row(line, parse, f"{file} line {number}")
+
+
+def all_rows(file: Path) -> Iterator[Row]:
+    """The same, of a file that is read to its end: one that would exhaust memory is refused before its first row."""
+    try:
+        check_unzipped(file)
+    except DataError as error:
+        if error.__cause__ is None:
+            raise
+        # Damage is told with its line.
+    yield from json_lines(file)
 
 
 def first_row(file: Path) -> Row | None:
