@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.item_tables import IdTable
-from earec_core.recommend.models import TransformerRecommender
+from earec_core.recommend.models.transformer import TransformerRecommender
 
 Batch = list[np.ndarray]
 

@@ -1,4 +1,4 @@
-"""Files and folders that are there in full or not at all, and digests: the only ones of this package."""
+"""Files and folders that appear in full or not at all, and digests; the whole package uses these."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from typing import Any
 from earec_core.errors import EarecError, UsageError
 
 
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(*paths: Path) -> str:
+    """Hexadecimal SHA-256 of a file, or of the contents of several, one after another."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: total)
+    return total.hexdigest()
 
 
 def digest(value: Any) -> str:
@@ -58,32 +61,21 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a new file, synced."""
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def copy_file(source: Path, target: Path) -> None:
-    """Copy what a file or a link holds into a new file, synced; folders on the way are made."""
+    """Copy what a file or a link holds; folders on the way are made."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("rb") as old, target.open("xb") as new:
-        shutil.copyfileobj(old, new, 1 << 20)
-        new.flush()
-        os.fsync(new.fileno())
+    shutil.copyfile(source, target)
 
 
 def check_new(out: Path) -> None:
     """Raises UsageError when something is at `out` that is not an empty directory."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists already.", "Name a new directory, or remove this one first.")
 
 
 @contextmanager
 def new_directory(out: Path, content: str) -> Iterator[Path]:
-    """A temporary directory beside `out` that takes its name once the block has ended well.
+    """A temporary directory beside `out` that takes its name once the block has ended well and all is synced.
 
     Args:
         out: it must not exist, or be an empty directory.
@@ -106,17 +98,16 @@ def new_directory(out: Path, content: str) -> Iterator[Path]:
 
 @contextmanager
 def replacing_directory(out: Path) -> Iterator[Path]:
-    """A temporary directory beside `out` that takes its place once the block has ended well.
+    """A temporary directory beside `out` that takes its place once the block has ended well and all is synced.
 
     A directory that is there goes once the new one has its place; after a failure it is as it was, and nothing else
     is left behind.
     """
-    temporary, old = _beside(out), _beside(out)
-    try:
-        temporary.mkdir(parents=True)
+    old = _beside(out)
+    with _temporary_directory(out) as temporary:
         yield temporary
-        for folder in (*(path for path in temporary.rglob("*") if path.is_dir()), temporary):
-            sync(folder)
+        for path in (*temporary.rglob("*"), temporary):
+            sync(path)
         if out.exists():
             out.rename(old)
         try:
@@ -127,8 +118,6 @@ def replacing_directory(out: Path) -> Iterator[Path]:
             raise
         sync(out.parent)
         shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def make_once(out: Path, make: Callable[[Path], None]) -> None:
@@ -138,18 +127,13 @@ def make_once(out: Path, make: Callable[[Path], None]) -> None:
     """
     if out.exists():
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(out)
-    temporary.mkdir()
     try:
-        make(temporary)
-        try:
+        with _temporary_directory(out) as temporary:
+            make(temporary)
             temporary.replace(out)
-        except OSError:
-            if not out.exists():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except OSError:
+        if not out.exists():
+            raise
 
 
 def sync(path: Path) -> None:
@@ -164,3 +148,14 @@ def sync(path: Path) -> None:
 
 def _beside(path: Path) -> Path:
     return path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
+
+
+@contextmanager
+def _temporary_directory(out: Path) -> Iterator[Path]:
+    """A new directory beside `out`, removed after the block unless it was moved."""
+    temporary = _beside(out)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import earec_core
 from earec_core import files
 from earec_core.plugins.hooks import Observers
 from earec_registry import Registry
@@ -121,9 +122,10 @@ class Workspace:
 
         Args:
             stage: the command's word.
-            config: everything that the result depends on, as JSON has it.
+            config: everything that the result depends on, as JSON has it; earec's version is added.
             label: one more word in the folder's name.
         """
+        config = {**config, "earec": earec_core.__version__}
         digest = files.digest(config)
         name = "-".join(filter(None, (stage, label, digest[:12])))
         return Run(self, stage, self.home / "runs" / name, digest, config)
@@ -161,7 +163,7 @@ class Run:
     def start(self) -> Run:
         """Make the folder, write the configuration into it, tell the observers; gives the run itself."""
         files.write_json(self.folder / "config.json", self.config)
-        self.workspace.fire("earec_run_start", stage=self.stage, run=str(self.folder), config=self.config)
+        self._fire("earec_run_start", config=self.config)
         return self
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -171,9 +173,7 @@ class Run:
             step: steps done so far.
             metrics: figures of this step, by name.
         """
-        self.workspace.fire(
-            "earec_run_step", stage=self.stage, run=str(self.folder), step=step, metrics=metrics
-        )
+        self._fire("earec_run_step", step=step, metrics=metrics)
 
     def finish(
         self, result: Mapping[str, Any], *, step: int = 0, metrics: Mapping[str, float] | None = None
@@ -186,9 +186,7 @@ class Run:
             metrics: the final figures.
         """
         files.write_json(self.folder / "result.json", result)
-        self.workspace.fire(
-            "earec_run_end", stage=self.stage, run=str(self.folder), step=step, metrics=dict(metrics or {})
-        )
+        self._fire("earec_run_end", step=step, metrics=dict(metrics or {}))
 
     def result(self) -> dict[str, Any] | None:
         """What `finish` kept; None for a run that has not ended, or whose result cannot be read."""
@@ -197,3 +195,6 @@ class Run:
         except (OSError, ValueError):
             return None
         return kept if isinstance(kept, dict) else None
+
+    def _fire(self, hook: str, **event: Any) -> None:
+        self.workspace.fire(hook, stage=self.stage, run=str(self.folder), **event)

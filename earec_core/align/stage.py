@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from safetensors.torch import save_file
 
-import earec_core
 from earec_core.align import samples
-from earec_core.align.samples import Samples
 from earec_core.align.train import Point, Progress, Trainer
-from earec_core.aligned.build import new_model
-from earec_core.aligned.features import Damaged, ModalityInputs
+from earec_core.aligned.build import model_run, new_model
+from earec_core.aligned.features import ModalityInputs
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import Sample
-from earec_core.aligned.stored import check_base, load_projector, open_adapter, plugin_record
+from earec_core.aligned.stored import check_base, load_projector, plugin_record
 from earec_core.artifacts import (
     AdapterManifest,
     DataRecord,
@@ -26,9 +22,10 @@ from earec_core.artifacts import (
     Shapes,
     Stored,
     TrainingRecord,
+    open_as,
     save,
 )
-from earec_core.catalog import Catalog
+from earec_core.catalog import Catalog, random_part
 from earec_core.config import RunConfig
 from earec_core.errors import DataError, UsageError
 from earec_core.llm.backbone import Backbone
@@ -47,7 +44,7 @@ class Alignment:
         history: a point per step and validation: `step` and `loss`, `tokens_per_s`, `valid_loss`, ...
         metrics: validation loss and ROUGE-L before training and at the step kept.
         counts: items trained and validated on, and those left out, by reason.
-        damaged: items whose input could not be read.
+        damaged: why an item's input could not be read, by the item's id.
         minutes: of training.
     """
 
@@ -57,8 +54,8 @@ class Alignment:
     history: Sequence[Point]
     metrics: Mapping[str, float]
     counts: Mapping[str, int]
-    damaged: Sequence[Damaged] = field(default_factory=tuple)
-    minutes: float = 0.0
+    damaged: Mapping[str, str]
+    minutes: float
 
 
 def align(
@@ -98,19 +95,22 @@ def align(
     metrics = _metrics(progress.history, progress.best_step)
     why = f"align {modality} on {catalog.name}"
     manifest = job.manifest(run, progress, counts, metrics)
-    result = {
-        "id": save(workspace.registry, manifest, files, name=name, why=why),
-        "history": progress.history,
-        "metrics": metrics,
-        "counts": counts,
-        "damaged": [[damaged.item, damaged.why] for damaged in job.inputs.damaged],
-        "minutes": progress.elapsed / 60,
-    }
+    alignment = Alignment(
+        id=save(workspace.registry, manifest, files, name=name, why=why),
+        name=name,
+        run=run.folder,
+        history=progress.history,
+        metrics=metrics,
+        counts=counts,
+        damaged=job.inputs.damaged,
+        minutes=progress.elapsed / 60,
+    )
+    result = {key: value for key, value in asdict(alignment).items() if key not in ("name", "run")}
     run.finish(result, step=progress.step, metrics=metrics)
     # The registry holds the result; the checkpoint and the export have served.
     for file in (run.checkpoint, *files.values()):
         file.unlink(missing_ok=True)
-    return _alignment(result, name, run)
+    return alignment
 
 
 def _job(
@@ -124,22 +124,20 @@ def _job(
     """Open and check everything that the alignment needs."""
     # Before the backbone is loaded, which may take minutes.
     plugin_record(modality)
-    parent = open_adapter(workspace.registry, continue_from) if continue_from else None
-    if parent is not None and parent.manifest.modality != modality:
-        raise UsageError(
-            f"{continue_from!r} is no {modality} adapter.", "Give one to --from, or leave it out."
-        )
-    settings = dict(config.modalities.get(modality, {}))
-    if parent is not None:
+    settings, parent = config.modalities.get(modality, {}), None
+    if continue_from:
+        parent = open_as(workspace.registry, continue_from, AdapterManifest)
+        if parent.manifest.modality != modality:
+            raise UsageError(
+                f"{continue_from!r} is no {modality} adapter.", "Give one to --from, or leave it out."
+            )
         settings = {**parent.manifest.record.config, **settings}
         config = config.model_copy(update={"lora": parent.manifest.lora})
     backbone = backbone or Backbone.load(config.backbone, workspace)
     if parent is not None:
         check_base(parent, backbone.info)
     workspace.note(f"Reading the {modality} inputs of {len(catalog)} items ...")
-    model = new_model(
-        workspace, catalog, backbone, [modality], {modality: settings}, config.prompt, seed=config.run.seed
-    )
+    model = new_model(workspace, catalog, backbone, {modality: settings}, config.prompt, seed=config.run.seed)
     if parent is None:
         lora = model.inputs[modality].modality.adapter_config(config.lora)
         config = config.model_copy(update={"lora": lora})
@@ -163,18 +161,14 @@ class _Job:
 
     def run(self) -> Run:
         """The run that these inputs and this configuration are."""
-        resolved: dict[str, Any] = {
-            "modality": self.modality,
-            "modality_config": self.inputs.modality.resolved_config().model_dump(mode="json"),
-            **self.config.model_dump(mode="json", include={"run", "prompt", "lora", "align"}),
-            "base": self.model.backbone.info.model_dump(),
-            "dtype": str(self.model.backbone.dtype).removeprefix("torch."),
-            "data": {"name": self.catalog.name, "digest": self.catalog.digest},
+        beside = {
+            "lora": self.config.lora.model_dump(mode="json"),
             "continue_from": self.parent.id if self.parent else None,
             "plugin": plugin_record(self.modality).model_dump(),
-            "earec": earec_core.__version__,
         }
-        return self.workspace.run("align", resolved, label=self.modality)
+        return model_run(
+            self.workspace, "align", self.catalog, self.model, self.config, beside, label=self.modality
+        )
 
     def samples(self) -> tuple[Sequence[Sample], Sequence[Sample], dict[str, int]]:
         """Samples to train on and to validate on, and how many items were left out.
@@ -183,10 +177,11 @@ class _Job:
             DataError: there is nothing to train on.
         """
         train, valid = (
-            samples.build(self.model.prompts, self.modality, self.catalog.item_split(part).tolist())
-            for part in ("train", "valid")
+            samples.build(self.model.prompts, self.modality, self.catalog.item_split(split).tolist())
+            for split in ("train", "valid")
         )
-        chosen = _chosen(train, self.config.align.max_items, self.config.run.seed)
+        part = random_part(len(train.samples), self.config.align.max_items, self.config.run.seed)
+        chosen = [train.samples[i] for i in part]
         if not chosen:
             raise DataError(
                 f"No item of {self.catalog.name} has both an anchor ({', '.join(self.config.prompt.anchor)}) "
@@ -222,23 +217,23 @@ class _Job:
                 train,
                 valid,
                 config.align,
-                run.folder,
+                run.checkpoint,
                 run.step,
                 seed=config.run.seed,
             )
             self.workspace.note(
                 f"Aligning {self.modality}: {len(train)} items, {trainer.steps} steps at most, run {run.name}."
             )
-            progress = trainer.run(self.workspace.reporter.progress)
-            return progress, _export(run.folder / "model", model, self.modality, adapter)
+            progress = trainer.run(self.workspace.progress)
+            return progress, _export(run.folder / "model", self.inputs, adapter)
 
     def manifest(
         self, run: Run, progress: Progress, counts: Mapping[str, int], metrics: Mapping[str, float]
     ) -> AdapterManifest:
-        """What the adapter says."""
+        """The adapter's manifest."""
         record = ModalityRecord(
             plugin=plugin_record(self.modality),
-            config=self.inputs.modality.resolved_config().model_dump(mode="json"),
+            config=self.inputs.resolved_config(),
             shapes=Shapes(d_enc=self.inputs.encoder.d_enc, d_llm=self.model.backbone.d_llm),
             projector=f"projectors/{self.modality}.safetensors",
         )
@@ -262,24 +257,17 @@ class _Job:
         )
 
 
-def _chosen(train: Samples, most: int | None, seed: int) -> Sequence[Sample]:
-    """A random part of the samples, in their order, where they are too many."""
-    if most is None or len(train.samples) <= most:
-        return train.samples
-    picked = np.sort(np.random.default_rng(seed).choice(len(train.samples), most, replace=False))
-    return [train.samples[i] for i in picked]
-
-
-def _export(folder: Path, model: AlignedModel, modality: str, adapter: TrainableLora) -> dict[str, Path]:
+def _export(folder: Path, inputs: ModalityInputs, adapter: TrainableLora) -> dict[str, Path]:
     """The adapter's files by their paths in the registry: a PEFT directory and the projector."""
     adapter.save(folder)
-    projector = folder / f"{modality}.safetensors"
-    state = model.projectors[modality].state_dict()
-    save_file({key: value.detach().cpu().contiguous() for key, value in sorted(state.items())}, projector)
+    projector = f"{inputs.name}.safetensors"
+    state = inputs.projector.state_dict()
+    tensors = {key: value.detach().cpu().contiguous() for key, value in sorted(state.items())}
+    save_file(tensors, folder / projector)
     return {
         CONFIG: folder / CONFIG,
         WEIGHTS: folder / WEIGHTS,
-        f"projectors/{modality}.safetensors": projector,
+        f"projectors/{projector}": folder / projector,
     }
 
 
@@ -294,18 +282,12 @@ def _metrics(history: Sequence[Point], kept: int) -> dict[str, float]:
 
 
 def _finished(run: Run, name: str) -> Alignment | None:
-    """What the run came to, if it ended and its adapter is still stored; `name` then points to it."""
-    registry, result = run.workspace.registry, run.result()
+    """The run's alignment, if it ended and its adapter is still stored; `name` then points to it."""
+    registry = run.workspace.registry
     try:
-        registry.manifest(result["id"])  # type: ignore[index]
-        alignment = _alignment(result, name, run)  # type: ignore[arg-type]
+        alignment = Alignment(name=name, run=run.folder, **run.result())  # type: ignore[arg-type]
+        registry.manifest(alignment.id)
     except Exception:  # noqa: BLE001 - whatever is wrong with it, the run is done again
         return None
     registry.tag(alignment.id, name, "latest", "aligned before")
     return alignment
-
-
-def _alignment(result: Mapping[str, Any], name: str, run: Run) -> Alignment:
-    damaged = tuple(Damaged(*pair) for pair in result["damaged"])
-    kept = {key: result[key] for key in ("history", "metrics", "counts", "minutes")}
-    return Alignment(id=result["id"], name=name, run=run.folder, damaged=damaged, **kept)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -57,7 +58,7 @@ class Trainer:
         lora: the adapter's parameters by checkpoint name.
         train, valid: samples.
         config: optimisation.
-        folder: where checkpoints go.
+        file: the checkpoint.
         observe: called with (step, metrics) after each step and validation.
         seed: of the order of samples and of dropout.
         engine: makes what runs the steps, from the optimizer and the largest gradient norm.
@@ -70,7 +71,7 @@ class Trainer:
         train: Sequence[Sample],
         valid: Sequence[Sample],
         config: AlignConfig,
-        folder: Path,
+        file: Path,
         observe: Callable[[int, Mapping[str, float]], None],
         *,
         seed: int = 0,
@@ -80,7 +81,7 @@ class Trainer:
         self.train_samples, self.config, self.observe, self.seed = train, config, observe, seed
         self.valid_loss_samples = list(valid[: config.eval_items])
         self.rouge_samples = list(valid[: config.rouge_items])
-        self.file = folder / "checkpoint.safetensors"
+        self.file = file
         self.parameters: dict[str, nn.Parameter] = {
             **{f"lora/{n}": p for n, p in lora.items()},
             **{f"projector/{n}": p for n, p in model.projectors.named_parameters()},
@@ -139,12 +140,10 @@ class Trainer:
     def _batches(self) -> Iterator[list[Sample]]:
         state = self.progress
         while True:
-            for i, batch in enumerate(
-                batches(self.train_samples, self.config.batch_size, self.seed, state.epoch)
-            ):
-                if i >= state.batch:
-                    state.batch = i + 1
-                    yield batch
+            epoch = batches(self.train_samples, self.config.batch_size, self.seed, state.epoch)
+            for batch in islice(epoch, state.batch, None):
+                state.batch += 1
+                yield batch
             state.epoch, state.batch = state.epoch + 1, 0
 
     def _part(self) -> float:
@@ -158,8 +157,8 @@ class Trainer:
         state, config = self.progress, self.config
         warming = state.step < self.warm_steps
         factor = schedule.factor(config.schedule, self._part(), steps=self.steps, warmup=config.warmup)
-        rates = [0.0 if warming else config.lr * factor]
-        rates.append(config.projector_warmup_lr if warming else config.projector_lr * factor)
+        full = (config.lr * factor, config.projector_lr * factor)
+        rates = (0.0, config.projector_warmup_lr) if warming else full
         for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
             group["lr"] = rate
         self.model.train()
@@ -192,14 +191,12 @@ class Trainer:
         total = sum(self.model(ordered[i : i + size]).item() for i in range(0, len(ordered), size))
         point = {"valid_loss": total / tokens}
         if self.rouge_samples:
-            texts = self.model.generate([s.prompt for s in self.rouge_samples], self._longest())
+            longest = max(len(s.response) for s in self.rouge_samples) + 4
+            texts = self.model.generate([s.prompt for s in self.rouge_samples], longest)
             anchors = [self.model.prompts.anchor(s.prompt.item) or "" for s in self.rouge_samples]
             point["valid_rouge_l"] = float(rouge_l(texts, anchors).mean())
         self._record(point)
         self._keep_best(point["valid_loss"])
-
-    def _longest(self) -> int:
-        return max(len(s.response) for s in self.rouge_samples) + 4
 
     def _keep_best(self, loss: float) -> None:
         state = self.progress

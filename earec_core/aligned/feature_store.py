@@ -6,12 +6,8 @@ many each input has, the metadata the inputs' digests. It appears complete or no
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,25 +18,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from earec_core import files
 from earec_core.errors import EarecError
 
 _DIGEST = 32
 
 
 class FeatureStore:
-    """What an encoder made of the inputs seen so far; read lazily, so that memory holds an index alone.
+    """An encoder's outputs for the inputs seen so far, read lazily: memory holds an index alone.
 
     Args:
-        folder: where the shards are; None keeps everything in memory.
+        folder: where the shards are, which are indexed at once; None keeps everything in memory.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
-        self._shards: list[Any] = []
-        self._names: set[str] = set()
-        self._places: dict[bytes, tuple[int, int, int]] = {}
+        self._places: dict[bytes, tuple[Any, int, int]] = {}
         self._in_memory: dict[bytes, Float[Tensor, "t d"]] = {}
-        self.refresh()
+        for file in sorted(folder.glob("*.safetensors")) if folder else ():
+            self._take_up(file)
 
     @classmethod
     def of(cls, cache: Path | None, modality: str, fingerprint: str) -> FeatureStore:
@@ -50,30 +46,23 @@ class FeatureStore:
             cache: the folder of all such stores; None keeps everything in memory.
             fingerprint: what the encoder's output depends on (`Modality.fingerprint`).
         """
-        key = hashlib.sha256(json.dumps([modality, fingerprint]).encode()).hexdigest()
+        key = files.digest([modality, fingerprint])
         return cls(cache / f"{modality}-{key[:32]}" if cache else None)
-
-    def refresh(self) -> None:
-        """Take up the shards that others have written since; a damaged one is removed."""
-        if self.folder is not None:
-            for file in sorted(self.folder.glob("*.safetensors")):
-                if file.name not in self._names:
-                    self._take_up(file)
 
     def __contains__(self, digest: object) -> bool:
         return digest in self._places or digest in self._in_memory
 
-    def __len__(self) -> int:
-        return len(self._places.keys() | self._in_memory.keys())
-
     def length(self, digest: bytes) -> int:
         """How many embeddings (t) an input has."""
-        held = self._in_memory.get(digest)
-        return self._places[digest][2] if held is None else len(held)
+        return len(self._in_memory[digest]) if digest in self._in_memory else self._places[digest][2]
 
-    def read(self, digests: Iterable[bytes]) -> list[Float[Tensor, "t d"]]:
-        """The embeddings of some inputs, float32 on the CPU."""
-        return [self._read(digest) for digest in digests]
+    def read(self, digest: bytes) -> Float[Tensor, "t d"]:
+        """The embeddings of an input, float32 on the CPU."""
+        if digest in self._in_memory:
+            return self._in_memory[digest]
+        shard, start, length = self._places[digest]
+        h: Tensor = shard[start : start + length]
+        return h
 
     def write(self, features: Mapping[bytes, Float[Tensor, "t d"]]) -> None:
         """Add a shard. Inputs whose embeddings are not finite are kept in memory and encoded again next time.
@@ -81,14 +70,17 @@ class FeatureStore:
         Raises:
             EarecError: it cannot be written.
         """
-        lasting = {
-            digest: h for digest, h in features.items() if self.folder and bool(torch.isfinite(h).all())
-        }
+        lasting = {digest: h for digest, h in features.items() if self.folder and h.isfinite().all()}
         self._in_memory |= {digest: h for digest, h in features.items() if digest not in lasting}
-        if self.folder is not None and lasting:
+        if self.folder and lasting:
             file = self.folder / f"{uuid.uuid4().hex}.safetensors"
+            shard = {
+                "h": torch.cat(list(lasting.values())),
+                "lengths": torch.tensor([len(h) for h in lasting.values()]),
+            }
             try:
-                _write(file, lasting)
+                with files.replacing(file) as temporary:
+                    save_file(shard, temporary, metadata={"digests": b"".join(lasting).hex()})
             except (OSError, SafetensorError) as error:
                 raise EarecError(
                     f"The features could not be written to {self.folder} ({error}).",
@@ -96,14 +88,8 @@ class FeatureStore:
                 ) from error
             self._take_up(file)
 
-    def _read(self, digest: bytes) -> Tensor:
-        if digest in self._in_memory:
-            return self._in_memory[digest]
-        shard, start, length = self._places[digest]
-        rows: Tensor = self._shards[shard][start : start + length]
-        return rows
-
     def _take_up(self, file: Path) -> None:
+        """Index a shard; a damaged one is removed."""
         try:
             with safe_open(str(file), framework="pt") as stored:
                 digests = bytes.fromhex(stored.metadata()["digests"])
@@ -119,23 +105,5 @@ class FeatureStore:
         start = 0
         for i, length in enumerate(lengths):
             digest = digests[_DIGEST * i : _DIGEST * (i + 1)]
-            self._places.setdefault(digest, (len(self._shards), start, length))
+            self._places.setdefault(digest, (h, start, length))
             start += length
-        self._shards.append(h)
-        self._names.add(file.name)
-
-
-def _write(file: Path, features: Mapping[bytes, Float[Tensor, "t d"]]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temp = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-    os.close(descriptor)
-    lengths = torch.tensor([len(h) for h in features.values()])
-    try:
-        save_file(
-            {"h": torch.cat(list(features.values())), "lengths": lengths},
-            temp,
-            metadata={"digests": b"".join(features).hex()},
-        )
-        Path(temp).replace(file)
-    finally:
-        Path(temp).unlink(missing_ok=True)

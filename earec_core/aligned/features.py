@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,31 +28,52 @@ _SHARD_BYTES, _SHARD_ITEMS = 64 << 20, 16384
 
 
 @dataclass(frozen=True)
-class Damaged:
-    """An item whose input was there and could not be read."""
-
-    item: str
-    why: str
-
-
-class Features(ABC):
-    """Encoder outputs of a catalog's items, made or read when they are asked for.
+class StoredFeatures:
+    """Encoder outputs of a catalog's items, read from a store when they are asked for.
 
     Attributes:
-        rows: the items that have the modality.
+        inputs: digest of each item's raw input, by row.
     """
 
-    rows: tuple[int, ...]
+    inputs: Mapping[int, bytes]
+    store: FeatureStore
+    device: torch.device
 
-    @abstractmethod
     def __call__(self, rows: Sequence[int]) -> Encoded:
         """The encoder's output for the items of these rows."""
+        return pad([self.store.read(self.inputs[row]).to(self.device) for row in rows])
 
-    @abstractmethod
     def size(self, row: int) -> Hashable:
-        """Items of the same size take the same number of slot positions."""
+        """Items of one size take as many slot positions: a projector's mask follows from the encoder's alone."""
+        return self.store.length(self.inputs[row])
 
 
+@dataclass(frozen=True)
+class FreshFeatures:
+    """The same of an encoder that is as fast as reading them would be: encoded whenever they are asked for.
+
+    Attributes:
+        inputs: raw inputs by row.
+    """
+
+    inputs: Mapping[int, Any]
+    encoder: Encoder
+
+    @torch.no_grad()
+    def __call__(self, rows: Sequence[int]) -> Encoded:
+        """The encoder's output for the items of these rows."""
+        encoded: Encoded = self.encoder([self.inputs[row] for row in rows])
+        return encoded
+
+    def size(self, row: int) -> Hashable:
+        """The length of an input is not known before it is encoded, so each is a size of its own."""
+        return row
+
+
+Features = StoredFeatures | FreshFeatures
+
+
+@dataclass(frozen=True, eq=False)
 class ModalityInputs:
     """One modality's inputs over a catalog's items; `read_inputs` makes them.
 
@@ -61,43 +81,31 @@ class ModalityInputs:
         name: the modality.
         modality, encoder: its frozen parts.
         projector: what alignment trains; `AlignedModel` registers it.
-        rows: the items that have the modality.
-        damaged: items that lost it because their input could not be read.
-
-    Args:
-        features: encoder outputs of the rows.
-        positions: slot positions by row; rows without any are left out.
+        encoded: the encoder's output for the items of some rows.
+        positions: slot positions by row; items whose input takes none are left out.
+        damaged: why the input of an item was there and could not be read, by the item's id.
     """
 
-    def __init__(
-        self,
-        name: str,
-        modality: Modality[Any],
-        encoder: Encoder,
-        projector: Projector,
-        features: Features,
-        positions: Mapping[int, int],
-        damaged: tuple[Damaged, ...] = (),
-    ) -> None:
-        self.name, self.modality = name, modality
-        self.encoder, self.projector = encoder, projector
-        self.damaged = damaged
-        self._features, self._positions = features, positions
+    name: str
+    modality: Modality[Any]
+    encoder: Encoder
+    projector: Projector
+    encoded: Features
+    positions: Mapping[int, int]
+    damaged: Mapping[str, str]
 
     @property
     def rows(self) -> tuple[int, ...]:
-        return self._features.rows
+        """The items that have the modality."""
+        return tuple(self.encoded.inputs)
 
     def __contains__(self, row: object) -> bool:
-        return row in self._positions
+        return row in self.positions
 
-    def positions(self, row: int) -> int:
-        """Slot positions that the item's input takes."""
-        return self._positions[row]
-
-    def encoded(self, rows: Sequence[int]) -> Encoded:
-        """Encoder output of the items of these rows."""
-        return self._features(rows)
+    def resolved_config(self) -> dict[str, Any]:
+        """The plugin's configuration with every name made exact, as JSON has it."""
+        config: dict[str, Any] = self.modality.resolved_config().model_dump(mode="json")
+        return config
 
     def calibrate(self, rms: float) -> None:
         """Start the projector's output at the size of the word embeddings."""
@@ -122,17 +130,17 @@ def read_inputs(
     device = llm.word_embedding.weight.device
     encoder = _encoder(modality, llm)
     projector = modality.build_projector(encoder.d_enc, llm.d_llm).eval().to(device)
+    damaged: dict[str, str] = {}
     features: Features
     if modality.cache_features:
         store = FeatureStore.of(cache, name, modality.fingerprint())
-        digests, damaged = _encode_missing(name, modality, encoder, items, store, (0, 1), progress)
-        features = _Stored(digests, store, device)
+        digests = _encode_missing(name, modality, encoder, items, store, damaged, progress)
+        features = StoredFeatures(digests, store, device)
     else:
-        damaged = []
         raws = {item.index: raw for item in items if (raw := _read(modality, item, damaged)) is not None}
-        features = _EncodedAnew(raws, encoder)
+        features = FreshFeatures(raws, encoder)
     positions = _measure(features, projector)
-    return ModalityInputs(name, modality, encoder, projector, features, positions, tuple(damaged))
+    return ModalityInputs(name, modality, encoder, projector, features, positions, damaged)
 
 
 def encode_part(
@@ -152,18 +160,18 @@ def encode_part(
     """
     if modality.cache_features:
         store = FeatureStore.of(cache, name, modality.fingerprint())
-        _encode_missing(name, modality, _encoder(modality, llm), items, store, part, progress)
+        _encode_missing(name, modality, _encoder(modality, llm), items, store, {}, progress, part)
 
 
 def _encoder(modality: Modality[Any], llm: LanguageModel) -> Encoder:
     return modality.build_encoder(llm).eval().requires_grad_(False).to(llm.word_embedding.weight.device)
 
 
-def _read(modality: Modality[Any], item: Item, damaged: list[Damaged]) -> Any | None:
+def _read(modality: Modality[Any], item: Item, damaged: dict[str, str]) -> Any | None:
     try:
         return modality.read(item)
     except DamagedInputError as error:
-        damaged.append(Damaged(item.id, str(error)))
+        damaged[item.id] = str(error)
         return None
 
 
@@ -174,18 +182,17 @@ def _encode_missing(
     encoder: Encoder,
     items: Sequence[Item],
     store: FeatureStore,
-    part: tuple[int, int],
+    damaged: dict[str, str],
     progress: Show,
-) -> tuple[dict[int, bytes], list[Damaged]]:
-    """Put what the store lacks of a part of the items into it; returns each row's digest, and the damaged items."""
+    part: tuple[int, int] = (0, 1),
+) -> dict[int, bytes]:
+    """Put what the store lacks of a part of the items into it; returns each row's digest, notes damaged items."""
     # Raw inputs are read twice rather than kept: a catalog's pictures do not fit into memory.
-    damaged: list[Damaged] = []
-    digests = {
-        item.index: content_digest(raw)
-        for item in items
-        if (raw := _read(modality, item, damaged)) is not None
-    }
-    example = {digests[item.index]: item for item in items if item.index in digests}
+    digests, example = dict[int, bytes](), dict[bytes, Item]()
+    for item in items:
+        if (raw := _read(modality, item, damaged)) is not None:
+            digests[item.index] = digest = content_digest(raw)
+            example[digest] = item
     missing = [digest for digest in sorted(example)[part[0] :: part[1]] if digest not in store]
     waiting: dict[bytes, Tensor] = {}
     for start in range(0, len(missing), _BATCH):
@@ -193,53 +200,22 @@ def _encode_missing(
         h, mask = encoder([modality.read(example[digest]) for digest in chunk])
         waiting |= {digest: h[i, mask[i]].float().cpu() for i, digest in enumerate(chunk)}
         done = start + len(chunk)
-        size = sum(one.nbytes for one in waiting.values())
+        size = sum(h.nbytes for h in waiting.values())
         if done == len(missing) or size >= _SHARD_BYTES or len(waiting) >= _SHARD_ITEMS:
             store.write(waiting)
             waiting = {}
         progress(done, len(missing), f"{name} features")
-    return digests, damaged
-
-
-class _Stored(Features):
-    """Features of a store."""
-
-    def __init__(self, digests: Mapping[int, bytes], store: FeatureStore, device: torch.device) -> None:
-        self.rows = tuple(digests)
-        self._digests, self._store, self._device = digests, store, device
-
-    def __call__(self, rows: Sequence[int]) -> Encoded:
-        return pad([h.to(self._device) for h in self._store.read(self._digests[row] for row in rows)])
-
-    def size(self, row: int) -> int:
-        # The projector's mask follows from the encoder's mask alone, as the contract has it.
-        return self._store.length(self._digests[row])
-
-
-class _EncodedAnew(Features):
-    """Features of an encoder that is as fast as reading them would be."""
-
-    def __init__(self, raws: Mapping[int, Any], encoder: Encoder) -> None:
-        self.rows = tuple(raws)
-        self._raws, self._encoder = raws, encoder
-
-    @torch.no_grad()
-    def __call__(self, rows: Sequence[int]) -> Encoded:
-        encoded: Encoded = self._encoder([self._raws[row] for row in rows])
-        return encoded
-
-    def size(self, row: int) -> Hashable:
-        return "row", row
+    return digests
 
 
 @torch.no_grad()
 def _measure(features: Features, projector: Projector) -> dict[int, int]:
     """Slot positions by row, rows without any left out; one of each size is looked at."""
     first: dict[Hashable, int] = {}
-    for row in features.rows:
+    for row in features.inputs:
         first.setdefault(features.size(row), row)
     examples, counts = list(first.values()), list[int]()
     for start in range(0, len(examples), _BATCH):
         counts += projector(features(examples[start : start + _BATCH])).mask.sum(1).tolist()
     positions = dict(zip(first, counts, strict=True))
-    return {row: n for row in features.rows if (n := positions[features.size(row)])}
+    return {row: n for row in features.inputs if (n := positions[features.size(row)])}

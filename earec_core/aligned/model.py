@@ -29,10 +29,10 @@ class AlignedModel(nn.Module):
 
     Attributes:
         llm: the transformers causal LM.
-        projectors: by modality.
+        projectors: the inputs', in their order; a `ModuleDict` would refuse a modality named `items`.
         backbone: the same LLM as what it can do.
         inputs: the modalities' inputs of the catalog, by name, in slot order.
-        prompts: what is said of each item.
+        prompts: the items' prompts and anchors.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class AlignedModel(nn.Module):
     ) -> None:
         super().__init__()
         self.llm: nn.Module = backbone.model
-        self.projectors = nn.ModuleDict({name: one.projector for name, one in inputs.items()})
+        self.projectors = nn.ModuleList(modality.projector for modality in inputs.values())
         self.backbone, self.inputs, self.prompts = backbone, dict(inputs), prompts
         self.eval()
 
@@ -58,9 +58,7 @@ class AlignedModel(nn.Module):
         prompts = [Prompt(s.prompt.item, (*s.prompt.pieces, s.response[:-1])) for s in samples]
         spliced = self.splice(prompts)
         hidden = self.backbone.hidden(spliced)
-        rows: list[int] = []
-        columns: list[int] = []
-        targets: list[int] = []
+        rows, columns, targets = list[int](), list[int](), list[int]()
         for i, (sample, length) in enumerate(zip(samples, spliced.lengths.tolist(), strict=True)):
             n = len(sample.response)
             rows += [i] * n
@@ -80,16 +78,15 @@ class AlignedModel(nn.Module):
         Args:
             source: which row's input goes into a slot.
         """
-        wanted = {slot: source(slot) for prompt in prompts for slot in prompt.slots}
+        rows_of_slots = {slot: source(slot) for prompt in prompts for slot in prompt.slots}
         embeddings: dict[Slot, Tensor] = {}
-        for name, one in self.inputs.items():
-            rows = sorted({row for slot, row in wanted.items() if slot.modality == name})
+        for (name, inputs), projector in zip(self.inputs.items(), self.projectors, strict=True):
+            rows = sorted({row for slot, row in rows_of_slots.items() if slot.modality == name})
             if rows:
-                h, mask = self.projectors[name](one.encoded(rows))
+                h, mask = projector(inputs.encoded(rows))
                 embeddings |= {Slot(name, row): h[i, mask[i]] for i, row in enumerate(rows)}
-        return self.backbone.splice(
-            prompts, {slot: embeddings[Slot(slot.modality, row)] for slot, row in wanted.items()}
-        )
+        spliced = {slot: embeddings[Slot(slot.modality, row)] for slot, row in rows_of_slots.items()}
+        return self.backbone.splice(prompts, spliced)
 
     @torch.no_grad()
     def generate(

@@ -28,7 +28,7 @@ class Sample:
 
 
 class ItemPrompts:
-    """What is said of each item of a catalog; it knows which inputs there are, not what is in them.
+    """The prompts and anchors of a catalog's items; it knows which inputs each item has, not their content.
 
     Attributes:
         items: every item of the catalog, by row.
@@ -54,9 +54,7 @@ class ItemPrompts:
         self.items, self.config = items, config
         self._inputs = inputs
         self._builder = PromptBuilder(config, tokenizer, domain)
-        self._short = {
-            name for name, one in inputs.items() if one.modality.positions() <= config.relation_positions
-        }
+        self._short = {n for n, i in inputs.items() if i.modality.positions() <= config.relation_positions}
 
     def prompt(self, row: int, modalities: Sequence[str] | None = None, reserve: int = 0) -> Prompt:
         """The prompt of one item from those of `modalities` (default: all) that it has.
@@ -69,7 +67,7 @@ class ItemPrompts:
         Raises:
             UsageError: even without relations the prompt is longer than `prompt.max_tokens`.
         """
-        names = [name for name in self._inputs if modalities is None or name in modalities]
+        names = self._names(modalities)
         return self._builder.prompt(
             self.items[row],
             lambda r: [name for name in names if r in self._inputs[name]],
@@ -80,9 +78,7 @@ class ItemPrompts:
 
     def has(self, row: int, modalities: Sequence[str] | None = None) -> bool:
         """Whether the item has one of `modalities` (default: all)."""
-        return any(
-            row in one for name, one in self._inputs.items() if modalities is None or name in modalities
-        )
+        return any(row in self._inputs[name] for name in self._names(modalities))
 
     def anchor(self, row: int) -> str | None:
         """The item's anchor; None where its first field is missing."""
@@ -103,8 +99,11 @@ class ItemPrompts:
 
     def positions(self, slot: Slot) -> int:
         """Positions that a slot takes."""
-        return self._inputs[slot.modality].positions(slot.item)
+        return self._inputs[slot.modality].positions[slot.item]
 
     def length(self, prompt: Prompt) -> int:
         """Positions of a prompt, slots included."""
         return prompt.length(self.positions)
+
+    def _names(self, modalities: Sequence[str] | None) -> list[str]:
+        return [name for name in self._inputs if modalities is None or name in modalities]

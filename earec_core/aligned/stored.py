@@ -38,13 +38,8 @@ def open_model(registry: Registry, reference: str) -> StoredModel:
     return cast("StoredModel", open_as(registry, reference, AdapterManifest, CompositeManifest))
 
 
-def open_adapter(registry: Registry, reference: str) -> Stored[AdapterManifest]:
-    """The same for an adapter alone."""
-    return open_as(registry, reference, AdapterManifest)
-
-
 def adapter_of(stored: StoredModel) -> Adapter:
-    """What puts the model's adapters on its backbone (`Backbone.adapted`).
+    """The model's adapters in the form that its backbone takes (`Backbone.adapted`).
 
     A routed composite runs its adapters side by side, every other model is merged into the weights.
 
@@ -59,25 +54,25 @@ def adapter_of(stored: StoredModel) -> Adapter:
     return mixture
 
 
-def check_base(stored: StoredModel, have: BaseRecord) -> None:
-    """Refuse a base model that is not the one the model was aligned on.
+def check_base(stored: StoredModel, backbone: BaseRecord) -> None:
+    """Refuse a backbone that is not the one the model was aligned on.
 
     Raises:
         IntegrityError: weights or tokenizer differ; both are named.
     """
-    want = stored.manifest.base
+    base = stored.manifest.base
     for part in ("weights", "tokenizer"):
-        wanted, given = getattr(want, part), getattr(have, part)
-        if wanted != given:
+        digest, given = getattr(base, part), getattr(backbone, part)
+        if digest != given:
             raise IntegrityError(
-                f"Model {stored.id[:12]} was aligned on {want.id} ({part} {wanted[:12]}…), "
-                f"this backbone is {have.id} ({given[:12]}…).",
-                f"Use --backbone {want.id}.",
+                f"Model {stored.id[:12]} was aligned on {base.id} ({part} {digest[:12]}…), "
+                f"this backbone is {backbone.id} ({given[:12]}…).",
+                f"Use --backbone {base.id}.",
             )
 
 
 def plugin_record(name: str) -> PluginRecord:
-    """What a manifest says of the plugin that made a model."""
+    """The installed plugin of a modality, as a manifest records it."""
     plugin = plugins.get(name)
     assert plugin.spec is not None  # noqa: S101 - `get` returns usable plugins only
     return PluginRecord(
@@ -115,11 +110,11 @@ def stored_model(
             f"Model {stored.id[:12]} was not aligned for {', '.join(unknown)}; it has {', '.join(modalities)}.",
             "Choose among those, or compose a model with that modality.",
         )
-    wanted = [name for name in modalities if names is None or name in names]
-    for name in wanted:
-        _check_plugin(name, _accepted_plugin(stored, name))
-    settings = {name: {**modalities[name].config, **(overrides or {}).get(name, {})} for name in wanted}
-    model = new_model(workspace, catalog, backbone, wanted, settings, stored.manifest.prompt)
+    names = [name for name in modalities if names is None or name in names]
+    for name in names:
+        _check_plugin(stored, name)
+    settings = {name: {**modalities[name].config, **(overrides or {}).get(name, {})} for name in names}
+    model = new_model(workspace, catalog, backbone, settings, stored.manifest.prompt)
     for name, inputs in model.inputs.items():
         load_projector(inputs, stored.folder / modalities[name].projector)
     return model
@@ -139,7 +134,7 @@ def joined_model(
         PluginError, IntegrityError: see `stored_model`.
     """
     parts = [stored_model(workspace, catalog, backbone, stored, overrides=overrides) for stored in models]
-    inputs = {name: one for part in parts for name, one in part.inputs.items()}
+    inputs = {name: inputs for part in parts for name, inputs in part.inputs.items()}
     first = parts[0].prompts
     prompts = ItemPrompts(first.items, inputs, first.config, backbone.tokenizer, catalog.name)
     return AlignedModel(backbone, inputs, prompts)
@@ -160,22 +155,17 @@ def load_projector(inputs: ModalityInputs, file: Path) -> None:
         ) from error
 
 
-def _accepted_plugin(stored: StoredModel, name: str) -> PluginRecord:
-    """The plugin that made the modality; the version that composition was told to accept, if it was."""
-    record = stored.manifest.modalities[name].plugin
+def _check_plugin(stored: StoredModel, name: str) -> None:
+    """Refuse a plugin of another major version than made the modality, or than composition was told to accept."""
+    recorded, installed = stored.manifest.modalities[name].plugin, plugin_record(name).version
+    version = recorded.version
     if isinstance(stored.manifest, CompositeManifest):
         accepted = stored.manifest.overridden.get("plugin", {}).get(f"{name}.version")
-        if accepted:
-            return record.model_copy(update={"version": accepted["installed"]})
-    return record
-
-
-def _check_plugin(name: str, recorded: PluginRecord) -> None:
-    have = plugin_record(name)
-    old, new = (record.version.partition(".")[0] for record in (recorded, have))
-    if old != new:
+        version = accepted["installed"] if accepted else version
+    major = version.partition(".")[0]
+    if major != installed.partition(".")[0]:
         raise PluginError(
-            f"The model's modality {name!r} was made by {recorded.distribution} {recorded.version}; "
-            f"installed is {have.version}.",
-            f"Install the version it was made with: pip install '{recorded.distribution}=={old}.*'",
+            f"The model's modality {name!r} was made by {recorded.distribution} {version}; "
+            f"installed is {installed}.",
+            f"Install the version it was made with: pip install '{recorded.distribution}=={major}.*'",
         )

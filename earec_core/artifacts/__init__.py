@@ -1,4 +1,4 @@
-"""What is stored, one module a kind: the manifest as a frozen model, how to open it, how to save it."""
+"""Stored artifacts, one module a kind: the manifest as a frozen model, how to open it, how to save it."""
 
 from earec_core.artifacts.adapter import AdapterManifest, TrainingRecord
 from earec_core.artifacts.base import (
@@ -9,14 +9,13 @@ from earec_core.artifacts.base import (
     PluginRecord,
     Shapes,
     Stored,
-    kind_of,
     open_as,
-    read,
     save,
 )
 from earec_core.artifacts.composite import CompositeManifest, MethodRecord
-from earec_core.artifacts.embeddings import EmbeddingsManifest, save_embeddings
+from earec_core.artifacts.embeddings import EmbeddingsManifest
 from earec_core.artifacts.recommender import FitRecord, RecommenderManifest
+from earec_core.artifacts.tables import save_table
 from earec_core.artifacts.vectors import ItemVectors, VectorsManifest
 
 __all__ = [
@@ -36,9 +35,7 @@ __all__ = [
     "Stored",
     "TrainingRecord",
     "VectorsManifest",
-    "kind_of",
     "open_as",
-    "read",
     "save",
-    "save_embeddings",
+    "save_table",
 ]

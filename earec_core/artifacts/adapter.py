@@ -28,7 +28,7 @@ class TrainingRecord(Record):
 
 
 class AdapterManifest(Manifest):
-    """What an adapter says; a guard compares `base`, `prompt`, `lora.seed` and the plugin's version."""
+    """An adapter's manifest; a guard compares `base`, `prompt`, `lora.seed` and the plugin's version."""
 
     title: ClassVar[str] = "an adapter"
     remedy: ClassVar[str] = "Make one: earec align."

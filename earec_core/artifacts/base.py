@@ -1,4 +1,4 @@
-"""What every stored thing says of itself, and the one way to store and open it.
+"""Manifests, and the one way to store an artifact with its manifest and to open it.
 
 A kind is a frozen model of its manifest, one module a kind. Manifests that earlier versions stored are read through
 `upgrade`; what is stored is never rewritten.
@@ -75,7 +75,7 @@ class ModalityRecord(Record):
 
 
 class Manifest(Record):
-    """What every kind's manifest has; `files` is the registry's own part."""
+    """The part that every kind's manifest has; `files` belongs to the registry."""
 
     schema_version: Literal[1] = Field(1, alias="schema")
     kind: str
@@ -88,7 +88,7 @@ class Manifest(Record):
 
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """What was stored before manifests had a schema, as schema 1."""
+        """A manifest stored before there was a schema, as schema 1."""
         return data
 
 
@@ -101,7 +101,7 @@ class Stored(Generic[M]):
 
     Attributes:
         id: its digest.
-        manifest: what it says.
+        manifest: of its kind.
         folder: its files as a plain directory, their digests checked.
     """
 
@@ -114,7 +114,7 @@ def read(stored: StoredManifest, kind: type[M]) -> M:
     """The typed manifest of a stored one.
 
     Raises:
-        IntegrityError: it does not say what its kind must say, or names a file that it does not have.
+        IntegrityError: it lacks what its kind must have, or names a file that it does not have.
     """
     data = {key: value for key, value in stored.data.items() if key != "files"}
     data["parents"] = [parent.id for parent in stored.parents]
@@ -140,7 +140,7 @@ def read(stored: StoredManifest, kind: type[M]) -> M:
 
 
 def open_as(registry: Registry, reference: str, *kinds: type[M]) -> Stored[M]:
-    """What a name, `name:tag` or id refers to, as one of the kinds, its files verified.
+    """The artifact that a name, `name:tag` or id refers to, as one of the kinds, its files verified.
 
     Raises:
         UsageError: it is of another kind.
@@ -149,13 +149,13 @@ def open_as(registry: Registry, reference: str, *kinds: type[M]) -> Stored[M]:
     """
     stored = registry.manifest(reference)
     for kind in kinds:
-        if kind_of(stored) == kind.model_fields["kind"].default:
+        if _kind(stored) == kind.model_fields["kind"].default:
             return Stored(stored.id, read(stored, kind), registry.materialize(stored.id))
-    wanted = " or ".join(kind.title for kind in kinds)
-    raise UsageError(f"{reference!r} is of kind {kind_of(stored)}, not {wanted}.", kinds[0].remedy)
+    titles = " or ".join(kind.title for kind in kinds)
+    raise UsageError(f"{reference!r} is of kind {_kind(stored)}, not {titles}.", kinds[0].remedy)
 
 
-def kind_of(stored: StoredManifest) -> str:
+def _kind(stored: StoredManifest) -> str:
     """The kind of a stored manifest; `features` of earlier versions was two."""
     if stored.kind != "features":
         return stored.kind

@@ -18,7 +18,7 @@ class MethodRecord(Record):
 
 
 class CompositeManifest(Manifest):
-    """What a composite says.
+    """A composite's manifest.
 
     Attributes:
         parents: the adapters, in the order of `modalities`, then what those were made from.

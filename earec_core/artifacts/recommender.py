@@ -20,7 +20,7 @@ class FitRecord(Record):
 
 
 class RecommenderManifest(Manifest):
-    """What a recommender says.
+    """A recommender's manifest.
 
     Attributes:
         model: its name in the table of models.

@@ -1,37 +1,26 @@
-"""Item vectors of a catalog. Files: `vectors.safetensors` with `vectors` (n d), `item_ids.json` in row order."""
+"""Vectors of a catalog's items, every one of them."""
 
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from earec_core.artifacts.base import BaseRecord, DataRecord, Manifest, Record, open_as, save
+from earec_core.artifacts.base import BaseRecord, DataRecord, open_as
+from earec_core.artifacts.tables import IDS, TableManifest, TableShape, save_table
 from earec_core.catalog import Catalog
 from earec_core.config import PromptConfig
 from earec_core.errors import IntegrityError, UsageError
 from earec_registry import Registry
 
-TENSORS, IDS = "vectors.safetensors", "item_ids.json"
 
-
-class TableShape(Record):
-    """Rows and width of a table of items."""
-
-    items: int
-    d: int
-
-
-class VectorsManifest(Manifest):
-    """What item vectors say.
+class VectorsManifest(TableManifest):
+    """The manifest of item vectors.
 
     Attributes:
         parents: the model, then what its encoders read.
@@ -49,8 +38,6 @@ class VectorsManifest(Manifest):
     modalities: Mapping[str, Mapping[str, Any]] = {}
     base: BaseRecord | None = None
     prompt: PromptConfig | None = None
-    data: DataRecord
-    shapes: TableShape
     coverage: Mapping[str, int] = {}
 
     @classmethod
@@ -65,13 +52,11 @@ class ItemVectors:
     Attributes:
         id: their id in the registry.
         vectors: one row an item, in the catalog's order.
-        item_ids: the items' ids, by row.
-        manifest: what they say.
+        manifest: theirs, with the method, the modalities and the catalog.
     """
 
     id: str
     vectors: Float[np.ndarray, "n d"]
-    item_ids: Sequence[str]
     manifest: VectorsManifest
 
     @classmethod
@@ -85,7 +70,7 @@ class ItemVectors:
         stored = open_as(registry, reference, VectorsManifest)
         try:
             item_ids = json.loads((stored.folder / IDS).read_text())
-            with safe_open(str(stored.folder / TENSORS), framework="np") as tensors:
+            with safe_open(str(stored.folder / "vectors.safetensors"), framework="np") as tensors:
                 vectors = tensors.get_tensor("vectors")
         except (OSError, ValueError, SafetensorError) as error:
             raise IntegrityError(
@@ -97,7 +82,7 @@ class ItemVectors:
                 f"those of {catalog.name!r}.",
                 f"Run `earec encode --data {catalog.path}`.",
             )
-        return cls(stored.id, vectors, item_ids, stored.manifest)
+        return cls(stored.id, vectors, stored.manifest)
 
     @classmethod
     def save(
@@ -115,15 +100,11 @@ class ItemVectors:
         Args:
             manifest: fields of `VectorsManifest` beside the catalog and the shapes.
         """
-        said = VectorsManifest(
+        typed = VectorsManifest(
             data=DataRecord(name=catalog.name, digest=catalog.digest),
             shapes=TableShape(items=len(vectors), d=int(vectors.shape[1])),
             **manifest,
         )
         item_ids = catalog.items["item_id"].to_list()
-        with tempfile.TemporaryDirectory() as folder:
-            files = {file: Path(folder) / file for file in (TENSORS, IDS)}
-            save_file({"vectors": np.ascontiguousarray(vectors)}, files[TENSORS])
-            files[IDS].write_text(json.dumps(item_ids))
-            identity = save(registry, said, files, name=name, why=why)
-        return cls(identity, vectors, item_ids, said)
+        identity = save_table(registry, typed, vectors, item_ids, name=name, why=why)
+        return cls(identity, vectors, typed)

@@ -78,3 +78,10 @@ def item_split(ids: Sequence[str], split: Split) -> Int[np.ndarray, " n"]:
     hashes = [hashlib.blake2b(f"0:{id_}".encode(), digest_size=8).digest() for id_ in ids]
     buckets = np.array([int.from_bytes(digest, "big") % 100 for digest in hashes], dtype=np.int64)
     return np.flatnonzero((buckets >= low) & (buckets < high))
+
+
+def random_part(n: int, size: int | None, seed: int) -> Int[np.ndarray, " k"]:
+    """Indices of a random part of n things, ascending; of all of them where they are no more than `size`."""
+    if size is None or n <= size:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, size, replace=False))

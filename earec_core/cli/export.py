@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     "--backbone",
     help="The base model: a named LLM, a local directory or a hub id.  [default: the one recorded]",
 )
-@options.session_options
+@options.registry_option
 @options.json_option
 def command(
-    reference: str, form: Form, target: Path, backbone: str | None, session: options.Session, as_json: bool
+    reference: str, form: Form, target: Path, backbone: str | None, registry: Path, as_json: bool
 ) -> None:
     """Write the composite REF to a directory that needs no EAREC. Prints its path.
 
@@ -39,7 +39,7 @@ def command(
     """
     from earec_core.export import export
 
-    with session("export") as workspace:
+    with options.Session(registry)("export") as workspace:
         export(workspace, reference, form, target, backbone=backbone)
     facts = {"id": workspace.registry.resolve(reference), "as": form, "out": target}
     out.result(str(target), facts, as_json)

@@ -22,7 +22,7 @@ _STRATEGY = {"step": "grid", "gradients": "learn", "per_layer": "learn"}
 
 
 @click.command()
-@click.argument("strategy", type=click.Choice(["grid", "learn", "bayes"]))
+@click.argument("strategy", metavar="[grid|learn|bayes]")
 @options.data_option
 @options.names_option("--modalities", required=True, help="Comma-separated: those to weigh.")
 @click.option(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 from earec_core.aligned.stored import open_model
@@ -12,14 +13,14 @@ from earec_core.plugins import MODALITY, entry_points
 from earec_registry import Registry
 
 _TEMPLATE = ("chat", "system", "item", "relations", "request")
-_SAME = {
-    "base": ((("base", "weights"),), "backbone weights"),
-    "tokenizer": ((("base", "tokenizer"),), "tokenizers"),
-    "anchor": ((("prompt", "anchor"),), "anchors"),
-    "template": (tuple(("prompt", key) for key in _TEMPLATE), "templates"),
-    "seed": ((("lora", "seed"),), "LoRA-A seeds"),
+_SHARED = {
+    "base": ("backbone weights", ("base.weights",)),
+    "tokenizer": ("tokenizers", ("base.tokenizer",)),
+    "anchor": ("anchors", ("prompt.anchor",)),
+    "template": ("templates", tuple(f"prompt.{key}" for key in _TEMPLATE)),
+    "seed": ("LoRA-A seeds", ("lora.seed",)),
 }
-MISMATCHES = (*_SAME, "plugin")
+MISMATCHES = (*_SHARED, "plugin")
 """What `--allow-mismatch` takes."""
 
 
@@ -41,19 +42,16 @@ def open_adapters(
         )
     models = {m: _adapter(registry, m, reference) for m, reference in sorted(adapters.items())}
     overridden: dict[str, Any] = {}
-    for flag, (places, what) in _SAME.items():
-        for section, key in places:
-            values = {m: getattr(getattr(model.manifest, section), key) for m, model in models.items()}
-            if len({repr(value) for value in values.values()}) == 1:
-                continue
-            if flag not in allow:
-                _refuse(what, f"{section}.{key}", values, flag, "Align them alike,")
-            overridden.setdefault(flag, {})[f"{section}.{key}"] = values
-    for where, values in _differing_plugins(models).items():
-        if "plugin" not in allow:
-            step = "Install the version that the adapter was made with, align it again,"
-            _refuse("plugins", where, values, "plugin", step)
-        overridden.setdefault("plugin", {})[where] = values
+    for flag, noun, field, values in _differences(models):
+        if flag not in allow:
+            listed = ", ".join(f"{name}: {str(value)[:60]}" for name, value in values.items())
+            remedy = "Install the version that the adapter was made with, align it again,"
+            raise UsageError(
+                f"The adapters' {noun} differ in {field} ({listed}).",
+                f"{remedy if flag == 'plugin' else 'Align them alike,'} or say --allow-mismatch {flag} if that "
+                "is meant.",
+            )
+        overridden.setdefault(flag, {})[field] = values
     return models, overridden
 
 
@@ -68,24 +66,22 @@ def _adapter(registry: Registry, modality: str, reference: str) -> Stored[Adapte
     return Stored(model.id, manifest, model.folder)
 
 
-def _refuse(what: str, where: str, values: Mapping[str, Any], flag: str, step: str) -> None:
-    said = ", ".join(f"{name}: {str(value)[:60]}" for name, value in values.items())
-    raise UsageError(
-        f"The adapters' {what} differ in {where} ({said}).",
-        f"{step} or say --allow-mismatch {flag} if that is meant.",
-    )
-
-
-def _differing_plugins(models: Mapping[str, Stored[AdapterManifest]]) -> dict[str, dict[str, str]]:
-    """Where majors differ: of a modality's plugin, as recorded and as installed; of the API, between the parts."""
+def _differences(
+    models: Mapping[str, Stored[AdapterManifest]],
+) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Yields flag, noun, field and the differing values; of plugins and their API only majors are compared."""
+    for flag, (noun, fields) in _SHARED.items():
+        for field in fields:
+            values = {m: attrgetter(field)(model.manifest) for m, model in models.items()}
+            if len({repr(value) for value in values.values()}) > 1:
+                yield flag, noun, field, values
     installed = {entry.name: entry.version for entry in entry_points(MODALITY.group) if not entry.problem}
-    differing, plugins = {}, {m: model.manifest.record.plugin for m, model in models.items()}
-    for m, plugin in plugins.items():
-        versions = {"recorded": plugin.version, "installed": installed.get(m, plugin.version)}
-        differing[f"{m}.version"] = versions
-    differing["plugin.api"] = {m: plugin.api for m, plugin in plugins.items()}
-    return {
-        where: versions
-        for where, versions in differing.items()
-        if len({version.partition(".")[0] for version in versions.values()}) > 1
+    plugins = {m: model.manifest.record.plugin for m, model in models.items()}
+    versions = {
+        f"{m}.version": {"recorded": plugin.version, "installed": installed.get(m, plugin.version)}
+        for m, plugin in plugins.items()
     }
+    versions["plugin.api"] = {m: plugin.api for m, plugin in plugins.items()}
+    for field, values in versions.items():
+        if len({version.partition(".")[0] for version in values.values()}) > 1:
+            yield "plugin", "plugins", field, values

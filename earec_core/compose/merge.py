@@ -17,7 +17,7 @@ from earec_core.compose.methods import combine, delta, stack, stack_stored, trun
 from earec_core.compose.peft_config import composite_config
 from earec_core.compose.recipe import Recipe, check_names
 from earec_core.errors import UsageError
-from earec_core.files import new_directory, write_file
+from earec_core.files import new_directory
 from earec_core.llm.peft_adapter import CONFIG, KEY_A, KEY_B, WEIGHTS, LoraAdapter
 from earec_core.llm.tensors import Dtype, from_array, is_finite, to_array, write_tensors
 
@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 
 def compose(
-    adapters: Mapping[str, Path], recipe: Recipe, out: Path, *, progress: Progress | None = None
+    adapters: Mapping[str, Path], recipe: Recipe, out: Path, *, progress: Progress = lambda *_: None
 ) -> ComposeReport:
     """Merge adapters by weight, theta_merge = sum lambda_i theta_i (Eq. 4), into a plain PEFT directory.
 
@@ -60,7 +60,7 @@ def compose(
         size = write_tensors(folder / WEIGHTS, merge.header(), merge.dtype, merge.tensors())
         config = composite_config(list(merge.adapters.values()), ranks, merge.scales)
         text = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
-        write_file(folder / CONFIG, text)
+        (folder / CONFIG).write_bytes(text)
     return ComposeReport(
         method=recipe.method,
         options=recipe.options,
@@ -85,14 +85,12 @@ class _Merge:
         measure: the sums over those done so far; None where nothing is measured.
     """
 
-    def __init__(
-        self, recipe: Recipe, adapters: Mapping[str, LoraAdapter], progress: Progress | None
-    ) -> None:
+    def __init__(self, recipe: Recipe, adapters: Mapping[str, LoraAdapter], progress: Progress) -> None:
         self.recipe, self.adapters, self.progress = recipe, adapters, progress
         dtypes = {adapter.dtype for adapter in adapters.values()}
         same: Dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
         self.dtype: Dtype = same if recipe.dtype == "same" else recipe.dtype
-        modules = sorted({module for adapter in adapters.values() for module in adapter.modules})
+        modules = sorted({module for adapter in adapters.values() for module in adapter.shapes})
         self.shapes = {module: self._shape(module) for module in modules if self._taking(module)}
         self.scales: dict[str, float] = {}
         self.measure = Measure(tuple(adapters), recipe.arithmetic.exact) if recipe.measure else None
@@ -108,8 +106,7 @@ class _Merge:
         """Compose module after module; yields A, then B, as they are stored."""
         for done, module in enumerate(self.shapes, 1):
             yield from zip((KEY_A.format(module), KEY_B.format(module)), self._compose(module), strict=True)
-            if self.progress is not None:
-                self.progress(done, len(self.shapes))
+            self.progress(done, len(self.shapes))
 
     def _taking(self, module: str) -> list[str]:
         """The adapters that change a module, at a weight that is not 0."""
@@ -122,18 +119,18 @@ class _Merge:
     def _shape(self, module: str) -> tuple[int, int, int]:
         """d_out, the composite's rank and d_in."""
         d_out, rank, d_in = self.adapters[self._taking(module)[0]].shapes[module]
-        how, most = self.recipe.arithmetic.rank, self.recipe.rank
-        if how != "equal":
+        rule, limit = self.recipe.arithmetic.rank, self.recipe.rank
+        if rule != "equal":
             rank = sum(self._ranks(module))
-        if how == "dense" and not self.recipe.alone(module):
-            rank = min(most or rank, d_out, d_in)
-        elif most is not None and most < rank:
-            rank = min(most, d_out, d_in)
+        if rule == "dense" and not self.recipe.alone(module):
+            rank = min(limit or rank, d_out, d_in)
+        elif limit is not None and limit < rank:
+            rank = min(limit, d_out, d_in)
         return d_out, rank, d_in
 
     def _compose(self, module: str) -> tuple[Tensor, Tensor]:
         """A and B as they are stored; notes the scale and measures."""
-        read = {n: one.stored(module) for n, one in self.adapters.items() if module in one.shapes}
+        read = {n: adapter.stored(module) for n, adapter in self.adapters.items() if module in adapter.shapes}
         if self._stacks(module):
             names, weights = self._taking(module), self.recipe.at(module)
             scaled = [weights[name] * self.adapters[name].scales[module] for name in names]
@@ -145,15 +142,14 @@ class _Merge:
                 exact = stack([part for part in parts if part.weight != 0.0])
                 self.measure.add(module, parts, exact, exact, Factors(to_array(a), to_array(b)))
             return a, b
-        result: Factors | Dense
-        composed: Factors | Dense
         parts, rank, dropped = self._parts(module, read), self.shapes[module][1], 0.0
         taking = [part for part in parts if part.weight != 0.0]
         with np.errstate(over="ignore", invalid="ignore"):  # overflow is reported below, by name
             if self.recipe.alone(module):
-                result = composed = Factors(taking[0].a, taking[0].b, taking[0].scale)
+                result: Factors | Dense = delta(taking)
             else:
-                result = composed = combine(self.recipe.arithmetic, taking, self.recipe.options)
+                result = combine(self.recipe.arithmetic, taking, self.recipe.options)
+            composed = result
             if not isinstance(composed, Factors):
                 composed = Factors(*low_rank(composed, rank))
             elif len(composed.a) > rank:
@@ -173,11 +169,11 @@ class _Merge:
         return delta_here and same and self.shapes[module][1] == sum(self._ranks(module))
 
     def _parts(self, module: str, read: Mapping[str, tuple[Tensor, Tensor]]) -> list[Part]:
-        parts, weights = [], self.recipe.at(module)
-        for name, (a, b) in read.items():
-            scale = self.adapters[name].scales[module]
-            parts.append(Part(name, module, weights[name], scale, to_array(a), to_array(b)))
-        return parts
+        weights, adapters = self.recipe.at(module), self.adapters
+        return [
+            Part(name, module, weights[name], adapters[name].scales[module], to_array(a), to_array(b))
+            for name, (a, b) in read.items()
+        ]
 
     def _check_finite(self, module: str, *factors: Tensor) -> None:
         if not all(is_finite(factor) for factor in factors):

@@ -101,14 +101,14 @@ def factor_norm(parts: Sequence[Part]) -> Factors:
     if len(parts) == 1 and parts[0].weight == 1.0:
         return factor(parts)
     exact, mixed = delta(parts), factor(parts)
-    wanted, found = product_norm(exact), product_norm(mixed)
-    if found == 0.0 and wanted > 0.0:
+    exact_norm, mixed_norm = product_norm(exact), product_norm(mixed)
+    if mixed_norm == 0.0 and exact_norm > 0.0:
         names = ", ".join(part.adapter for part in parts)
         raise UsageError(
             f"The averaged factors of {names} cancel in {parts[0].module}, so no rescaling helps.",
             "Compose with --method delta.",
         )
-    return Factors(mixed.a, mixed.b * np.float32(wanted / found if found else 1.0), mixed.scale)
+    return Factors(mixed.a, mixed.b * np.float32(exact_norm / mixed_norm if mixed_norm else 1.0), mixed.scale)
 
 
 METHODS: dict[str, Method] = {
@@ -164,16 +164,18 @@ def combine(method: Method, parts: Sequence[Part], options: Mapping[str, float])
     except Exception as error:
         if isinstance(error, EarecError) or method.name in METHODS or os.environ.get("EAREC_STRICT_PLUGINS"):
             raise
-        said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
-        raise PluginError(f"The method {method.name!r} failed in {parts[0].module} ({said}).", fix) from error
+        cause = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
+        raise PluginError(
+            f"The method {method.name!r} failed in {parts[0].module} ({cause}).", fix
+        ) from error
     ranks = [len(part.a) for part in parts]
     rank = sum(ranks) if method.rank == "sum" else ranks[0]
     (d_out, _), (_, d_in) = parts[0].b.shape, parts[0].a.shape
-    wanted = [(d_out, d_in)] if method.rank == "dense" else [(rank, d_in), (d_out, rank)]
-    found = [np.shape(m) for m in ((result.a, result.b) if isinstance(result, Factors) else (result,))]
-    if found != wanted:
+    expected = [(d_out, d_in)] if method.rank == "dense" else [(rank, d_in), (d_out, rank)]
+    shapes = [np.shape(m) for m in ((result.a, result.b) if isinstance(result, Factors) else (result,))]
+    if shapes != expected:
         raise PluginError(
-            f"The method {method.name!r} gave shapes {found} for {parts[0].module}, not {wanted}.", fix
+            f"The method {method.name!r} gave shapes {shapes} for {parts[0].module}, not {expected}.", fix
         )
     return result
 

@@ -30,7 +30,7 @@ def composite_config(
     alphas = {module: scales[module] * rank for module, rank in ranks.items()}
     alpha = alphas[next(module for module in ranks if ranks[module] == r)]
     selection = {key: first.config.get(key) for key in _SELECTION}
-    if not all(a.modules == tuple(ranks) and _selection(a) == _selection(first) for a in adapters):
+    if not all(list(a.shapes) == list(ranks) and _selection(a) == _selection(first) for a in adapters):
         # Full names where the adapters chose different modules: a short name could match too many.
         selection = {**dict.fromkeys(_SELECTION), "target_modules": sorted(ranks)}
     if isinstance(selection["target_modules"], list):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import earec_core
 from earec_core.artifacts import AdapterManifest, CompositeManifest, MethodRecord, Stored, save
 from earec_core.compose.guards import open_adapters
 from earec_core.compose.measure import ComposeReport
@@ -60,7 +59,6 @@ def compose_models(
         "adapters": {modality: model.id for modality, model in models.items()},
         "recipe": recipe.as_json(),
         "allow": sorted(allow),
-        "earec": earec_core.__version__,
     }
     run = workspace.run("compose", key).start()
     with tempfile.TemporaryDirectory() as scratch:
@@ -118,22 +116,22 @@ def choose_adapters(
     Raises:
         UsageError: there is none, or more than one to choose from.
     """
-    chosen = {modality: given.get(modality, "") for modality in modalities}
-    for modality in (modality for modality, ref in chosen.items() if not ref):
-        names = {
-            entry.name
-            for entry in registry.list().entries
-            if entry.kind == "adapter" and registry.manifest(entry.id).data.get("modality") == modality
-        }
-        if not names:
-            raise UsageError(
-                f"The registry holds no adapter of {modality}.",
-                f"Make one: earec align --modality {modality}",
-            )
-        if len(names) > 1:
-            raise UsageError(
-                f"The registry holds several adapters of {modality}: {', '.join(sorted(names))}.",
-                f"Say which: --adapter {modality}=REF",
-            )
-        chosen[modality] = names.pop()
-    return {**chosen, **given}
+    return {**{m: given.get(m) or _only_adapter(registry, m) for m in modalities}, **given}
+
+
+def _only_adapter(registry: Registry, modality: str) -> str:
+    names = {
+        entry.name
+        for entry in registry.list().entries
+        if entry.kind == "adapter" and registry.manifest(entry.id).data.get("modality") == modality
+    }
+    if not names:
+        raise UsageError(
+            f"The registry holds no adapter of {modality}.", f"Make one: earec align --modality {modality}"
+        )
+    if len(names) > 1:
+        raise UsageError(
+            f"The registry holds several adapters of {modality}: {', '.join(sorted(names))}.",
+            f"Say which: --adapter {modality}=REF",
+        )
+    return names.pop()

@@ -36,9 +36,9 @@ class Weighting(Section):
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            said = error.strerror if isinstance(error, OSError) else "not JSON"
+            cause = error.strerror if isinstance(error, OSError) else "not JSON"
             raise UsageError(
-                f"The weights in {file} cannot be read ({said}).",
+                f"The weights in {file} cannot be read ({cause}).",
                 "Name a file that `earec search` wrote, or give the weights: text=0.5,vision=0.5.",
             ) from None
         return validate(cls, values, f"file of weights {file}")

@@ -1,6 +1,5 @@
 """Stage 2: every item of a catalog as a vector (Eq. 5)."""
 
-from earec_core.encode.readouts import READOUTS
 from earec_core.encode.stage import encode, item_vectors
 
-__all__ = ["READOUTS", "encode", "item_vectors"]
+__all__ = ["encode", "item_vectors"]

@@ -23,12 +23,10 @@ class Readout:
     """A way to read a vector off.
 
     Attributes:
-        name: the setting `encode.readout`.
-        method: what a manifest says.
+        method: what a manifest calls it.
         read: from hidden states and lengths to vectors.
     """
 
-    name: str
     method: str
     read: Read
 
@@ -45,12 +43,10 @@ def mean(hidden: Float[Tensor, "b s d"], lengths: Int[Tensor, " b"]) -> Float[Te
 
 
 READOUTS: Mapping[str, Readout] = {
-    readout.name: readout
-    for readout in (
-        Readout("last", "last-hidden-state", last),
-        Readout("mean", "mean-hidden-state", mean),
-    )
+    "last": Readout("last-hidden-state", last),
+    "mean": Readout("mean-hidden-state", mean),
 }
+"""By the setting `encode.readout`."""
 
 
 def get_readout(name: str) -> Readout:

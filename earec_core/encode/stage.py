@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-import earec_core
-from earec_core.aligned.build import new_model
+from earec_core.aligned.build import model_run, new_model
 from earec_core.aligned.model import AlignedModel
-from earec_core.aligned.stored import StoredModel, adapter_of, open_model, stored_model
+from earec_core.aligned.stored import adapter_of, open_model, stored_model
 from earec_core.artifacts import ItemVectors
 from earec_core.catalog import Catalog
 from earec_core.config import EncodeConfig, RunConfig
@@ -20,7 +19,7 @@ from earec_core.encode.readouts import get_readout
 from earec_core.errors import UsageError
 from earec_core.llm.backbone import Backbone
 from earec_core.types import Show
-from earec_core.workspace import Run, Workspace
+from earec_core.workspace import Workspace
 
 
 @torch.inference_mode()
@@ -81,69 +80,35 @@ def encode(
     if stored is None and not names:
         raise UsageError("Without a model, the modalities are not known.", "Name them: --modalities text")
     backbone = backbone or Backbone.load(config.backbone, workspace)
-    aligned = _model(workspace, catalog, backbone, stored, config, names)
-    run = _run(workspace, catalog, aligned, stored, config).start()
+    if stored is not None:
+        aligned = stored_model(workspace, catalog, backbone, stored, names=names, overrides=config.modalities)
+    else:
+        settings = {m: config.modalities.get(m, {}) for m in names or ()}
+        aligned = new_model(workspace, catalog, backbone, settings, config.prompt, seed=config.run.seed)
+    beside = {"model": stored.id if stored else None}
+    run = model_run(workspace, "encode", catalog, aligned, config, beside).start()
+    rows = range(len(catalog))
     with backbone.adapted(adapter_of(stored)) if stored else nullcontext():
-        every = range(len(catalog))
-        vectors = item_vectors(aligned, every, config.encode, show=workspace.reporter.progress)
-    inputs = aligned.inputs
-    none = sum(not aligned.prompts.has(row) for row in range(len(catalog)))
+        vectors = item_vectors(aligned, rows, config.encode, show=workspace.progress)
+    none = sum(not aligned.prompts.has(row) for row in rows)
     if none:
+        modalities = ", ".join(aligned.inputs)
         workspace.note(
-            f"{none} of {len(catalog)} items have none of {', '.join(inputs)}; their vector is the bare prompt's."
+            f"{none} of {len(rows)} items have none of {modalities}; their vector is the bare prompt's."
         )
-    sources = [source for one in inputs.values() for source in one.modality.sources()]
-    made = ItemVectors.save(
+    sources = [source for inputs in aligned.inputs.values() for source in inputs.modality.sources()]
+    stored_vectors = ItemVectors.save(
         workspace.registry,
         vectors,
         catalog,
         name=name,
         why="encode",
         method=readout.method,
-        modalities=_configs(aligned),
+        modalities={m: inputs.resolved_config() for m, inputs in aligned.inputs.items()},
         base=backbone.info,
         prompt=aligned.prompts.config,
         parents=(*([stored.id] if stored else []), *sources),
-        coverage={n: len(one.rows) for n, one in inputs.items()} | {"none": none},
+        coverage={m: len(inputs.rows) for m, inputs in aligned.inputs.items()} | {"none": none},
     )
-    run.finish({"id": made.id}, step=len(catalog))
-    return made
-
-
-def _model(
-    workspace: Workspace,
-    catalog: Catalog,
-    backbone: Backbone,
-    stored: StoredModel | None,
-    config: RunConfig,
-    names: Sequence[str] | None,
-) -> AlignedModel:
-    if stored is None:
-        return new_model(
-            workspace, catalog, backbone, names or (), config.modalities, config.prompt, seed=config.run.seed
-        )
-    return stored_model(workspace, catalog, backbone, stored, names=names, overrides=config.modalities)
-
-
-def _configs(model: AlignedModel) -> dict[str, dict[str, object]]:
-    return {n: one.modality.resolved_config().model_dump(mode="json") for n, one in model.inputs.items()}
-
-
-def _run(
-    workspace: Workspace,
-    catalog: Catalog,
-    model: AlignedModel,
-    stored: StoredModel | None,
-    config: RunConfig,
-) -> Run:
-    key = {
-        "model": stored.id if stored else None,
-        "modalities": _configs(model),
-        "base": model.backbone.info.model_dump(),
-        "dtype": str(model.backbone.dtype).removeprefix("torch."),
-        "prompt": model.prompts.config.model_dump(mode="json"),
-        "data": {"name": catalog.name, "digest": catalog.digest},
-        **config.model_dump(mode="json", include={"run", "encode"}),
-        "earec": earec_core.__version__,
-    }
-    return workspace.run("encode", key)
+    run.finish({"id": stored_vectors.id}, step=len(rows))
+    return stored_vectors

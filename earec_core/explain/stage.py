@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-import earec_core
-from earec_core.aligned.build import new_model
+from earec_core.aligned.build import model_run, new_model
 from earec_core.aligned.features import ModalityInputs
 from earec_core.aligned.model import AlignedModel, itself
-from earec_core.aligned.stored import StoredModel, adapter_of, open_model, stored_model
-from earec_core.catalog import Catalog, Split
+from earec_core.aligned.stored import adapter_of, open_model, stored_model
+from earec_core.catalog import Catalog, Split, random_part
 from earec_core.config import RunConfig
 from earec_core.errors import DataError
 from earec_core.llm.backbone import Backbone
 from earec_core.metrics.rouge import rouge_l
 from earec_core.metrics.statistics import Interval, interval
-from earec_core.types import Show, Slot
-from earec_core.workspace import Run, Workspace
+from earec_core.types import Slot
+from earec_core.workspace import Workspace
 
 ALL = "all"
 VARIANTS = ("aligned", "shuffled", "unaligned")
@@ -105,26 +103,25 @@ def explain(
     backbone = backbone or Backbone.load(config.backbone, workspace)
     aligned = stored_model(workspace, catalog, backbone, stored, names=names, overrides=config.modalities)
     anchors = _anchors(aligned, catalog, split, max_items, config.run.seed)
-    run = _run(workspace, catalog, aligned, stored, config, list(anchors), variants).start()
+    beside = {"model": stored.id, "rows": list(anchors), "variants": list(variants)}
+    run = model_run(workspace, "explain", catalog, aligned, config, beside).start()
     sources = [*aligned.inputs, ALL] if len(aligned.inputs) > 1 else list(aligned.inputs)
     texts: list[Text] = []
-    for variant in [v for v in ("unaligned", "aligned", "shuffled") if v in variants]:
-        used = aligned
-        if variant == "unaligned":
-            settings = {name: one.modality.config.model_dump() for name, one in aligned.inputs.items()}
-            prompt = stored.manifest.prompt
-            seed = config.run.seed
-            used = new_model(workspace, catalog, backbone, list(settings), settings, prompt, seed=seed)
-        with nullcontext() if variant == "unaligned" else backbone.adapted(adapter_of(stored)):
-            for source in sources:
-                workspace.note(f"Generating from {source}, {variant} ...")
-                texts += _generate(used, source, variant, anchors, config, workspace.reporter.progress)
+    if "unaligned" in variants:
+        settings = {name: inputs.modality.config.model_dump() for name, inputs in aligned.inputs.items()}
+        prompt, seed = stored.manifest.prompt, config.run.seed
+        untrained = new_model(workspace, catalog, backbone, settings, prompt, seed=seed)
+        texts += _generate(workspace, untrained, sources, "unaligned", anchors, config)
+    with backbone.adapted(adapter_of(stored)):
+        for variant in ("aligned", "shuffled"):
+            if variant in variants:
+                texts += _generate(workspace, aligned, sources, variant, anchors, config)
     scores = {}
     for source in sources:
         for variant in VARIANTS:
-            values = np.array([t.rouge_l for t in texts if (t.source, t.variant) == (source, variant)])
-            if len(values):
-                scores[source, variant] = interval(values, resamples=config.explain.bootstrap)
+            rouge = np.array([t.rouge_l for t in texts if (t.source, t.variant) == (source, variant)])
+            if len(rouge):
+                scores[source, variant] = interval(rouge, resamples=config.explain.bootstrap)
     explanation = Explanation(anchors, tuple(texts), scores, aligned.inputs)
     metrics = {f"{source} {variant}": score.mean for (source, variant), score in scores.items()}
     run.finish({"rouge_l": explanation.table()}, step=len(anchors), metrics=metrics)
@@ -141,74 +138,52 @@ def _anchors(
         raise DataError(
             f"No item in the {split} split of {catalog.name} has an anchor.", "Choose another --split."
         )
-    if max_items is not None and len(anchors) > max_items:
-        picked = np.random.default_rng(seed).choice(list(anchors), max_items, replace=False)
-        anchors = {row: anchors[row] for row in sorted(picked.tolist())}
-    return anchors
-
-
-def _run(
-    workspace: Workspace,
-    catalog: Catalog,
-    model: AlignedModel,
-    stored: StoredModel,
-    config: RunConfig,
-    rows: Sequence[int],
-    variants: Sequence[str],
-) -> Run:
-    configs = {n: one.modality.resolved_config().model_dump(mode="json") for n, one in model.inputs.items()}
-    key = {
-        "model": stored.id,
-        "modalities": configs,
-        "dtype": str(model.backbone.dtype).removeprefix("torch."),
-        "data": {"name": catalog.name, "digest": catalog.digest},
-        "rows": list(rows),
-        "variants": list(variants),
-        **config.model_dump(mode="json", include={"run", "explain"}),
-        "earec": earec_core.__version__,
-    }
-    return workspace.run("explain", key)
+    having = list(anchors)
+    return {having[i]: anchors[having[i]] for i in random_part(len(having), max_items, seed)}
 
 
 def _generate(
+    workspace: Workspace,
     model: AlignedModel,
-    source: str,
+    sources: Sequence[str],
     variant: str,
     anchors: dict[int, str],
     config: RunConfig,
-    show: Show,
 ) -> list[Text]:
-    names = list(model.inputs) if source == ALL else [source]
-    rows = [row for row in anchors if model.prompts.has(row, names)]
-    if not rows:
-        return []
-    texts = model.generate(
-        [model.prompts.prompt(row, names) for row in rows],
-        config.explain.max_new_tokens,
-        batch_size=config.explain.batch_size,
-        source=_shuffled(model, rows, config.run.seed) if variant == "shuffled" else itself,
-        show=show,
-    )
-    scores = rouge_l(texts, [anchors[row] for row in rows], stemmer=config.explain.stemmer)
-    return [
-        Text(*one)
-        for one in zip(rows, [source] * len(rows), [variant] * len(rows), texts, scores.tolist(), strict=True)
-    ]
+    """Texts of every item from each source that it has, with their scores."""
+    texts: list[Text] = []
+    for source in sources:
+        workspace.note(f"Generating from {source}, {variant} ...")
+        names = list(model.inputs) if source == ALL else [source]
+        rows = [row for row in anchors if model.prompts.has(row, names)]
+        if not rows:
+            continue
+        answers = model.generate(
+            [model.prompts.prompt(row, names) for row in rows],
+            config.explain.max_new_tokens,
+            batch_size=config.explain.batch_size,
+            source=_shuffled(model, rows, config.run.seed) if variant == "shuffled" else itself,
+            show=workspace.progress,
+        )
+        scores = rouge_l(answers, [anchors[row] for row in rows], stemmer=config.explain.stemmer)
+        texts += [
+            Text(row, source, variant, answer, score)
+            for row, answer, score in zip(rows, answers, scores.tolist(), strict=True)
+        ]
+    return texts
 
 
 def _shuffled(model: AlignedModel, rows: Sequence[int], seed: int) -> Callable[[Slot], int]:
     """Every item's slots read from another item of the same split that has the modality."""
+    present = {name: [row for row in rows if row in inputs] for name, inputs in model.inputs.items()}
     swap: dict[Slot, int] = {}
-    for name, one in model.inputs.items():
-        have = [row for row in rows if row in one]
-        ring = np.random.default_rng(seed).permutation(have).tolist()
+    for name, having in present.items():
+        ring = np.random.default_rng(seed).permutation(having).tolist()
         swap |= {Slot(name, row): ring[(i + 1) % len(ring)] for i, row in enumerate(ring)}
-    related = {name: [row for row in rows if row in one] for name, one in model.inputs.items()}
 
     def source(slot: Slot) -> int:
         # Relations of the item tell of it too: they are read from elsewhere as well.
-        if slot in swap:
-            return swap[slot]
-        return related[slot.modality][slot.item % len(related[slot.modality])]
+        having = present[slot.modality]
+        return swap[slot] if slot in swap else having[slot.item % len(having)]
 
     return source

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +23,7 @@ _OTHER_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpa
 
 
 def merge_into_base(
-    composite: Path, base: Path, out: Path, *, progress: Callable[[int, int], None] | None = None
+    composite: Path, base: Path, out: Path, *, progress: Callable[[int, int], None] = lambda *_: None
 ) -> int:
     """Write the base model with W + scale B A in place of W in every module of the composite.
 
@@ -48,8 +47,9 @@ def merge_into_base(
     """
     adapter = LoraAdapter.open(composite)
     shards = [TensorFile(path) for path in sorted(base.glob("*.safetensors"))]
-    _check(adapter, base, {name: stored for shard in shards for name, stored in shard.tensors.items()})
-    total, done, size = sum(len(shard.tensors) for shard in shards), 0, 0
+    tensors = {name: stored for shard in shards for name, stored in shard.tensors.items()}
+    _check(adapter, base, tensors)
+    done = size = 0
     with new_directory(out, "merged model") as folder:
         for shard in shards:
             with (folder / shard.path.name).open("xb") as target:
@@ -58,10 +58,7 @@ def merge_into_base(
                     for block in _merged(adapter, shard, name):
                         target.write(raw(block))
                     done += 1
-                    if progress is not None:
-                        progress(done, total)
-                target.flush()
-                os.fsync(target.fileno())
+                    progress(done, len(tensors))
                 size += target.tell()
         for path in sorted(base.rglob("*")):
             inside = path.relative_to(base)
@@ -116,12 +113,13 @@ def _merged(adapter: LoraAdapter, shard: TensorFile, name: str) -> Iterator[Tens
     if not shape:
         yield shard.read(name)
         return
-    left, right = _product(adapter, module) if name != module and module in adapter.shapes else (None, None)
+    factors = _product(adapter, module) if name != module and module in adapter.shapes else None
     step = max(1, _BLOCK // max(1, math.prod(shape[1:])))
     for start in range(0, shape[0], step):
-        block = shard.read(name, slice(start, start + step))
-        if left is not None and right is not None:
-            merged = block.float().numpy() + left[start : start + step] @ right
+        rows = slice(start, start + step)
+        block = shard.read(name, rows)
+        if factors is not None:
+            merged = block.float().numpy() + factors[0][rows] @ factors[1]
             block = torch.from_numpy(merged).to(block.dtype)
             if not is_finite(block):
                 raise UsageError(

@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
+from earec_core.artifacts import MethodRecord
 from earec_core.errors import UsageError
-from earec_core.files import copy_file, new_directory, write_file
+from earec_core.files import copy_file, new_directory
 from earec_core.llm.peft_adapter import CONFIG, WEIGHTS, LoraAdapter
 
 _METHODS = {"delta": "task_arithmetic", "ties": "ties", "dare": "dare_linear"}
@@ -19,11 +20,9 @@ _METHODS = {"delta": "task_arithmetic", "ties": "ties", "dare": "dare_linear"}
 def write_mergekit(
     adapters: Mapping[str, LoraAdapter],
     weights: Mapping[str, float],
+    method: MethodRecord,
     base: Path,
     out: Path,
-    *,
-    method: str = "delta",
-    density: float | None = None,
 ) -> None:
     """Write the parts' adapters and a `mergekit.yml` that merges them into the base in the same way.
 
@@ -33,21 +32,21 @@ def write_mergekit(
 
     Args:
         adapters, weights: lambda of each, as used; those at 0 are left out.
+        method: one that `check_mergekit` has passed.
         base: the base model's directory, with a `config.json`.
         out: the directory to write; it must not exist, or be empty.
-        method, density: which `check_mergekit` has passed.
 
     Raises:
         UsageError: something is at `out`.
         EarecError: it cannot be written.
     """
     parts = {name: weights[name] for name in sorted(weights) if weights[name] != 0.0}
-    settings = {} if density is None else {"density": density}
+    settings = {name: value for name, value in method.options.items() if name == "density"}
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    # mergekit's ties divides by the sum of the weights that agree; `lambda` gives their whole sum back.
-    ties = method == "ties"
+    # mergekit's ties divides by the sum of the weights that agree; `lambda` gives the sum of all weights back.
+    ties = method.name == "ties"
     recipe: dict[str, Any] = {
-        "merge_method": _METHODS[method],
+        "merge_method": _METHODS[method.name],
         "base_model": str(base),
         "models": [
             {"model": f"{base}+./adapters/{name}", "parameters": {"weight": weight, **settings}}
@@ -61,31 +60,29 @@ def write_mergekit(
         for name in parts:
             for file in (CONFIG, WEIGHTS):
                 copy_file(adapters[name].path / file, folder / "adapters" / name / file)
-        write_file(
-            folder / "mergekit.yml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).encode()
-        )
+        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+        (folder / "mergekit.yml").write_bytes(text.encode())
 
 
 def check_mergekit(
     adapters: Mapping[str, LoraAdapter],
     weights: Mapping[str, float],
-    method: str,
+    method: MethodRecord,
     *,
-    rank: int | None = None,
     per_layer: bool = False,
 ) -> None:
     """Raises UsageError for what mergekit cannot express, by name."""
-    ties = method == "ties"
-    modules = {adapters[name].modules for name, weight in weights.items() if weight != 0.0 and ties}
-    for wrong, what, why in (
-        (method not in _METHODS, f"the method {method}", f"it has {', '.join(_METHODS)}"),
+    name, rank, ties = method.name, method.rank, method.name == "ties"
+    modules = {tuple(adapters[part].shapes) for part, weight in weights.items() if weight != 0.0 and ties}
+    for refused, feature, reason in (
+        (name not in _METHODS, f"the method {name}", f"it has {', '.join(_METHODS)}"),
         (rank is not None, f"a composite cut to rank {rank}", "it merges into weights, which have no rank"),
         (per_layer, "weights of single layers", "a part has one weight there"),
         (ties and min(weights.values()) < 0.0, "ties with negative weights", "it divides by their sum"),
         (len(modules) > 1, "ties of adapters with different modules", "it weighs what one lacks as 0"),
     ):
-        if wrong:
+        if refused:
             raise UsageError(
-                f"mergekit cannot do {what}: {why}.",
+                f"mergekit cannot do {feature}: {reason}.",
                 "Export --as merged or --as peft, or compose another way.",
             )

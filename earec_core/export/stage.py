@@ -47,7 +47,7 @@ def export(
             for name in (CONFIG, WEIGHTS):
                 copy_file(model.folder / name, target / name)
     elif form == "merged":
-        base = find_base(workspace, model, backbone)
+        base = _find_base(workspace, model, backbone)
         merge_into_base(model.folder, base, out, progress=workspace.progress)
     else:
         _to_mergekit(workspace, model, out, backbone)
@@ -59,17 +59,13 @@ def _to_mergekit(workspace: Workspace, model: StoredModel, out: Path, backbone: 
         raise UsageError(
             "An adapter has no parts for mergekit to merge.", "Export it --as peft or --as merged."
         )
-    parts = {m: workspace.registry.materialize(parent) for m, parent in manifest.adapters.items()}
-    adapters = {m: LoraAdapter.open(folder) for m, folder in parts.items()}
-    weights, method = manifest.weights, manifest.method
-    per_layer = manifest.layer_weights is not None
-    check_mergekit(adapters, weights, method.name, rank=method.rank, per_layer=per_layer)
-    base = find_base(workspace, model, backbone)
-    density = method.options.get("density")
-    write_mergekit(adapters, weights, base, out, method=method.name, density=density)
+    registry, weights, method = workspace.registry, manifest.weights, manifest.method
+    adapters = {m: LoraAdapter.open(registry.materialize(id_)) for m, id_ in manifest.adapters.items()}
+    check_mergekit(adapters, weights, method, per_layer=manifest.layer_weights is not None)
+    write_mergekit(adapters, weights, method, _find_base(workspace, model, backbone), out)
 
 
-def find_base(workspace: Workspace, model: StoredModel, backbone: str | None) -> Path:
+def _find_base(workspace: Workspace, model: StoredModel, backbone: str | None) -> Path:
     """The directory of the base that a model was aligned on.
 
     Args:
@@ -79,8 +75,7 @@ def find_base(workspace: Workspace, model: StoredModel, backbone: str | None) ->
         UsageError: there is none.
         IntegrityError: its weights or tokenizer are others; both are named.
     """
-    want = model.manifest.base
-    name = backbone or want.id
+    name = backbone or model.manifest.base.id
     if backbone is None and name not in NAMED and name.count("/") != 1:
         raise UsageError(
             f"The model was aligned on the local directory {name!r}, whose place is not recorded.",

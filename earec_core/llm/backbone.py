@@ -13,11 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from earec_core.artifacts import BaseRecord
 from earec_core.config import BackboneConfig
@@ -26,8 +28,6 @@ from earec_core.llm import store
 from earec_core.llm.prompts import Prompt
 from earec_core.types import Slot
 from earec_core.workspace import Workspace
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,9 @@ class Backbone:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         path = store.folder(config.model, workspace)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if config.device != "auto":
-            device = torch.device(config.device)
-        dtype = auto_dtype(device)[0] if config.dtype == "auto" else _DTYPES[config.dtype]
+        fastest = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device(fastest if config.device == "auto" else config.device)
+        dtype = auto_dtype(device)[0] if config.dtype == "auto" else getattr(torch, config.dtype)
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(
@@ -175,40 +174,26 @@ class Backbone:
             slots: for every slot in them, its k embeddings.
         """
         first = prompts[0].pieces[0] if prompts[0].pieces else ()
-        shared = isinstance(first, tuple) and all(p.pieces and p.pieces[0] == first for p in prompts)
+        # A prompt that is nothing but the common text is left whole: a row needs a position of its own.
+        shared = all(prompt.pieces[:1] == (first,) and len(prompt.pieces) > 1 for prompt in prompts)
         prefix = first if shared and isinstance(first, tuple) else ()
-        rows = [
-            torch.cat(
-                [
-                    slots[piece].to(self.device, torch.float32)
-                    if isinstance(piece, Slot)
-                    else self.embed(piece)
-                    for piece in (prompt.pieces[1:] if prefix else prompt.pieces)
-                ]
-            )
-            for prompt in prompts
-        ]
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
         modalities = tuple(sorted({slot.modality for prompt in prompts for slot in prompt.slots}))
-        owners = [
-            torch.cat(
-                [
-                    torch.full((len(slots[piece]),), modalities.index(piece.modality))
-                    if isinstance(piece, Slot)
-                    else torch.full((len(piece),), -1)
-                    for piece in (prompt.pieces[1:] if prefix else prompt.pieces)
-                ]
-            ).to(self.device)
-            for prompt in prompts
-        ]
-        pad = nn.utils.rnn.pad_sequence
-        return Spliced(
-            prefix,
-            pad(rows, batch_first=True),
-            lengths,
-            pad(owners, batch_first=True, padding_value=-1),
-            modalities,
-        )
+        rows: list[Tensor] = []
+        owners: list[Tensor] = []
+        for prompt in prompts:
+            embeddings, row_owners = [], []
+            for piece in prompt.pieces[1:] if prefix else prompt.pieces:
+                if isinstance(piece, Slot):
+                    embeddings.append(slots[piece].to(self.device, torch.float32))
+                    row_owners += [modalities.index(piece.modality)] * len(slots[piece])
+                else:
+                    embeddings.append(self.embed(piece))
+                    row_owners += [-1] * len(piece)
+            rows.append(torch.cat(embeddings))
+            owners.append(torch.tensor(row_owners, device=self.device))
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        body = pad_sequence(rows, batch_first=True)
+        return Spliced(prefix, body, lengths, pad_sequence(owners, True, -1), modalities)
 
     def embed(self, ids: Sequence[int]) -> Float[Tensor, "n d"]:
         """Word embeddings of token ids, float32."""
@@ -227,22 +212,19 @@ class Backbone:
         p = len(batch.prefix)
         body = batch.body.to(self.word_embedding.weight.dtype)
         with self.autocast():
+            prefix = self.embed(batch.prefix).to(body.dtype)
             if p and b > 1 and share_prefix and not (self.adapter and self.adapter.random):
-                positions = torch.arange(p, p + s, device=self.device)[None].expand(b, s)
-                prefix = self.embed(batch.prefix)[None].to(body.dtype)
-                cache = inner(inputs_embeds=prefix, use_cache=True).past_key_values
+                cache = inner(inputs_embeds=prefix[None], use_cache=True).past_key_values
                 cache.batch_repeat_interleave(b)
-                with self._routed(batch.owners, batch.modalities):
-                    out = inner(
-                        inputs_embeds=body, past_key_values=cache, position_ids=positions, use_cache=True
-                    )
-                hidden: Tensor = out.last_hidden_state
+                positions = torch.arange(p, p + s, device=self.device)[None].expand(b, s)
+                owners = batch.owners
+                cached = {"past_key_values": cache, "position_ids": positions, "use_cache": True}
             else:
-                if p:
-                    prefix = self.embed(batch.prefix).to(body.dtype).expand(b, p, d)
-                    body = torch.cat([prefix, body], dim=1)
-                with self._routed(nn.functional.pad(batch.owners, (p, 0), value=-1), batch.modalities):
-                    hidden = inner(inputs_embeds=body, use_cache=False).last_hidden_state[:, p:]
+                body = torch.cat([prefix.expand(b, p, d), body], dim=1)
+                owners = nn.functional.pad(batch.owners, (p, 0), value=-1)
+                cached = {"use_cache": False}
+            with self._routed(owners, batch.modalities):
+                hidden: Tensor = inner(inputs_embeds=body, **cached).last_hidden_state[:, -s:]
         return hidden.float()
 
     def _routed(
@@ -260,19 +242,14 @@ class Backbone:
     @torch.inference_mode()
     def generate(self, batch: Spliced, max_new_tokens: int) -> list[str]:
         """Greedy continuations of a batch of prompts, special tokens left out, whitespace stripped."""
-        b, s, d = batch.body.shape
-        p = len(batch.prefix)
+        lengths, prefix = batch.lengths.tolist(), self.embed(batch.prefix)
+        rows = [torch.cat([prefix, row[:n]]) for row, n in zip(batch.body, lengths, strict=True)]
         # transformers' generate wants padding on the left.
-        body = torch.zeros(b, p + s, d, device=self.device)
-        mask = torch.zeros(b, p + s, dtype=torch.long, device=self.device)
-        owners = torch.full((b, p + s), -1, device=self.device)
-        for i, n in enumerate(batch.lengths.tolist()):
-            start = s - n
-            if p:
-                body[i, start : start + p] = self.embed(batch.prefix)
-            body[i, start + p :] = batch.body[i, :n]
-            owners[i, start + p :] = batch.owners[i, :n]
-            mask[i, start:] = 1
+        pad = partial(pad_sequence, batch_first=True, padding_side="left")
+        body = pad(rows)
+        mask = pad([torch.ones(len(row), dtype=torch.long, device=self.device) for row in rows])
+        bodies = pad([row[:n] for row, n in zip(batch.owners, lengths, strict=True)], padding_value=-1)
+        owners = nn.functional.pad(bodies, (len(prefix), 0), value=-1)
         # The first pass is over the prompt; what is generated after it is text.
         with self.autocast(), self._routed(owners, batch.modalities), warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,7 +47,7 @@ class TrainableLora(Adapter):
 
     @property
     def random(self) -> bool:
-        return any(isinstance(one, nn.Dropout) and one.training for one in self._dropouts)
+        return any(isinstance(module, nn.Dropout) and module.training for module in self._dropouts)
 
     def train(self, mode: bool) -> None:
         """Switch dropout on or off."""
@@ -56,12 +55,12 @@ class TrainableLora(Adapter):
             dropout.train(mode)
 
     def put_on(self, backbone: Backbone) -> None:
-        from peft import LoraConfig, inject_adapter_in_model
+        from peft import inject_adapter_in_model
 
         self._model, self._base = backbone.model, backbone.info.id
         names = backbone.linear_modules()
         self._layers = {name: backbone.model.get_submodule(name) for name in names}
-        config = LoraConfig(**self._config(), target_modules=names)
+        config = self._config(names)
         before = set(vars(self._model))
         try:
             with torch.random.fork_rng(devices=[]):
@@ -75,8 +74,8 @@ class TrainableLora(Adapter):
                 parameter.data = parameter.data.float()
                 parameter.requires_grad_(True)
                 self.parameters[f"base_model.model.{name.replace(f'.{_NAME}.', '.')}"] = parameter
-        dropouts = [getattr(module, "lora_dropout", {}) for module in self._model.modules()]
-        self._dropouts = [dropout for found in dropouts for dropout in found.values()]
+        by_layer = [getattr(module, "lora_dropout", {}) for module in self._model.modules()]
+        self._dropouts = [dropout for dropouts in by_layer for dropout in dropouts.values()]
 
     def take_off(self) -> None:
         for name, layer in self._layers.items():
@@ -87,16 +86,9 @@ class TrainableLora(Adapter):
 
     def save(self, folder: Path) -> None:
         """Write a plain PEFT adapter directory that `PeftModel.from_pretrained` loads."""
-        from peft import LoraConfig
-
         folder.mkdir(parents=True, exist_ok=True)
         suffixes = sorted({name.split(".lora_")[0].rpartition(".")[2] for name in self.parameters})
-        config = LoraConfig(
-            **self._config(),
-            target_modules=suffixes,
-            base_model_name_or_path=self._base,
-            inference_mode=True,
-        )
+        config = self._config(suffixes, base_model_name_or_path=self._base, inference_mode=True)
         # PEFT holds the target modules in a set, whose order changes from run to run; identical
         # adapters must be identical files.
         config.target_modules = suffixes
@@ -110,29 +102,27 @@ class TrainableLora(Adapter):
         Raises:
             UsageError: they are of other modules or another rank.
         """
-        with safe_open(str(file), framework="pt") as stored:
-            if set(stored.keys()) != set(self.parameters):
+        factors = load_file(file)
+        if set(factors) != set(self.parameters):
+            raise UsageError(
+                f"The adapter {file} adapts other modules than this run's.",
+                "Continue with the same backbone.",
+            )
+        for name, parameter in self.parameters.items():
+            stored, own = tuple(factors[name].shape), tuple(parameter.shape)
+            if stored != own:
                 raise UsageError(
-                    f"The adapter {file} adapts other modules than this run's.",
-                    "Continue with the same backbone.",
+                    f"The adapter's {name} is {stored}, this run's {own}.",
+                    "Set lora.r to the adapter's rank.",
                 )
-            for name, parameter in self.parameters.items():
-                tensor = stored.get_tensor(name)
-                if tensor.shape != parameter.shape:
-                    raise UsageError(
-                        f"The adapter's {name} is {tuple(tensor.shape)}, this run's {tuple(parameter.shape)}.",
-                        "Set lora.r to the adapter's rank.",
-                    )
-                parameter.data.copy_(tensor)
+            parameter.data.copy_(factors[name])
 
-    def _config(self) -> dict[str, Any]:
-        return {
-            "r": self.settings.r,
-            "lora_alpha": self.settings.alpha,
-            "lora_dropout": self.settings.dropout,
-            "bias": "none",
-            "task_type": "CAUSAL_LM",
-        }
+    def _config(self, modules: list[str], **fields: Any) -> Any:
+        from peft import LoraConfig
+
+        rank, alpha, dropout = self.settings.r, self.settings.alpha, self.settings.dropout
+        fields |= {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": modules}
+        return LoraConfig(**fields, bias="none", task_type="CAUSAL_LM")
 
 
 class MergedLora(Adapter):
@@ -168,7 +158,8 @@ class MergedLora(Adapter):
 class Mixture(Adapter):
     """Adapters side by side on one LLM: y = W x + sum_i c_i s_i B_i A_i x, the c_i set at any time.
 
-    Setting them costs nothing beside a forward pass, and they may carry a gradient. With `own`, positions of a
+    Setting them costs nothing beside a forward pass, and they may carry a gradient, which several backward passes
+    may reach. With `own`, positions of a
     modality's slot go through its own adapter alone (the route of ModelCompose, Chen et al., ACL 2024).
 
     Attributes:
@@ -185,11 +176,12 @@ class Mixture(Adapter):
     def __init__(self, adapters: Mapping[str, Path]) -> None:
         self.names = tuple(adapters)
         self._opened = {name: _open(folder) for name, folder in adapters.items()}
-        modules = {module for adapter in self._opened.values() for module in adapter.modules}
+        modules = {module for adapter in self._opened.values() for module in adapter.shapes}
         self.layers = 1 + max((layer_of(module) or 0 for module in modules), default=0)
         self._weights: Float[Tensor, "l n"] = torch.zeros(self.layers, len(self.names))
         self._own: dict[str, int] = {}
         self._mixed: dict[str, _Mixed] = {}
+        self._routes: dict[str, tuple[Tensor, tuple[str, ...]]] = {}
 
     def set(self, weights: Mapping[str, float] | Tensor, *, own: Mapping[str, str] | None = None) -> None:
         """Set the coefficients.
@@ -216,71 +208,53 @@ class Mixture(Adapter):
             _replace(self._model, module, mixed.base)
         self._mixed = {}
 
-    def row(self, layer: int) -> Float[Tensor, " n"]:
-        """The coefficients of one numbered layer, for positions without a route of their own."""
-        return self._weights[layer]
-
     @contextmanager
     def routed(self, owners: Int[Tensor, "b s"], modalities: tuple[str, ...]) -> Iterator[None]:
-        if not self._own:
-            yield
-            return
-        unit = torch.eye(len(self.names), device=owners.device)
-        handles: dict[nn.Module, Any] = {}
-
-        def give(module: _Mixed, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            """Hand a layer its positions' coefficients [b, s, n], in this pass alone."""
-            handles.pop(module).remove()
-            row = self.row(module.layer)
-            table = [unit[self._own[m]] if m in self._own else row for m in modalities]
-            return args, {**kwargs, "coefficients": torch.stack([*table, row])[owners]}
-
-        for mixed in self._mixed.values():
-            handles[mixed] = mixed.register_forward_pre_hook(give, with_kwargs=True)
+        self._routes = dict.fromkeys(self._mixed, (owners, modalities)) if self._own else {}
         try:
             yield
         finally:
-            for handle in handles.values():
-                handle.remove()
+            self._routes = {}
+
+    def coefficients(self, module: str) -> Float[Tensor, "*_ n"]:
+        """A module's coefficients in its next pass: [n], or [b, s, n] where positions have a route of their own."""
+        weights = self._weights[layer_of(module) or 0]
+        if module not in self._routes:
+            return weights
+        owners, modalities = self._routes.pop(module)
+        unit = torch.eye(len(self.names), device=owners.device)
+        by_modality = [unit[self._own[m]] if m in self._own else weights for m in modalities]
+        return torch.stack([*by_modality, weights])[owners]
 
 
 class _Mixed(nn.Module):
-    """One linear layer with its adapters; A of all adapters stacked, B side by side with its scale."""
-
-    a: Float[Tensor, "r d_in"]
-    b: Float[Tensor, "d_out r"]
-    owner: Int[Tensor, " r"]
+    """One linear layer with its adapters: A [r, d_in] of all stacked, B [d_out, r] scaled and side by side."""
 
     def __init__(
         self, mixture: Mixture, module: str, base: nn.Linear, adapters: Mapping[str, LoraAdapter]
     ) -> None:
         super().__init__()
-        self.base, self.name, self.layer = base, module, layer_of(module) or 0
+        self.base, self.name = base, module
         self._mixture = (mixture,)  # in a tuple, so that it is no submodule
-        read = {n: adapter.factors(module) for n, adapter in adapters.items() if module in adapter.shapes}
-        a = torch.cat([torch.from_numpy(a) for a, _, _ in read.values()])
-        b = torch.cat([torch.from_numpy(b) * scale for _, b, scale in read.values()], dim=1)
-        owner = [mixture.names.index(name) for name, (a, _, _) in read.items() for _ in range(len(a))]
+        factors = [
+            (n, adapter.factors(module)) for n, adapter in adapters.items() if module in adapter.shapes
+        ]
         device = base.weight.device
-        self.register_buffer("a", a.to(device), persistent=False)
-        self.register_buffer("b", b.to(device), persistent=False)
-        self.register_buffer("owner", torch.tensor(owner, device=device), persistent=False)
+        self._a = torch.cat([torch.from_numpy(a) for _, (a, _, _) in factors]).to(device)
+        self._b = torch.cat([torch.from_numpy(b) * scale for _, (_, b, scale) in factors], dim=1).to(device)
+        owners = [mixture.names.index(name) for name, (a, _, _) in factors for _ in a]
+        self._owners = torch.tensor(owners, device=device)
 
-    def forward(
-        self, x: Float[Tensor, "*b d_in"], coefficients: Float[Tensor, "*_ n"] | None = None
-    ) -> Float[Tensor, "*b d_out"]:
-        """The layer's output; `coefficients` by position, or the mixture's row where none are given."""
-        if coefficients is None:
-            coefficients = self._mixture[0].row(self.layer)
-        elif coefficients.shape[:-1] != x.shape[:-1]:
+    def forward(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b d_out"]:
+        coefficients = self._mixture[0].coefficients(self.name)
+        if coefficients.ndim > 1 and coefficients.shape[:-1] != x.shape[:-1]:
             raise UsageError(
                 f"The layer {self.name} does not read a prompt position by position, so no position can have "
                 "a route of its own.",
                 "Compose with another method than routed.",
             )
         y: Tensor = self.base(x)
-        c = coefficients[..., self.owner]
-        change = F.linear(F.linear(x.to(self.a.dtype), self.a) * c, self.b)
+        change = F.linear(F.linear(x.to(self._a.dtype), self._a) * coefficients[..., self._owners], self._b)
         return y + change.to(y.dtype)
 
 
@@ -296,7 +270,7 @@ def _open(folder: Path) -> LoraAdapter:
 def _fitting(backbone: Backbone, adapters: Mapping[str, LoraAdapter]) -> dict[str, nn.Linear]:
     """The backbone's layers that the adapters change, by name, shapes checked."""
     modules = dict(backbone.model.named_modules())
-    found = {}
+    layers = {}
     for adapter in adapters.values():
         for name, (d_out, _, d_in) in adapter.shapes.items():
             layer = modules.get(name)
@@ -306,8 +280,8 @@ def _fitting(backbone: Backbone, adapters: Mapping[str, LoraAdapter]) -> dict[st
                     f"{backbone.info.id}.",
                     "Use the backbone that its manifest names (`earec registry show`).",
                 )
-            found[name] = layer
-    return found
+            layers[name] = layer
+    return layers
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

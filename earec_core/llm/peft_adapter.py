@@ -62,7 +62,7 @@ class LoraAdapter:
     Attributes:
         path: its directory.
         config: `adapter_config.json`, as read.
-        shapes: (d_out, r, d_in) by module, modules in alphabetical order.
+        shapes: (d_out, r, d_in) by the module's name in the base model, in alphabetical order.
         scales: the factor in front of B @ A, by module: alpha / r, for rsLoRA alpha / sqrt(r).
         dtype: how its factors are stored; float32 where they are not all stored alike.
     """
@@ -73,11 +73,6 @@ class LoraAdapter:
     scales: Mapping[str, float]
     dtype: Dtype
     _file: TensorFile
-
-    @property
-    def modules(self) -> tuple[str, ...]:
-        """The adapted modules' names in the base model, in alphabetical order."""
-        return tuple(self.shapes)
 
     @classmethod
     def open(cls, path: Path) -> LoraAdapter:
@@ -139,8 +134,8 @@ class LoraAdapter:
 
 def layer_of(module: str) -> int | None:
     """The n of a module named `...layers.n...` or `...h.n...`; None for any other."""
-    found = re.search(r"(?:^|\.)(?:layers|h)\.(\d+)\.", module)
-    return int(found[1]) if found else None
+    match = re.search(r"(?:^|\.)(?:layers|h)\.(\d+)\.", module)
+    return int(match[1]) if match else None
 
 
 def _read_config(path: Path) -> dict[str, Any]:

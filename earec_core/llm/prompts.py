@@ -1,4 +1,4 @@
-"""Instruction samples (Figure 3): token pieces and slots, never a string that is tokenized again.
+"""Prompts and responses (Figure 3): token pieces and slots, never a string that is tokenized again.
 
 A prompt is a sequence of pieces: token ids of text, or a `Slot` whose embeddings are spliced in later. Every
 piece of text is tokenized on its own, so where the response starts is known, not guessed.
@@ -61,11 +61,11 @@ class PromptBuilder:
     def __init__(self, config: PromptConfig, tokenizer: Any, domain: str) -> None:
         self.config = config
         self._tokenizer = tokenizer
-        for name in ("item", "relations"):
-            mark = "{item}" if name == "item" else "{related}"
-            if getattr(config, name).count(mark) != 1:
+        for name, mark in (("item", "{item}"), ("relations", "{related}")):
+            template = getattr(config, name)
+            if template.count(mark) != 1:
                 raise UsageError(
-                    f"The template prompt.{name} must name {mark} exactly once: {getattr(config, name)!r}.",
+                    f"The template prompt.{name} must name {mark} exactly once: {template!r}.",
                     f"Put {mark} where the item goes.",
                 )
         self._domain = config.domain or domain
@@ -136,14 +136,10 @@ class PromptBuilder:
         if related:
             text = f"{text} {self.config.relations}"
         text = f"{text} {self.config.request}".replace("{domain}", self._domain)
+        groups = {"{item}": [own], "{related}": related}
         pieces: list[str | Slot] = []
         for part in _MARKS.split(self._before + text + self._after):
-            if part == "{item}":
-                pieces += _joined([own], " ")
-            elif part == "{related}":
-                pieces += _joined(related, ", ")
-            else:
-                pieces.append(part)
+            pieces += _joined(groups[part]) if part in groups else [part]
         return tuple(p if isinstance(p, Slot) else self._encode(p) for p in pieces if p)
 
     def _encode(self, text: str) -> Ids:
@@ -152,14 +148,13 @@ class PromptBuilder:
         return self._encoded[text]
 
 
-def _joined(groups: list[list[Slot]], separator: str) -> list[str | Slot]:
+def _joined(items: list[list[Slot]]) -> list[str | Slot]:
+    """The slots of each item, a comma between items."""
     pieces: list[str | Slot] = []
-    for i, group in enumerate(groups):
-        if i:
-            pieces.append(separator)
-        for j, slot in enumerate(group):
-            pieces += [" ", slot] if j else [slot]
-    return pieces
+    for slots in items:
+        for i, slot in enumerate(slots):
+            pieces += [" " if i else ", ", slot]
+    return pieces[1:]
 
 
 def _text(value: Any) -> str:

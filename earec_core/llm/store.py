@@ -121,41 +121,29 @@ def info(model: str, path: Path, workspace: Workspace | None = None) -> BaseReco
         )
     tokenizer = [p for p in (*sorted(path.glob("*token*")), path / "tokenizer.model") if p.is_file()]
     name = model if model in NAMED or model.count("/") == 1 else path.name
-    memory = _Digests(workspace.home / "cache" / "digests.json" if workspace else None)
-    record = BaseRecord(
-        id=name,
-        weights=memory.of(weights),
-        config=memory.of([path / "config.json"]),
-        tokenizer=memory.of(tokenizer),
-    )
-    memory.keep()
+    remembered: dict[str, str] = {}
+    memory = workspace.home / "cache" / "digests.json" if workspace else None
+    if memory is not None:
+        with suppress(OSError, ValueError):
+            remembered = json.loads(memory.read_text())
+    known = len(remembered)
+    parts = {"weights": weights, "config": [path / "config.json"], "tokenizer": tokenizer}
+    record = BaseRecord(id=name, **{part: _digest(files, remembered) for part, files in parts.items()})
+    if memory is not None and len(remembered) > known:
+        write_json(memory, remembered)
     return record
 
 
-class _Digests:
-    """Digests of files, remembered in a file by path, size and time."""
-
-    def __init__(self, file: Path | None) -> None:
-        self._file, self._known, self._learned = file, dict[str, str](), False
-        if file is not None:
-            with suppress(OSError, ValueError):
-                self._known = json.loads(file.read_text())
-
-    def of(self, paths: list[Path]) -> str:
-        """SHA-256 over the names and digests of files."""
-        whole = hashlib.sha256()
-        for path in sorted(set(paths)):
-            stat = path.stat()
-            key = f"{path.absolute()}:{stat.st_size}:{stat.st_mtime_ns}"
-            if key not in self._known:
-                self._known[key], self._learned = sha256(path), True
-            whole.update(f"{path.name}:{self._known[key]}\n".encode())
-        return whole.hexdigest()
-
-    def keep(self) -> None:
-        """Write what was learned."""
-        if self._file is not None and self._learned:
-            write_json(self._file, self._known)
+def _digest(paths: list[Path], remembered: dict[str, str]) -> str:
+    """SHA-256 over the names and digests of files; `remembered` has the digests by path, size and time."""
+    total = hashlib.sha256()
+    for path in sorted(set(paths)):
+        stat = path.stat()
+        key = f"{path.absolute()}:{stat.st_size}:{stat.st_mtime_ns}"
+        if key not in remembered:
+            remembered[key] = sha256(path)
+        total.update(f"{path.name}:{remembered[key]}\n".encode())
+    return total.hexdigest()
 
 
 def _convert(gguf: Path, out: Path) -> None:
@@ -178,14 +166,11 @@ def _convert(gguf: Path, out: Path) -> None:
 def _from_hub(model: str, workspace: Workspace | None) -> Path:
     from huggingface_hub import snapshot_download
 
+    if workspace is not None:
+        workspace.note(f"Looking for {model} on the model hub (or its cache) ...")
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
-        if workspace is not None:
-            workspace.note(f"Looking for {model} on the model hub (or its cache) ...")
-        return Path(
-            snapshot_download(
-                model, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-            )
-        )
+        return Path(snapshot_download(model, allow_patterns=patterns))
     except Exception as error:  # the hub client raises many unrelated classes
         raise EarecError(
             f"The backbone {model!r} could not be had from the hub: {type(error).__name__}.",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -104,7 +103,7 @@ def write_tensors(
     The header comes first in the file, so every name and shape must be known beforehand.
 
     Args:
-        path: the file; it is synced to disk before the function returns.
+        path: the file; the caller syncs it to disk.
         shapes: each tensor's shape by its name, in the order of the file.
         dtype: how all of them are stored.
         tensors: (name, tensor of that type) in the same order.
@@ -131,6 +130,4 @@ def write_tensors(
             if (name, tuple(tensor.shape), tensor.dtype) != (expected, shape, wanted):
                 raise ValueError(f"announced {expected} {shape}, got {name} {tensor.shape} {tensor.dtype}")
             file.write(raw(tensor))
-        file.flush()
-        os.fsync(file.fileno())
     return 8 + len(text) + end

@@ -45,10 +45,11 @@ def paired(a: Float[np.ndarray, " users"], b: Float[np.ndarray, " users"]) -> di
     Args:
         a, b: of the same users in the same order, e.g. `Metrics.gains`.
     """
-    each = a - b
-    error = float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else 0.0
-    z = float(each.mean()) / error if error else 0.0
-    return {"difference": float(each.mean()), "se": error, "p": math.erfc(abs(z) / math.sqrt(2))}
+    differences = a - b
+    mean, n = float(differences.mean()), len(differences)
+    error = float(differences.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+    z = mean / error if error else 0.0
+    return {"difference": mean, "se": error, "p": math.erfc(abs(z) / math.sqrt(2))}
 
 
 def holm(ps: Sequence[float]) -> list[float]:

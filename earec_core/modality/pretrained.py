@@ -8,25 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from earec_core.errors import IntegrityError, UsageError
+from earec_core.files import sha256
 
 _DESCRIBING = ("config.json", "preprocessor_config.json", "processor_config.json")
 
 
-def check_revision(modality: str, name: str, wanted: str | None, found: str) -> None:
+def check_revision(modality: str, name: str, pinned: str | None, revision: str) -> None:
     """Refuse an encoder that is not the one a stored configuration means.
 
     Args:
         modality: whose setting `encoder` names it.
-        wanted: the setting `revision`; None takes what is there.
-        found: the identity of what is there, `sha256:...` or a hub commit.
+        pinned: the setting `revision`; None takes what is there.
+        revision: the identity of what is there, `sha256:...` or a hub commit.
 
     Raises:
         IntegrityError: they differ.
     """
-    if wanted not in (None, found):
+    if pinned not in (None, revision):
         raise IntegrityError(
-            f"The {modality} encoder {name} is not the one that {modality}.revision={wanted} means "
-            f"(it is {found}).",
+            f"The {modality} encoder {name} is not the one that {modality}.revision={pinned} means "
+            f"(it is {revision}).",
             f"Give the encoder that the model was aligned with: --set {modality}.encoder=...",
         )
 
@@ -43,7 +44,7 @@ class Pretrained:
 
     def __init__(self, modality: str, name: str, revision: str | None, builtin: str) -> None:
         self.name = name
-        self._modality, self._wanted, self._builtin = modality, revision, builtin
+        self._modality, self._pinned, self._builtin = modality, revision, builtin
         self._local = Path(name).expanduser() if Path(name).expanduser().is_dir() else None
 
     @cached_property
@@ -58,21 +59,20 @@ class Pretrained:
         digest = hashlib.sha256()
         for file in sorted(self._local.iterdir()):
             if file.suffix == ".safetensors" or file.name in _DESCRIBING:
-                with file.open("rb") as handle:
-                    digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
-        found = f"sha256:{digest.hexdigest()}"
-        check_revision(self._modality, self.name, self._wanted, found)
-        return found
+                digest.update(file.name.encode() + bytes.fromhex(sha256(file)))
+        revision = f"sha256:{digest.hexdigest()}"
+        check_revision(self._modality, self.name, self._pinned, revision)
+        return revision
 
     def load(self, auto: str, **options: Any) -> Any:
-        """What the class `auto` of transformers (`AutoModel`, ...) loads from here.
+        """Load from here with the class `auto` of transformers (`AutoModel`, ...).
 
         Raises:
             UsageError: it is not there, or not what that class reads.
         """
         import transformers
 
-        revision = None if self._local is not None else self._wanted
+        revision = None if self._local is not None else self._pinned
         try:
             return getattr(transformers, auto).from_pretrained(
                 str(self._local or self.name), revision=revision or "main", trust_remote_code=False, **options

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from earec_core import files
 from earec_core.errors import IntegrityError, UsageError
 from earec_core.modality.contract import Encoded, Encoder
 
@@ -34,7 +34,7 @@ class Table:
     """Item vectors.
 
     Attributes:
-        origin: what was asked for, for messages.
+        origin: the reference that was asked for, for messages.
         values: (n, d); a row of NaN alone stands for an item without vector.
         rows: item id to row; None where the table has no ids.
         pinned: a reference to exactly this content.
@@ -105,19 +105,17 @@ def read_table(reference: str, ids: str, setting: str) -> Table:
     """
     file, _, pin = reference.partition(PIN)
     path, another = Path(file).expanduser(), f"Give another: --set {setting}=FILE"
+    paths = [path, *([Path(ids).expanduser()] if ids else [])]
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{setting}={file} is none of {', '.join(SUFFIXES)}.", another)
     try:
-        with path.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256")
-        listed = Path(ids).expanduser().read_bytes() if ids else b""
+        digest = files.sha256(*paths)
     except OSError as error:
         raise UsageError(
             f"{setting}={file} cannot be read: {error.filename}: {error.strerror}.",
             f"Give a file that is there: --set {setting}=FILE",
         ) from None
-    digest.update(listed)
-    if pin and pin != digest.hexdigest():
+    if pin and pin != digest:
         raise IntegrityError(
             f"{file} is not the table that the model was aligned with (sha256:{pin[:12]}…).",
             f"Give it as --set {setting}=FILE to use what it holds now.",
@@ -127,7 +125,7 @@ def read_table(reference: str, ids: str, setting: str) -> Table:
         names, values = _contents(path, setting.rpartition(".")[2])
         if ids and names is not None:
             raise ValueError(f"it has ids of its own, and {ids} gives others")
-        names = _listed(listed, Path(ids)) if ids else names
+        names = _listed(paths[1]) if ids else names
     except (pl.exceptions.PolarsError, SafetensorError, ValueError, EOFError, OSError) as error:
         raise UsageError(f"{path} cannot be read: {str(error).rstrip('.')}.", another) from error
     if values.ndim != 2 or values.dtype.kind not in "fiu" or 0 in values.shape:
@@ -136,8 +134,7 @@ def read_table(reference: str, ids: str, setting: str) -> Table:
             another,
         )
     rows = None if names is None else _index(names, len(values), file)
-    exact = digest.hexdigest()
-    return Table(file, np.ascontiguousarray(values, dtype=np.float32), rows, f"{file}{PIN}{exact}", exact)
+    return Table(file, np.ascontiguousarray(values, dtype=np.float32), rows, f"{file}{PIN}{digest}", digest)
 
 
 def _contents(path: Path, name: str) -> tuple[list[str | None] | None, Any]:
@@ -151,10 +148,10 @@ def _contents(path: Path, name: str) -> tuple[list[str | None] | None, Any]:
         case ".safetensors":
             # Through torch: numpy has no bfloat16.
             with safe_open(str(path), framework="pt") as stored:
-                held = list(stored.keys())
-                if name not in held and len(held) != 1:
-                    raise ValueError(f"it holds {len(held)} tensors, none named {name!r}")
-                tensor = stored.get_tensor(name if name in held else held[0])
+                keys = list(stored.keys())
+                if name not in keys and len(keys) != 1:
+                    raise ValueError(f"it holds {len(keys)} tensors, none named {name!r}")
+                tensor = stored.get_tensor(name if name in keys else keys[0])
             return None, tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
         case _:
             frame = pl.read_parquet(path)
@@ -181,9 +178,9 @@ def _columns(frame: pl.DataFrame) -> Float[np.ndarray, "n d"]:
     return np.array(rows, dtype=np.float32).reshape(len(rows), widths[0])
 
 
-def _listed(content: bytes, path: Path) -> list[str]:
+def _listed(path: Path) -> list[str]:
     """Item ids of a .json list, a .csv column or the lines of a text."""
-    text = content.decode("utf-8-sig")
+    text = path.read_text("utf-8-sig")
     if path.suffix.lower() == ".json":
         names = json.loads(text)
         if not isinstance(names, list) or not all(isinstance(n, (str, int)) for n in names):

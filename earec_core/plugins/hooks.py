@@ -20,7 +20,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 class Hooks:
     """The hooks. `stage` is the command's word: `align`, `explain`, `encode`, `search`, `compose`, `recommend`,
-    `reproduce`, `behavior`.
+    `reproduce`.
     """
 
     @hookspec

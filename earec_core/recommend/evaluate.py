@@ -7,7 +7,7 @@ Items that the user has seen compete like all others, as in RecBole's sequential
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,27 +16,26 @@ from torch import Tensor
 
 from earec_core.catalog import LeaveOneOut
 from earec_core.metrics.ranking import Metrics, rank_of
-from earec_core.recommend.models import Recommender
+from earec_core.recommend.models.base import Recommender
+
+Part = Literal["valid", "test"]
+"""Whose targets are ranked."""
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
-def histories(
-    split: LeaveOneOut, which: Literal["valid", "test"], users: Int[np.ndarray, " k"]
-) -> list[Tensor]:
-    """What is known of each user before the target: for the test, the validation item as well."""
-    known = []
-    for user in users:
-        items = split.train.of(int(user))
-        if which == "test":
-            items = np.append(items, split.valid[user])
-        known.append(torch.from_numpy(np.ascontiguousarray(items)))
-    return known
+def histories(split: LeaveOneOut, part: Part, users: Int[np.ndarray, " k"]) -> list[Int[Tensor, " _"]]:
+    """Item rows of each user before the target: for the test, the validation item as well."""
+    rows = [split.train.of(int(user)) for user in users]
+    if part == "test":
+        rows = [np.append(items, target) for items, target in zip(rows, split.valid[users], strict=True)]
+    return [torch.from_numpy(np.ascontiguousarray(items)) for items in rows]
 
 
 @torch.inference_mode()
 def evaluate(
     model: Recommender,
     split: LeaveOneOut,
-    which: Literal["valid", "test"],
+    part: Part,
     *,
     users: Int[np.ndarray, " k"] | None = None,
     exclude_seen: bool = False,
@@ -56,13 +55,13 @@ def evaluate(
     order = np.argsort(np.diff(split.train.offsets)[users], kind="stable")
     for start in range(0, len(users), batch):
         places = order[start : start + batch]
-        part = users[places]
-        known = histories(split, which, part)
-        scores = model.scores(model.users(known, items), items)
-        targets = torch.from_numpy(getattr(split, which)[part]).to(scores.device)
+        chunk = users[places]
+        past = histories(split, part, chunk)
+        scores = model.scores(model.users(past, items), items)
+        targets = torch.from_numpy(getattr(split, part)[chunk]).to(scores.device)
         if exclude_seen:
             own = scores.gather(1, targets[:, None]).clone()
-            for row, history in enumerate(known):
+            for row, history in enumerate(past):
                 scores[row, history.to(scores.device)] = -math.inf
             scores.scatter_(1, targets[:, None], own)
         ranks[places] = rank_of(scores, targets).cpu().numpy()

@@ -5,8 +5,6 @@ Symbols: n items of the catalog, d the model's width, d_in that of frozen vector
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,15 +12,7 @@ from torch import Tensor, nn
 from earec_core.config import Scaling
 
 
-class ItemTable(nn.Module, ABC):
-    """Item representations in the model's space: what is read, and what is scored against."""
-
-    @abstractmethod
-    def forward(self) -> Float[Tensor, "n d"]:
-        """All items."""
-
-
-class IdTable(ItemTable):
+class IdTable(nn.Module):
     """A trained embedding per item id: with it the model is SASRec.
 
     Args:
@@ -38,7 +28,7 @@ class IdTable(ItemTable):
         return self.embedding
 
 
-class VectorTable(ItemTable):
+class VectorTable(nn.Module):
     """Frozen item vectors through one trained linear map, shared by inputs and candidates.
 
     Args:
@@ -61,6 +51,10 @@ class VectorTable(ItemTable):
         return mapped
 
 
+ItemTable = IdTable | VectorTable
+"""A module that gives every item in the model's space (n d): what is read, and what is scored against."""
+
+
 def scaled(vectors: Float[Tensor, "n d_in"], scaling: Scaling) -> Float[Tensor, "n d_in"]:
     """Item vectors as a linear map can use them: an LLM's hidden states have a few directions that drown the rest.
 
@@ -70,7 +64,7 @@ def scaled(vectors: Float[Tensor, "n d_in"], scaling: Scaling) -> Float[Tensor, 
 
     Args:
         vectors: of the whole catalog.
-        scaling: what to do.
+        scaling: `none`, `standardise` (mean 0 and deviation 1 of each dimension) or `whiten`.
     """
     if scaling == "none":
         return vectors.float()

@@ -9,22 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def full_softmax(
-    queries: Float[Tensor, "m d"], keys: Float[Tensor, "n d"], targets: Int[Tensor, " m"]
-) -> Float[Tensor, ""]:
-    """Cross-entropy of every prediction's target among all items, summed.
-
-    Args:
-        queries: of each prediction.
-        keys: of each item.
-        targets: item rows.
-    """
-    loss: Tensor = FullSoftmax.apply(queries, keys, targets)  # type: ignore[no-untyped-call]
-    return loss
-
-
 class FullSoftmax(torch.autograd.Function):
-    """Cross-entropy of `states @ items.T`, summed, without ever holding all the logits.
+    """Cross-entropy of every prediction's target among all items, summed, without ever holding all the logits.
 
     Logits are made, turned into their own gradient and used for both factors' gradients chunk by chunk, in
     one buffer that stays in the processor's cache. (Liger Kernel's fused linear cross-entropy is the idea.)
@@ -33,7 +19,10 @@ class FullSoftmax(torch.autograd.Function):
     chunk_elements = 1 << 19
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, states: Float[Tensor, "m d"], items: Float[Tensor, "n d"], targets: Int[Tensor, " m"]
+    ) -> Float[Tensor, ""]:
+        """The loss of logits `states @ items.T`; a target is an item's row."""
         rows = max(1, FullSoftmax.chunk_elements // len(items))
         buffer = torch.empty(rows, len(items), device=items.device)
         d_states, d_items = torch.empty_like(states), torch.zeros_like(items)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from earec_core.errors import IntegrityError, UsageError
-from earec_core.recommend.index import ItemIndex
-from earec_core.recommend.models import Recommender
+from earec_core.recommend.index import build_index, plain, read_index
+from earec_core.recommend.models.base import Recommender
 from earec_core.recommend.trained import INDEX, TrainedRecommender
 
 
@@ -38,21 +39,21 @@ class Retriever:
     Args:
         model: in evaluation mode; its items are computed here, once.
         ids: of the items, by row.
-        index: of the model's items; None builds it.
+        index: FAISS's, of the model's items; None builds it.
 
     Raises:
         IntegrityError: model, ids and index are of different numbers of items.
     """
 
-    def __init__(self, model: Recommender, ids: Sequence[str], index: ItemIndex | None = None) -> None:
+    def __init__(self, model: Recommender, ids: Sequence[str], index: Any = None) -> None:
         self.model, self.ids = model, ids
-        self.index = index or ItemIndex.of(model)
+        self.index = build_index(model) if index is None else index
         with torch.inference_mode():
             self._items = model.items()
-        n = len(self._items)
-        if not len(ids) == len(self.index) == n:
+        n, keys = len(self._items), self.index.ntotal
+        if not len(ids) == keys == n:
             raise IntegrityError(
-                f"The recommender has {n} items, its index {len(self.index)}, the catalog {len(ids)}.",
+                f"The recommender has {n} items, its index {keys}, the catalog {len(ids)}.",
                 "Give the dataset it was trained on, or train again.",
             )
 
@@ -68,7 +69,7 @@ class Retriever:
             IntegrityError: its index cannot be read, or is of other items.
         """
         file = folder / INDEX
-        index = ItemIndex.load(file) if file.exists() else None
+        index = read_index(file) if file.exists() else None
         return cls(TrainedRecommender.load(folder).model, ids, index)
 
     @torch.inference_mode()
@@ -91,11 +92,11 @@ class Retriever:
             )
         users = self.model.users(histories, self._items)
         seen: list[set[int]] = [set(history.tolist()) if exclude_seen else set() for history in histories]
-        wanted = min(len(self.index), k + max(map(len, seen)))
-        rows, scores = self.index.search(self.model.queries(users), wanted)
+        count = min(self.index.ntotal, k + max(map(len, seen)))
+        scores, rows = self.index.search(plain(self.model.queries(users)), count)
         rankings = []
-        for known, its_rows, its_scores in zip(seen, rows, scores, strict=True):
-            keep = [place for place, row in enumerate(its_rows.tolist()) if row not in known][:k]
-            ids = tuple(self.ids[row] for row in its_rows[keep].tolist())
-            rankings.append(Ranking(its_rows[keep], ids, its_scores[keep]))
+        for excluded, nearest, similarities in zip(seen, rows, scores, strict=True):
+            keep = [place for place, row in enumerate(nearest.tolist()) if row not in excluded][:k]
+            ids = tuple(self.ids[row] for row in nearest[keep].tolist())
+            rankings.append(Ranking(nearest[keep], ids, similarities[keep]))
         return rankings

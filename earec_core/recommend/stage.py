@@ -6,21 +6,21 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-import earec_core
 from earec_core.artifacts import DataRecord, FitRecord, ItemVectors, RecommenderManifest, open_as, save
 from earec_core.artifacts.recommender import RANKS
 from earec_core.catalog import Catalog
 from earec_core.config import RecommenderConfig
 from earec_core.errors import UsageError
 from earec_core.metrics.ranking import Metrics
-from earec_core.recommend.evaluate import evaluate
-from earec_core.recommend.models import RecommenderModel, choose_recommender
+from earec_core.recommend.evaluate import PARTS, Part, evaluate
+from earec_core.recommend.models import choose_recommender
+from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.retriever import Retriever
 from earec_core.recommend.train import train
 from earec_core.recommend.trained import EpochStats, TrainedRecommender
@@ -85,15 +85,14 @@ def train_on(
         "recommender": config.model_dump(mode="json"),
         "data": catalog.digest,
         "vectors": vectors.id if vectors else None,
-        "earec": earec_core.__version__,
     }
     run = workspace.run("recommend", key).start()
 
     def progress(stats: EpochStats) -> None:
         figures = {"loss": stats.loss, "valid_ndcg@10": stats.ndcg10, "valid_hr@10": stats.hr10}
         run.step(stats.epoch, figures)
-        said = f"loss {stats.loss:.3f}, valid NDCG@10 {stats.ndcg10:.4f}"
-        workspace.progress(stats.epoch, config.epochs, said)
+        text = f"loss {stats.loss:.3f}, valid NDCG@10 {stats.ndcg10:.4f}"
+        workspace.progress(stats.epoch, config.epochs, text)
 
     trained = train(
         model,
@@ -105,10 +104,8 @@ def train_on(
         checkpoint=run.checkpoint,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
-    parts: tuple[Literal["valid", "test"], ...] = ("valid", "test")
-    metrics: dict[str, Mapping[str, float]] = {
-        part: evaluate(trained.model, split, part).summary() for part in parts if len(split.eval_users)
-    }
+    parts = PARTS if len(split.eval_users) else ()
+    metrics = {str(part): evaluate(trained.model, split, part).summary() for part in parts}
     epochs = len(trained.history)
     run.finish({"epochs": epochs, "best_epoch": trained.best_epoch, **metrics}, step=epochs)
     return Training(trained, metrics, run)
@@ -156,17 +153,12 @@ def train_registered(
     return RegisteredRecommender(identity, name, training)
 
 
-def open_recommender(registry: Registry, reference: str, catalog: Catalog) -> TrainedRecommender:
-    """A registered recommender, checked against the catalog.
+def open_retriever(registry: Registry, reference: str, catalog: Catalog) -> Retriever:
+    """A registered recommender with the index of its items, ready to recommend.
 
     Raises:
         UsageError: it is of another kind or another catalog.
     """
-    return TrainedRecommender.load(_folder(registry, reference, catalog))
-
-
-def open_retriever(registry: Registry, reference: str, catalog: Catalog) -> Retriever:
-    """The same with the index of its items, ready to recommend."""
     return Retriever.open(_folder(registry, reference, catalog), catalog.items["item_id"].to_list())
 
 
@@ -186,13 +178,17 @@ def evaluate_registered(
     registry: Registry,
     reference: str,
     catalog: Catalog,
-    which: Literal["valid", "test"],
+    part: Part,
     *,
     exclude_seen: bool = False,
 ) -> Metrics:
-    """Evaluate a registered recommender on a catalog."""
-    trained = open_recommender(registry, reference, catalog)
-    return evaluate(trained.model, catalog.leave_one_out(), which, exclude_seen=exclude_seen)
+    """Evaluate a registered recommender on a catalog.
+
+    Raises:
+        UsageError: see `open_retriever`.
+    """
+    trained = TrainedRecommender.load(_folder(registry, reference, catalog))
+    return evaluate(trained.model, catalog.leave_one_out(), part, exclude_seen=exclude_seen)
 
 
 def recommend_to(
@@ -212,9 +208,8 @@ def recommend_to(
         )
     history = torch.from_numpy(sequences.of(int(matching[0])).copy())
     (ranking,) = retriever.recommend([history], k, exclude_seen=exclude_seen)
+    items = [catalog.item(row) for row in ranking.rows.tolist()]
     return [
-        {"rank": rank, "item_id": item, "title": catalog.item(row).title, "score": score}
-        for rank, (item, row, score) in enumerate(
-            zip(ranking.ids, ranking.rows.tolist(), ranking.scores.tolist(), strict=True), start=1
-        )
+        {"rank": rank, "item_id": item.id, "title": item.title, "score": score}
+        for rank, (item, score) in enumerate(zip(items, ranking.scores.tolist(), strict=True), start=1)
     ]

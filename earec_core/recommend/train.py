@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from earec_core.catalog import LeaveOneOut, Sequences
+from earec_core.catalog import LeaveOneOut, Sequences, random_part
 from earec_core.config import RecommenderConfig
 from earec_core.errors import DataError
 from earec_core.recommend.batches import epoch_batches
 from earec_core.recommend.evaluate import evaluate
-from earec_core.recommend.models import Recommender, RecommenderModel
+from earec_core.recommend.models.base import Recommender, RecommenderModel
 from earec_core.recommend.trained import EpochStats, TrainedRecommender
 from earec_core.train import checkpoint as checkpoints
 
@@ -66,7 +66,8 @@ def train(
     restored = checkpoints.load(checkpoint, parameters, optimizer) if checkpoint else None
     if restored is not None:
         state, best = _Progress(**restored[0]), restored[1]
-    users = _validation_users(split, config)
+    # The users that epochs are compared on.
+    users = split.eval_users[random_part(len(split.eval_users), config.valid_users, config.seed)]
     while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
         started = time.monotonic()
         state.epoch += 1
@@ -84,14 +85,6 @@ def train(
         parameters[name].data.copy_(tensor)
     history = tuple(EpochStats(**epoch) for epoch in state.history)
     return TrainedRecommender(kind.name, model.eval(), history, state.best_epoch)
-
-
-def _validation_users(split: LeaveOneOut, config: RecommenderConfig) -> Int[np.ndarray, " k"]:
-    """Rows of the users that epochs are compared on."""
-    users = split.eval_users
-    if config.valid_users is None or len(users) <= config.valid_users:
-        return users
-    return np.sort(np.random.default_rng(config.seed).choice(users, config.valid_users, replace=False))
 
 
 def _epoch(

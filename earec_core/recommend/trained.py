@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from earec_core.config import RecommenderConfig
 from earec_core.errors import UsageError
-from earec_core.recommend.index import ItemIndex
-from earec_core.recommend.models import Recommender, get_recommender
+from earec_core.recommend.index import build_index, write_index
+from earec_core.recommend.models import get_recommender
+from earec_core.recommend.models.base import Recommender
 
 TENSORS, SETTINGS, INDEX = "model.safetensors", "config.json", "index.faiss"
 
@@ -62,7 +63,7 @@ class TrainedRecommender:
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors}, folder / TENSORS)
         settings = {"model": self.name, **self.model.config.model_dump(mode="json")}
         (folder / SETTINGS).write_text(json.dumps(settings, indent=1, sort_keys=True))
-        ItemIndex.of(self.model).save(folder / INDEX)
+        write_index(build_index(self.model), folder / INDEX)
 
     @classmethod
     def load(cls, folder: Path) -> TrainedRecommender:

@@ -6,7 +6,6 @@ the catalog, trains the recommender and looks at the users' validation items.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import Sample
 from earec_core.catalog import Catalog
-from earec_core.config import RunConfig
+from earec_core.config import ExplainConfig, RunConfig
 from earec_core.encode import item_vectors
 from earec_core.errors import DataError
 from earec_core.metrics.rouge import rouge_l
@@ -49,39 +48,32 @@ def validation_samples(
 
 
 def validation_loss(
-    model: AlignedModel,
-    samples: list[Sample],
-    batch_size: int,
-    prepare: Callable[[], object] | None = None,
+    model: AlignedModel, samples: list[Sample], batch_size: int, gradient: bool = False
 ) -> float:
     """Eq. 3 per response token.
 
     Args:
-        prepare: sets what a gradient is to reach, before each batch; gradients add up over the batches. None: no
-            gradient is computed.
+        gradient: whether its gradient is added to whatever wants one, such as a mixture's weights.
     """
     ordered = sorted(samples, key=lambda sample: sample.length)
     tokens = sum(len(sample.response) for sample in ordered)
     total = 0.0
     for start in range(0, len(ordered), batch_size):
         batch = ordered[start : start + batch_size]
-        if prepare is None:
-            with torch.inference_mode():
-                total += float(model(batch))
-        else:
-            prepare()
+        if gradient:
             loss = model(batch) / tokens
             loss.backward()
             total += loss.item() * tokens
+        else:
+            with torch.inference_mode():
+                total += float(model(batch))
     return total / tokens
 
 
-def validation_rouge(
-    model: AlignedModel, samples: list[Sample], batch_size: int, max_new_tokens: int
-) -> float:
+def validation_rouge(model: AlignedModel, samples: list[Sample], config: ExplainConfig) -> float:
     """Mean ROUGE-L of what is generated."""
     prompts = [sample.prompt for sample in samples]
-    texts = model.generate(prompts, max_new_tokens, batch_size=batch_size)
+    texts = model.generate(prompts, config.max_new_tokens, batch_size=config.batch_size)
     anchors = [model.prompts.anchor(prompt.item) or "" for prompt in prompts]
     return float(rouge_l(texts, anchors).mean())
 

@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
-import earec_core
 from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.prompts import Sample
 from earec_core.aligned.stored import joined_model
-from earec_core.artifacts import AdapterManifest, Stored
+from earec_core.artifacts import DataRecord
 from earec_core.catalog import Catalog
 from earec_core.compose.guards import open_adapters
 from earec_core.config import RunConfig
@@ -50,6 +51,9 @@ class Evaluation:
     gradient: list[list[float]] | None = None
 
 
+_EVALUATION = TypeAdapter(Evaluation)
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """A finished search.
@@ -60,7 +64,7 @@ class SearchResult:
         steps: those with a gradient.
         folder: the run's folder; `path.jsonl` in it is what a killed search resumes from.
         complete: whether the strategy came to its end within the budget.
-        catalog, data: name and digest of what was searched on.
+        data: the catalog that was searched on.
     """
 
     strategy: str
@@ -70,8 +74,7 @@ class SearchResult:
     steps: tuple[Evaluation, ...]
     folder: Path
     complete: bool
-    catalog: str
-    data: str
+    data: DataRecord
 
     def summary(self) -> dict[str, Any]:
         """What a composite's manifest keeps of it."""
@@ -82,7 +85,7 @@ class SearchResult:
             "evaluations": len(self.path),
             "steps": len(self.steps),
             "complete": self.complete,
-            "data": {"name": self.catalog, "digest": self.data},
+            "data": self.data.model_dump(),
         }
 
 
@@ -116,93 +119,87 @@ def search(
         raise UsageError(f"There is no objective {objective!r}.", f"Choose one of {', '.join(OBJECTIVES)}.")
     chosen = get_strategy(strategy, objective, config.search)
     opened, _ = open_adapters(workspace.registry, adapters, allow)
-    models = {modality: opened[modality] for modality in adapters}
-    run = _run(workspace, models, catalog, config, strategy, objective)
-    problem = Problem(tuple(models), 1, objective != "loss", config.run.seed, config.search)
-    chosen.count(problem)
-    run.start()
+    models = [opened[modality] for modality in adapters]
+    mixture = Mixture({modality: opened[modality].folder for modality in adapters})
+    problem = Problem(mixture.names, mixture.layers, objective != "loss", config.run.seed, config.search)
+    count = chosen.count(problem)
+    key = {
+        "adapters": {modality: opened[modality].id for modality in adapters},
+        "data": catalog.digest,
+        "strategy": strategy,
+        "objective": objective,
+        **_settings(config, objective),
+    }
+    run = workspace.run("search", key).start()
     backbone = backbone or Backbone.load(config.backbone, workspace)
-    model = joined_model(workspace, catalog, backbone, list(models.values()), overrides=config.modalities)
-    with backbone.adapted(Mixture({m: stored.folder for m, stored in models.items()})) as mixture:
-        problem = Problem(problem.names, mixture.layers, problem.maximise, problem.seed, config.search)
-        evaluator = _Evaluator(model, mixture, catalog, config, objective, run, chosen.count(problem))
+    model = joined_model(workspace, catalog, backbone, models, overrides=config.modalities)
+    with backbone.adapted(mixture):
+        evaluator = _Evaluator(model, mixture, catalog, config, objective, run, count)
         complete = evaluator.answer(chosen.ask(problem))
-    best = (max if problem.maximise else min)(evaluator.path, key=lambda each: each.value)
     path = tuple(evaluator.path)
     result = SearchResult(
         strategy=strategy,
         objective=objective,
-        best=best,
+        best=(max if problem.maximise else min)(path, key=lambda evaluation: evaluation.value),
         path=path,
-        steps=tuple(each for each in path if each.gradient is not None),
+        steps=tuple(evaluation for evaluation in path if evaluation.gradient is not None),
         folder=run.folder,
         complete=complete,
-        catalog=catalog.name,
-        data=catalog.digest,
+        data=DataRecord(name=catalog.name, digest=catalog.digest),
     )
-    run.finish(result.summary(), step=len(evaluator.path), metrics={objective: best.value})
+    run.finish(result.summary(), step=len(path), metrics={objective: result.best.value})
     return result
 
 
-def _run(
-    workspace: Workspace,
-    models: Mapping[str, Stored[AdapterManifest]],
-    catalog: Catalog,
-    config: RunConfig,
-    strategy: str,
-    objective: str,
-) -> Run:
-    """The run; a larger budget is the same run."""
-    settings = config.model_dump(mode="json", include={"run", "backbone", "modalities", "explain", "encode"})
-    key = {
-        "adapters": {modality: model.id for modality, model in models.items()},
-        "data": catalog.digest,
-        "strategy": strategy,
-        "objective": objective,
+def _settings(config: RunConfig, objective: Objective) -> dict[str, Any]:
+    """The settings that a value depends on; not the budget, so a run with a larger one is the same."""
+    sections = {"run", "backbone", "modalities", "explain", "encode"}
+    return {
         "search": config.search.model_dump(mode="json", exclude={"max_evaluations", "max_minutes"}),
         "recommender": config.recommender.model_dump(mode="json") if objective == "ndcg@10" else None,
-        "config": settings,
-        "earec": earec_core.__version__,
+        "config": config.model_dump(mode="json", include=sections),
     }
-    return workspace.run("search", key)
 
 
+@dataclass
 class _Evaluator:
     """Answers a strategy's proposals: from the log as far as it goes, else by evaluating them.
 
     Attributes:
+        count: evaluations to the strategy's end, if it has one.
         path: every evaluation so far; those of a killed run come first.
     """
 
-    def __init__(
-        self,
-        model: AlignedModel,
-        mixture: Mixture,
-        catalog: Catalog,
-        config: RunConfig,
-        objective: Objective,
-        run: Run,
-        count: int | None,
-    ) -> None:
-        self._model, self._mixture, self._catalog = model, mixture, catalog
-        self._config, self._objective, self._run = config, objective, run
-        self._log = _Log(run.folder / "path.jsonl")
-        self.path = [_evaluation(line) for line in self._log.lines]
-        self._known = list(self.path)
-        self._started = time.monotonic()
-        ends = [end for end in (count, config.search.max_evaluations) if end is not None]
-        self._total = min(ends, default=0)
+    model: AlignedModel
+    mixture: Mixture
+    catalog: Catalog
+    config: RunConfig
+    objective: Objective
+    run: Run
+    count: int | None
+    path: list[Evaluation] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._log = self.run.folder / "path.jsonl"
+        if self._log.exists():
+            for line in self._log.read_text().splitlines():
+                with suppress(ValueError):  # a kill cut the line off
+                    self.path.append(_EVALUATION.validate_json(line))
+            write_atomic(self._log, "".join(map(_line, self.path)))
         if self.path:
-            run.workspace.note(f"Going on from {len(self.path)} evaluations of {run.name}.")
-        self._samples = (
-            objectives.validation_samples(model, catalog, config.run.seed, config.search.max_items)
-            if objective != "ndcg@10"
-            else []
-        )
+            self.run.workspace.note(f"Going on from {len(self.path)} evaluations of {self.run.name}.")
+        self._started, settings = time.monotonic(), self.config.search
+        ends = [end for end in (self.count, settings.max_evaluations) if end is not None]
+        self._total = min(ends, default=0)
+        self._samples: list[Sample] = []
+        if self.objective != "ndcg@10":
+            self._samples = objectives.validation_samples(
+                self.model, self.catalog, self.config.run.seed, settings.max_items
+            )
 
     def answer(self, asking: Asking) -> bool:
         """Answer until the strategy or the budget ends; whether it was the strategy."""
-        known = iter(self._known)
+        known = iter(tuple(self.path))
         with suppress(StopIteration):
             proposal = next(asking)
             while True:
@@ -217,66 +214,43 @@ class _Evaluator:
 
     def _spent(self) -> bool:
         """Whether the budget is: evaluations of a killed search count, its minutes do not."""
-        budget = self._config.search
-        if budget.max_evaluations is not None and len(self.path) >= budget.max_evaluations:
-            return True
+        budget = self.config.search
         minutes = (time.monotonic() - self._started) / 60
-        return budget.max_minutes is not None and minutes >= budget.max_minutes
+        most, longest = budget.max_evaluations or math.inf, budget.max_minutes or math.inf
+        return len(self.path) >= most or minutes >= longest
 
     def _evaluate(self, proposal: Proposal) -> Evaluation:
         """Evaluate a weighting, or one of each layer, and log it."""
-        started, names, rows = time.monotonic(), self._mixture.names, proposal.rows
+        started, names, rows = time.monotonic(), self.mixture.names, proposal.rows
         weights = torch.tensor(rows, dtype=torch.float32, requires_grad=proposal.gradient)
         value = self._value(weights if len(rows) > 1 else weights[0], proposal.gradient)
         mean = dict(zip(names, rows.mean(axis=0).tolist(), strict=True))
         if not math.isfinite(value):
-            said = ",".join(f"{name}={weight:.4g}" for name, weight in mean.items())
+            listed = ",".join(f"{name}={weight:.4g}" for name, weight in mean.items())
             raise EarecError(
-                f"The {self._objective} of the weights {said} is not a number.",
+                f"The {self.objective} of the weights {listed} is not a number.",
                 "Search on another --set backbone.dtype, such as float32.",
             )
         layers = {n: dict(zip(names, row, strict=True)) for n, row in enumerate(rows.tolist())}
         gradient = weights.grad.tolist() if weights.grad is not None else None
-        evaluation = Evaluation(
-            mean, value, time.monotonic() - started, layers if len(rows) > 1 else {}, gradient
-        )
+        seconds = time.monotonic() - started
+        evaluation = Evaluation(mean, value, seconds, layers if len(rows) > 1 else {}, gradient)
         self.path.append(evaluation)
-        self._log.add(asdict(evaluation))
-        self._run.step(len(self.path), {self._objective: value})
-        self._run.workspace.progress(len(self.path), self._total, f"{self._objective} {value:.4f}")
+        with self._log.open("a") as log:
+            log.write(_line(evaluation))
+        self.run.step(len(self.path), {self.objective: value})
+        self.run.workspace.progress(len(self.path), self._total, f"{self.objective} {value:.4f}")
         return evaluation
 
     def _value(self, weights: torch.Tensor, gradient: bool) -> float:
-        model, config = self._model, self._config
-        self._mixture.set(weights)
-        if self._objective == "ndcg@10":
-            return objectives.validation_ndcg(model, self._catalog, config)
-        if self._objective == "rouge":
-            explain = config.explain
-            return objectives.validation_rouge(
-                model, self._samples, explain.batch_size, explain.max_new_tokens
-            )
-        prepare = (lambda: self._mixture.set(weights)) if gradient else None
-        return objectives.validation_loss(model, self._samples, config.search.batch_size, prepare)
+        model, config = self.model, self.config
+        self.mixture.set(weights)
+        if self.objective == "ndcg@10":
+            return objectives.validation_ndcg(model, self.catalog, config)
+        if self.objective == "rouge":
+            return objectives.validation_rouge(model, self._samples, config.explain)
+        return objectives.validation_loss(model, self._samples, config.search.batch_size, gradient)
 
 
-def _evaluation(line: Mapping[str, Any]) -> Evaluation:
-    """What was logged of an evaluation."""
-    return Evaluation(**{**line, "layers": {int(n): weights for n, weights in line["layers"].items()}})
-
-
-class _Log:
-    """JSON lines, appended one by one; a line that a kill cut off is dropped."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self.lines: list[dict[str, Any]] = []
-        if file.exists():
-            for line in file.read_text().splitlines():
-                with suppress(ValueError):
-                    self.lines.append(json.loads(line))
-            write_atomic(file, "".join(json.dumps(line) + "\n" for line in self.lines))
-
-    def add(self, line: Mapping[str, Any]) -> None:
-        with self._file.open("a") as out:
-            out.write(json.dumps(line) + "\n")
+def _line(evaluation: Evaluation) -> str:
+    return json.dumps(asdict(evaluation)) + "\n"

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import combinations
 
 import numpy as np
 
@@ -70,23 +71,24 @@ class Strategy:
         summary: one line.
         ask: gives the generator of proposals.
         count: evaluations to its end; None for a strategy that has none.
-        descends: whether it needs gradients, which the objective `loss` alone has.
-        requires: import names that must be present, and the extra of earec that brings them.
+        gradients: whether it needs them; the objective `loss` alone has some.
+        extra: the package that it needs, and the extra of earec that brings it.
     """
 
     name: str
     summary: str
     ask: Callable[[Problem], Asking]
-    count: Callable[[Problem], int | None]
-    descends: bool = False
-    requires: tuple[str, str] | None = None
+    count: Callable[[Problem], int | None] = lambda _: None
+    gradients: bool = False
+    extra: tuple[str, str] | None = None
 
 
 def grid(problem: Problem) -> Asking:
-    """Every point of the simplex whose weights are multiples of the step."""
-    parts = _parts(problem.config.step)
-    for counts in _compositions(parts, len(problem.names)):
-        yield Proposal(np.array([counts]) / parts)
+    """Every point of the simplex whose weights are multiples of the step, the first name's largest ones first."""
+    parts, count = _parts(problem.config.step), len(problem.names)
+    places = parts + count - 1  # for so many parts, and a bar between one name's and the next's
+    for bars in reversed(list(combinations(range(places), count - 1))):
+        yield Proposal((np.diff([-1, *bars, places]) - 1)[None] / parts)
 
 
 def grid_points(problem: Problem) -> int:
@@ -107,6 +109,11 @@ def learn(problem: Problem) -> Asking:
         assert outcome.gradient is not None  # noqa: S101 - it was asked for
         surrogate.tell(outcome.value, outcome.gradient)
     yield Proposal(surrogate.x)
+
+
+def learn_points(problem: Problem) -> int:
+    """How many weightings `learn` proposes."""
+    return problem.config.gradients + 1
 
 
 def bayes(problem: Problem) -> Asking:
@@ -133,19 +140,9 @@ STRATEGIES: Mapping[str, Strategy] = {
     for strategy in (
         Strategy("grid", "every point of a grid on the simplex", grid, grid_points),
         Strategy(
-            "learn",
-            "a Gaussian process with gradients of the loss",
-            learn,
-            lambda problem: problem.config.gradients + 1,
-            descends=True,
+            "learn", "a Gaussian process with gradients of the loss", learn, learn_points, gradients=True
         ),
-        Strategy(
-            "bayes",
-            "optuna's TPE, until the budget ends",
-            bayes,
-            lambda _: None,
-            requires=("optuna", "search"),
-        ),
+        Strategy("bayes", "optuna's TPE, until the budget ends", bayes, extra=("optuna", "search")),
     )
 }
 
@@ -160,13 +157,13 @@ def get_strategy(name: str, objective: str, config: SearchConfig) -> Strategy:
     strategy = STRATEGIES.get(name)
     if strategy is None:
         raise UsageError(f"There is no search {name!r}.", f"Choose one of {', '.join(STRATEGIES)}.")
-    if strategy.descends and objective != "loss":
+    if strategy.gradients and objective != "loss":
         raise UsageError(
-            f"The search {name} descends the loss; {objective} has no gradient.",
+            f"The search {name} follows the gradient of the loss; {objective} has no gradient.",
             "Say --objective loss, or search by grid or bayes.",
         )
-    if strategy.requires and find_spec(strategy.requires[0]) is None:
-        package, extra = strategy.requires
+    if strategy.extra and find_spec(strategy.extra[0]) is None:
+        package, extra = strategy.extra
         raise MissingDependencyError(
             f"The search {name} needs {package}, which is not installed.",
             f"Run: pip install 'earec[{extra}]'",
@@ -184,12 +181,3 @@ def _parts(step: float) -> int:
     if abs(parts * step - 1) > 1e-9:
         raise UsageError(f"1 is no multiple of the step {step:g}.", "Give --step such as 0.1 or 0.25.")
     return parts
-
-
-def _compositions(total: int, parts: int) -> Generator[tuple[int, ...], None, None]:
-    if parts == 1:
-        yield (total,)
-        return
-    for first in range(total, -1, -1):
-        for rest in _compositions(total - first, parts - 1):
-            yield (first, *rest)

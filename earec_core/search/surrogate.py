@@ -31,20 +31,18 @@ class Surrogate:
         self.x: Rows = np.full((layers, adapters), 1 / adapters)
         # An orthonormal basis of what leaves a row's sum as it is.
         self._basis = np.linalg.qr(np.eye(adapters) - 1 / adapters)[0][:, : adapters - 1]
-        self._told: list[tuple[Rows, float, Rows]] = []
+        self._evaluations: list[tuple[float, Rows, Rows]] = []
 
     def tell(self, value: float, gradient: Rows) -> None:
         """Value and gradient at `x`; moves `x` to the surrogate's lowest point."""
-        self._told.append((self.x, value, gradient))
-        points = np.array([self._flat(x) for x, _, _ in self._told])
-        values = np.array([v for _, v, _ in self._told])
-        slopes = np.array([self._flat(g) for _, _, g in self._told])
-        lengths = self.lengths[: 1 if len(self._told) == 1 else None] * len(self.x) ** 0.5
-        self._process = max(
-            (Process(points, values, slopes, one) for one in lengths), key=lambda p: p.likelihood
-        )
-        best, _, _ = min(self._told, key=lambda one: one[1])
-        self.x = self._lowest(best)
+        self._evaluations.append((value, self.x, gradient))
+        values, weightings, gradients = zip(*self._evaluations, strict=True)
+        points = np.array([self._flat(weighting) for weighting in weightings])
+        slopes = np.array([self._flat(gradient) for gradient in gradients])
+        lengths = self.lengths[: 1 if len(values) == 1 else None] * len(self.x) ** 0.5
+        processes = [Process(points, np.array(values), slopes, length) for length in lengths]
+        self._process = max(processes, key=lambda process: process.likelihood)
+        self.x = self._lowest(weightings[int(np.argmin(values))])
 
     def _flat(self, rows: Rows) -> Float[np.ndarray, " m"]:
         flat: np.ndarray = (rows @ self._basis).ravel()
@@ -97,9 +95,9 @@ class Process:
         joint = covariance(points, points, length)
         # So much of the variance is noise: points may lie close to each other.
         lower = np.linalg.cholesky(joint + 1e-9 * np.diag(np.diag(joint)))
-        white, one = np.linalg.solve(lower, np.stack([given, constant], axis=1)).T
-        self._mean = float(one @ white / (one @ one))
-        white = white - self._mean * one
+        white, unit = np.linalg.solve(lower, np.stack([given, constant], axis=1)).T
+        self._mean = float(unit @ white / (unit @ unit))
+        white = white - self._mean * unit
         self._weights = np.linalg.solve(lower.T, white)
         scale = max(float(white @ white) / len(white), 1e-300)
         self.likelihood = -len(white) / 2 * np.log(scale) - float(np.log(np.diag(lower)).sum())
@@ -121,12 +119,12 @@ def covariance(
     apart = (x[:, None] - y[None]) / length**2
     k = np.exp(-np.square(x[:, None] - y[None]).sum(axis=-1) / (2 * length**2))
     bend = np.eye(m) / length**2 - apart[..., :, None] * apart[..., None, :]
-    found = np.empty((1 + m, p, 1 + m, q))
-    found[0, :, 0] = k
-    found[0, :, 1:] = np.moveaxis(apart * k[..., None], 2, 1)
-    found[1:, :, 0] = np.moveaxis(-apart * k[..., None], 2, 0)
-    found[1:, :, 1:] = np.transpose(bend * k[..., None, None], (2, 0, 3, 1))
-    return found.reshape((1 + m) * p, (1 + m) * q)
+    blocks = np.empty((1 + m, p, 1 + m, q))
+    blocks[0, :, 0] = k
+    blocks[0, :, 1:] = np.moveaxis(apart * k[..., None], 2, 1)
+    blocks[1:, :, 0] = np.moveaxis(-apart * k[..., None], 2, 0)
+    blocks[1:, :, 1:] = np.transpose(bend * k[..., None, None], (2, 0, 3, 1))
+    return blocks.reshape((1 + m) * p, (1 + m) * q)
 
 
 def project(x: Rows) -> Rows:
@@ -135,5 +133,5 @@ def project(x: Rows) -> Rows:
     over = np.cumsum(falling, axis=1) - 1
     count = (falling - over / np.arange(1, x.shape[1] + 1) > 0).sum(axis=1)
     level = over[np.arange(len(x)), count - 1] / count
-    found: Rows = np.maximum(x - level[:, None], 0)
-    return found
+    projected: Rows = np.maximum(x - level[:, None], 0)
+    return projected

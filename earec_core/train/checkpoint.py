@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from earec_core.errors import IntegrityError
+from earec_core.files import replacing
 
 
 def save(
@@ -24,21 +24,14 @@ def save(
     best: Mapping[str, Tensor],
 ) -> None:
     """Write everything that a resumed run needs."""
-    tensors = {f"now/{name}": p.detach() for name, p in parameters.items()}
-    tensors.update({f"best/{name}": t for name, t in best.items()})
+    tensors = {f"now/{name}": parameter.detach() for name, parameter in parameters.items()}
+    tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temp = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        plain = {name: t.cpu().contiguous() for name, t in tensors.items()}
-        save_file(plain, temp, metadata={"progress": json.dumps(dict(progress))})
-        with temp.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temp.replace(file)
-    finally:
-        temp.unlink(missing_ok=True)
+    on_cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(file) as temporary:
+        save_file(on_cpu, temporary, metadata={"progress": json.dumps(dict(progress))})
 
 
 def load(
@@ -57,15 +50,18 @@ def load(
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 - not a mapping
         for name, parameter in parameters.items():
             parameter.data.copy_(tensors[f"now/{name}"])
-            prefix = f"optimizer/{name}/"
-            state = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-            if state:
-                optimizer.state[parameter] = {
-                    k: t.to(parameter.device) if k != "step" else t for k, t in state.items()
-                }
+            state = _below(f"optimizer/{name}/", tensors)
+            optimizer.state[parameter] = {
+                key: tensor if key == "step" else tensor.to(parameter.device) for key, tensor in state.items()
+            }
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise IntegrityError(
             f"The checkpoint {file} cannot be read: {error}.", "Delete it to start this training again."
         ) from error
-    best = {k.removeprefix("best/"): t for k, t in tensors.items() if k.startswith("best/")}
-    return progress, {name: t.to(parameters[name].device) for name, t in best.items()}
+    best = _below("best/", tensors)
+    return progress, {name: tensor.to(parameters[name].device) for name, tensor in best.items()}
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with the prefix, by the rest of their names."""
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from earec_core.artifacts import ItemVectors
 from earec_core.catalog import Catalog
+from earec_core.cli import run
 from earec_core.config import BackboneConfig
 from earec_core.llm.backbone import Backbone
 from earec_core.studies.reproduce import rows as making
@@ -273,3 +274,18 @@ def test_what_cannot_be_measured_is_one_sentence(
 ) -> None:
     assert in_home.run("reproduce", *argv, "--data", str(in_home.data), *NAMED) == 2
     assert said in capsys.readouterr().err
+
+
+def test_an_adapter_of_another_catalog_is_measured_and_said(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    other = tmp_path / "shorter"
+    source = str(in_home.folder / "source")
+    assert run(["data", "import", source, "--out", str(other), "--max-len", "5"]) == 0
+    sets = [f"--set=recommender.{pair}" for pair in ("epochs=1", "dim=8")]
+    argv = ["reproduce", "--table", "4", "--data", str(other), "--backbone", str(in_home.llm), *sets]
+    argv += ["--modalities", "text", "--adapter", "text=text/things", "--only", "text", "--seeds", "1"]
+    assert in_home.run(*argv) == 0
+    assert "The adapter of text was aligned on 'things', not on this version of 'shorter'." in (
+        capsys.readouterr().err
+    )

@@ -205,3 +205,14 @@ def test_info_changes_with_the_weights(tmp_path: Path) -> None:
     a, b = (backbone_store.info(str(path), path) for path in (one, other))
     assert a.weights != b.weights
     assert (a.config, a.tokenizer) == (b.config, b.tokenizer)
+
+
+def test_prompts_that_are_the_common_text_alone_are_read_whole(backbone: Backbone) -> None:
+    """Items without any modality, on a chat template with nothing before the message, share their whole prompt."""
+    bare = [Prompt(row, ((5, 6, 7),)) for row in range(2)]
+    batch = backbone.splice(bare, {})
+    assert (batch.prefix, batch.lengths.tolist()) == ((), [3, 3])
+    with torch.no_grad():
+        hidden = backbone.hidden(batch)
+        plain = backbone.model.base_model(input_ids=torch.tensor([[5, 6, 7]])).last_hidden_state
+    torch.testing.assert_close(hidden[0], plain[0], atol=1e-5, rtol=1e-5)

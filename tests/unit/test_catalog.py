@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from earec_core.catalog import Catalog, Sequences, import_dataset, importing
 from earec_core.catalog.interactions import k_core
 from earec_core.catalog.relations import cooccurrence
-from earec_core.catalog.splits import item_split, leave_one_out
+from earec_core.catalog.splits import item_split, leave_one_out, random_part
 from earec_core.cli import run
 from earec_core.errors import DataError
 from earec_core.files import write_atomic
@@ -435,3 +435,20 @@ def test_the_command_imports_and_shows(tmp_path: Path, capsys: pytest.CaptureFix
     assert run(["data", "import", str(source), "--out", str(out)]) == 2
     assert run(["data", "import", str(source), "--out", str(out), "--core", "2", "--force"]) == 0
     assert run(["data", "show", str(tmp_path)]) == 2
+
+
+@given(n=st.integers(0, 40), size=st.integers(0, 40) | st.none(), seed=st.integers(0, 5))
+def test_a_random_part_is_of_that_size_in_order_and_the_same_again(
+    n: int, size: int | None, seed: int
+) -> None:
+    part = random_part(n, size, seed).tolist()
+    assert len(part) == (n if size is None else min(n, size))
+    assert part == sorted(set(part))
+    assert set(part) <= set(range(n))
+    assert part == random_part(n, size, seed).tolist()
+
+
+def test_every_thing_has_the_same_chance_to_be_in_a_random_part() -> None:
+    counts = Counter(i for seed in range(2000) for i in random_part(10, 3, seed).tolist())
+    # 600 of each are expected, with a deviation of 20.
+    assert all(abs(counts[i] - 600) < 120 for i in range(10))

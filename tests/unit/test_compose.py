@@ -365,7 +365,7 @@ def test_half_precision_adapters_are_stacked_as_torch_would(three: dict[str, Pat
     found = load_torch(tmp_path / "out" / "adapter_model.safetensors")
     stored = {name: load_torch(path / "adapter_model.safetensors") for name, path in half.items()}
     rebuilt, wanted = {}, {}
-    for module in LoraAdapter.open(half["text"]).modules:
+    for module in LoraAdapter.open(half["text"]).shapes:
         key_a, key_b = (f"{PREFIX}{module}.lora_{x}.weight" for x in "AB")
         parts = {name: (stored[name][key_a], stored[name][key_b]) for name in sorted(half)}
         factor = {name: WEIGHTS[name] * LoraAdapter.open(half[name]).scales[module] for name in parts}

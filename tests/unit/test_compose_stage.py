@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from earec_core import plugins
-from earec_core.artifacts import CompositeManifest, Stored
+from earec_core.artifacts import CompositeManifest, MethodRecord, Stored
 from earec_core.cli import run
 from earec_core.compose import LoraAdapter, Recipe, compose
 from earec_core.compose.stage import choose_adapters, compose_models
@@ -392,9 +392,8 @@ def test_a_recipe_gives_the_same_merge(
         paths, Recipe(weights, method=method, rank=32, sum_rule="any", **options), tmp_path / "c"
     )  # type: ignore[arg-type]
     out = tmp_path / "recipe"
-    write_mergekit(
-        opened(paths), report.weights, tiny_llm, out, method=method, density=options.get("density")
-    )
+    record = MethodRecord(name=method, rank=32, options=options)
+    write_mergekit(opened(paths), report.weights, record, tiny_llm, out)
     base = load_file(tiny_llm / "model.safetensors")
     merged = carried_out(out, base)
     for module, change in dense(tmp_path / "c").items():
@@ -407,7 +406,8 @@ def test_a_recipe_gives_the_same_merge(
 def test_a_recipe_of_dare_names_density_and_leaves_out_weight_0(tiny_llm: Path, tmp_path: Path) -> None:
     paths = {name: write_factors(tmp_path / name, seed) for seed, name in enumerate(("a", "b", "c"))}
     weights = {"a": 0.4, "b": 0.6, "c": 0.0}
-    write_mergekit(opened(paths), weights, tiny_llm, tmp_path / "out", method="dare", density=0.5)
+    dare = MethodRecord(name="dare", options={"density": 0.5, "seed": 1})
+    write_mergekit(opened(paths), weights, dare, tiny_llm, tmp_path / "out")
     recipe = yaml.safe_load((tmp_path / "out" / "mergekit.yml").read_text())
     assert recipe == {
         "merge_method": "dare_linear",
@@ -429,20 +429,20 @@ def test_a_recipe_of_dare_names_density_and_leaves_out_weight_0(tiny_llm: Path, 
 def test_methods_that_mergekit_lacks_are_named(method: str, tmp_path: Path) -> None:
     path = write_factors(tmp_path / "a", 0)
     with pytest.raises(UsageError, match=f"mergekit cannot do the method {method}"):
-        check_mergekit(opened({"a": path}), {"a": 1.0}, method)
+        check_mergekit(opened({"a": path}), {"a": 1.0}, MethodRecord(name=method))
 
 
 def test_what_else_mergekit_lacks_is_named(tmp_path: Path) -> None:
-    path = write_factors(tmp_path / "one", 0)
+    path, ties = write_factors(tmp_path / "one", 0), MethodRecord(name="ties")
     with pytest.raises(UsageError, match="ties with negative weights"):
-        check_mergekit(opened(dict.fromkeys("ab", path)), {"a": 1.5, "b": -0.5}, "ties")
+        check_mergekit(opened(dict.fromkeys("ab", path)), {"a": 1.5, "b": -0.5}, ties)
     some = dict(list(MODULES.items())[:1])
     paths = {"a": write_factors(tmp_path / "a", 0), "b": write_factors(tmp_path / "b", 1, some)}
     halves = {"a": 0.5, "b": 0.5}
     with pytest.raises(UsageError, match="different modules"):
-        check_mergekit(opened(paths), halves, "ties")
-    check_mergekit(opened(paths), halves, "delta")
-    check_mergekit(opened(paths), {"a": 1.0, "b": 0.0}, "ties")
+        check_mergekit(opened(paths), halves, ties)
+    check_mergekit(opened(paths), halves, MethodRecord(name="delta"))
+    check_mergekit(opened(paths), {"a": 1.0, "b": 0.0}, ties)
 
 
 def test_options_of_methods_from_the_command_line(
@@ -497,7 +497,7 @@ def test_adapters_are_chosen_where_there_is_one(registry: Registry, two: dict[st
 
 
 def test_a_plugin_version_that_composition_accepted_is_accepted_at_use(tmp_path: Path) -> None:
-    from earec_core.aligned.stored import _accepted_plugin, _check_plugin, plugin_record
+    from earec_core.aligned.stored import _check_plugin, plugin_record
     from earec_core.errors import PluginError
 
     record = {**plugin_record("text").model_dump(), "version": "7.0.0"}
@@ -514,7 +514,7 @@ def test_a_plugin_version_that_composition_accepted_is_accepted_at_use(tmp_path:
                 "overridden": overridden,
             }
         )
-        _check_plugin("text", _accepted_plugin(Stored("id", manifest, tmp_path), "text"))
+        _check_plugin(Stored("id", manifest, tmp_path), "text")
 
     with pytest.raises(PluginError, match=r"7\.0\.0"):
         check({})

@@ -1,7 +1,8 @@
-"""The documentation against the code: settings, presets, hooks, commands, layers, and the example plugin."""
+"""The documentation against the code: settings, presets, hooks, commands, layers, names, links, examples."""
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -10,13 +11,15 @@ import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import click
 import pytest
 from pydantic import BaseModel
 
-from earec_core import plugins
+from earec_core import artifacts, plugins
+from earec_core.catalog import import_dataset
 from earec_core.cli import cli
 from earec_core.cli.options import run_config
 from earec_core.config import PRESETS, RecommenderConfig, RunConfig, resolve
@@ -30,6 +33,7 @@ from earec_core.types import Item, Slot
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md")])
+TEXTS = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "benchmarks/README.md", *ROOT.glob("examples/*/README.md")]
 SECTIONS: dict[str, type[BaseModel]] = {
     name: type(field.default)
     for name, field in RunConfig.model_fields.items()
@@ -106,6 +110,75 @@ def _implements(one: object) -> set[str]:
     return {name for name, method in vars(one).items() if hasattr(method, "earec_impl")}
 
 
+def _stages() -> dict[str, click.Command]:
+    """The commands that make something, each with its `--registry`, `--jsonl` and `--tensorboard`."""
+    found: dict[str, click.Command] = {}
+    names = ["align", "search", "compose", "explain", "encode", "reproduce", "recommend train"]
+    for name in [*names, "behavior fit"]:
+        command: click.Command = cli
+        for word in name.split():
+            assert isinstance(command, click.Group)
+            below = command.get_command(click.Context(command), word)
+            assert below is not None
+            command = below
+        found[name] = command
+    return found
+
+
+def _options(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Each option of every command below one, with the command's words."""
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from _options(below, (*path, name))
+        return
+    for parameter in command.params:
+        if not getattr(parameter, "hidden", False):
+            yield from ((option, " ".join(path)) for option in parameter.opts)
+
+
+def test_shared_options_are_documented_with_their_commands() -> None:
+    table = _table(_page("cli.md").partition("<!-- shared options -->")[2])
+    having: dict[str, set[str]] = {}
+    for option, command in _options(cli):
+        having.setdefault(option, set()).add(command)
+    group = cli.get_command(click.Context(cli), "registry")
+    assert isinstance(group, click.Group)
+    for options, commands, _ in table:
+        named = set(re.findall(r"`([^`]+)`", commands))
+        if "registry" in named:
+            named = (named - {"registry"}) | {f"registry {name}" for name in group.commands}
+        for option in re.findall(r"`(--[^`]+)`", options):
+            assert having[option] == named, option
+
+
+def test_every_stage_that_tells_is_documented() -> None:
+    table = _table(_page("plugins.md").partition("<!-- stages -->")[2])
+    files = [*ROOT.glob("earec_core/**/*.py"), *ROOT.glob("plugins/*/earec_*/**/*.py")]
+    # `workspace.run("encode", ...)`, or a function of the same sense that takes the workspace first.
+    call = re.compile(r"(?:workspace\.run|\w+_run)\(\s*(?:(?:self\.)?workspace,\s*)?\"(\w+)\"")
+    told = {word for file in files for word in call.findall(file.read_text())}
+    assert {row[0].strip("`") for row in table} == told
+
+
+def _is_kind(value: object) -> bool:
+    return (
+        isinstance(value, type) and issubclass(value, artifacts.Manifest) and value is not artifacts.Manifest
+    )
+
+
+def test_every_kind_is_documented_with_what_its_manifest_says() -> None:
+    table = _table(_page("registry.md").partition("<!-- kinds -->")[2])
+    documented = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[2])) for row in table}
+    common = set(artifacts.Manifest.model_fields)
+    kinds = [kind for kind in vars(artifacts).values() if _is_kind(kind)]
+    said = {kind.model_fields["kind"].default: set(kind.model_fields) - common for kind in kinds}
+    assert documented == said
+    assert {artifacts.Manifest.model_fields["schema_version"].default} == {1}
+
+
 def test_every_observer_is_documented_with_an_example(tmp_path: Path) -> None:
     page = _page("plugins.md")
     core = {name for name, one in vars(observers).items() if isinstance(one, type) and _implements(one)}
@@ -114,13 +187,12 @@ def test_every_observer_is_documented_with_an_example(tmp_path: Path) -> None:
         row[0].strip("`"): row for row in _table("| observer |" + page.partition("| observer |")[2])
     }
     assert set(documented) == core
-    align = cli.get_command(click.Context(cli), "align")
-    assert align is not None
-    known = {name for parameter in align.params for name in parameter.opts}
     for name, row in documented.items():
         option = re.search(r"--[a-z]+", row[1])
         assert option is not None
-        assert option[0] in known, name
+        for stage, command in _stages().items():
+            known = {name for parameter in command.params for name in parameter.opts}
+            assert option[0] in known, f"{stage}: {name}"
     shown = re.search(r"<!-- jsonl -->\n```json\n(.*)\n```", page)
     assert shown is not None
     example = json.loads(shown[1])
@@ -166,6 +238,76 @@ def test_the_layers_are_those_of_the_contract() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     block = _page("architecture.md").partition("<!-- layers -->\n")[2].partition("\n\n")[0]
     assert [line.strip() for line in block.splitlines()] == contracts[0]["layers"]
+
+
+def test_the_layout_is_that_of_the_tree() -> None:
+    block = _page("architecture.md").partition("\n## Layout\n\n")[2].partition("\n\n")[0]
+    core = block.partition("    earec_core/\n")[2].partition("\n    registry/")[0]
+    entries = [re.split(r" {2,}", line.strip())[0] for line in core.splitlines()]
+    named = {word.partition("/")[0].removesuffix("/") for entry in entries for word in entry.split()}
+    parts = {path.name for path in (ROOT / "earec_core").iterdir()}
+    assert named == {part for part in parts if not part.startswith(("_", "py.typed"))}
+    outside = [line.split()[0] for line in block.splitlines() if re.match(r"    \S", line)]
+    for entry in outside:
+        folder, _, names = entry.rstrip("/").rpartition("/")
+        assert all((ROOT / folder / name).exists() for name in names.split("|")), entry
+    assert len(outside) > 8
+
+
+def _module_names(text: str) -> set[str]:
+    """Dotted names of this project's own packages, as prose and code name them."""
+    own = "earec_core|earec_registry|" + "|".join(f"earec_{path.name}" for path in ROOT.glob("plugins/*"))
+    return {name.rstrip(".") for name in re.findall(rf"(?<![\w/.])(?:{own})(?:\.[A-Za-z_]\w*)+", text)}
+
+
+def _paths(text: str) -> set[str]:
+    """Paths of source files from the top of the repository or of the core; those that a reader writes left out."""
+    tops = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    tops |= {path.name for path in (ROOT / "earec_core").iterdir() if path.is_dir()}
+    found = re.findall(r"(?<![\w/.-])([\w-]+(?:/[\w.-]+)+\.(?:py|toml|sh|md|j2))\b", text)
+    names = [path for path in found if path.partition("/")[0] in tops]
+    return {path for path in names if not re.search(r"\bNAME\b|\bFIELD\b|price", path)}
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_module_and_path_named_is_there(page: Path) -> None:
+    text = page.read_text()
+    for name in _module_names(text):
+        try:
+            resolve_name(name)
+        except (ImportError, AttributeError) as error:
+            pytest.fail(f"{name}: {error}")
+    missing = [
+        p for p in _paths(text) if not any((base / p).exists() for base in (ROOT, ROOT / "earec_core"))
+    ]
+    assert not missing
+
+
+def test_names_and_paths_are_found() -> None:
+    texts = [page.read_text() for page in TEXTS]
+    assert len({name for text in texts for name in _module_names(text)}) > 50
+    assert len({path for text in texts for path in _paths(text)}) > 20
+    gone = "`earec_core.llm.mixture` in `llm/mixture.py`, or `earec_core.compose.Recipes`"
+    assert _module_names(gone) == {"earec_core.llm.mixture", "earec_core.compose.Recipes"}
+    assert _paths(gone) == {"llm/mixture.py"}
+
+
+def _heading(line: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", line.lstrip("#").strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        linked = (page.parent / path) if path else page
+        assert linked.exists(), target
+        if anchor:
+            lines = linked.read_text().splitlines()
+            assert anchor in {_heading(line) for line in lines if line.startswith("#")}, target
 
 
 def _lines() -> Iterator[tuple[str, str, bool]]:
@@ -235,23 +377,49 @@ def test_a_wrong_command_line_is_noticed(wrong: str) -> None:
         _parse(wrong, whole=True)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_python_blocks_compile(page: Path) -> None:
+@pytest.mark.parametrize("page", TEXTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_python_blocks_compile_and_import_what_is_there(page: Path) -> None:
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
-        compile(block, str(page), "exec")
+        for node in ast.walk(ast.parse(block, str(page))):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("earec_"):
+                for alias in node.names:
+                    resolve_name(f"{node.module}.{alias.name}")
 
 
-def test_the_observer_example_is_a_hook(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_observer_example_is_a_hook(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", _page("plugins.md"), re.DOTALL)
     scope: dict[str, Any] = {}
     for block in (b for b in blocks if "hookimpl" in b or "watching" in b):
         exec(block, scope)  # noqa: S102 - our own page
     assert type(scope["watching"]) is Observers
-    scope["watching"].fire("earec_run_step", stage="align", run="r", step=7, metrics={"valid_loss": 0.5})
+    scope["workspace"].run("align", {}).start().step(7, {"valid_loss": 0.5})
     assert capsys.readouterr().out == "7 0.5\n"
     group = re.search(r'```toml\n\[project.entry-points."(earec.observers)"\]\n', _page("plugins.md"))
     assert group is not None
     assert group[1] == observers.OBSERVER.group
+
+
+def test_the_command_example_is_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = _page("plugins.md").partition("\n## Entry points\n")[2].partition("\n## ")[0]
+    block = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert block is not None
+    scope: dict[str, Any] = {}
+    exec(block[1], scope)  # noqa: S102 - our own page
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/items.csv").write_text("item_id,title,price\na,pen,1.5\nb,desk,80\nc,gift,\n")
+    import_dataset(tmp_path / "shop", tmp_path / "data")
+    monkeypatch.setenv("EAREC_HOME", str(tmp_path / "home"))
+    argv = ["--data", str(tmp_path / "data"), "--jsonl", str(tmp_path / "events.jsonl")]
+    scope["command"].main([*argv, "--registry", str(tmp_path / "registry")], standalone_mode=False)
+    assert capsys.readouterr().out == "81.50\n"
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [(event["event"], event["stage"]) for event in events] == [("start", "price"), ("end", "price")]
+    assert events[1]["step"] == 3
 
 
 def test_the_kind_example_finds_a_plugin_of_its_group(

@@ -72,12 +72,13 @@ ITEMS = [
 TEMPLATE = PromptConfig(request="Say it.", relation_positions=4)
 
 
-def _model(llm: Path, *modalities: str) -> AlignedModel:
+def _model(llm: Path, *fields: str, rename: str = "{}") -> AlignedModel:
     backbone = Backbone.load(BackboneConfig(model=str(llm), dtype="float32", device="cpu"))
     torch.manual_seed(0)
     inputs = {}
-    for name in modalities:
-        inputs[name] = read_inputs(name, Letters(Config(field=name), Context()), ITEMS, backbone)
+    for field in fields:
+        name = rename.format(field)
+        inputs[name] = read_inputs(name, Letters(Config(field=field), Context()), ITEMS, backbone)
         inputs[name].calibrate(backbone.embedding_rms)
     return AlignedModel(backbone, inputs, ItemPrompts(ITEMS, inputs, TEMPLATE, backbone.tokenizer, "things"))
 
@@ -120,14 +121,22 @@ def test_samples_are_those_with_anchor_and_input(model: AlignedModel) -> None:
 def test_every_parameter_is_registered_once(model: AlignedModel) -> None:
     """The LLM's and the projectors', not the frozen encoders'; a projector is saved under its own names."""
     mine = [id(p) for _, p in model.named_parameters(remove_duplicate=False)]
-    projectors = [one.projector for one in model.inputs.values()]
+    projectors = [inputs.projector for inputs in model.inputs.values()]
     assert sorted(set(mine)) == sorted(
         {id(p) for module in (model.backbone.model, *projectors) for p in module.parameters()}
     )
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     plain = set(dict(model.inputs["long"].projector.named_parameters()))
-    assert trained == {f"projectors.{m}.{name}" for m in ("long", "short") for name in plain}
-    assert set(model.projectors["long"].state_dict()) == plain
+    assert trained == {f"projectors.{i}.{name}" for i in range(2) for name in plain}
+    assert set(model.inputs["long"].projector.state_dict()) == plain
+
+
+@pytest.mark.parametrize("name", ["items", "type", "sound.mel"])
+def test_a_modality_may_have_a_name_that_modules_have_a_use_for(tiny_llm: Path, name: str) -> None:
+    plain, renamed = _model(tiny_llm, "long"), _model(tiny_llm, "long", rename=name)
+    assert list(renamed.inputs) == [name]
+    assert torch.equal(renamed(_samples(renamed)), plain(_samples(plain)))
+    assert set(renamed.state_dict()) == set(plain.state_dict())
 
 
 def test_training_switches_projectors_and_adapter_but_not_the_llm(model: AlignedModel) -> None:
@@ -218,7 +227,7 @@ def test_a_training_does_not_depend_on_the_engine(tiny_llm: Path, one_process: N
                 _samples(model),
                 _samples(model),
                 config,
-                tmp_path / engine.__name__,
+                tmp_path / f"{engine.__name__}.safetensors",
                 lambda *_: None,
                 engine=engine,
             )

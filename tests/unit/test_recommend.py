@@ -19,7 +19,7 @@ from earec_core.errors import DataError, EarecError, IntegrityError, UsageError
 from earec_core.metrics.ranking import Metrics, rank_of
 from earec_core.recommend import MODELS, Retriever, TrainedRecommender, evaluate, train
 from earec_core.recommend.batches import epoch_batches
-from earec_core.recommend.index import ItemIndex
+from earec_core.recommend.index import build_index, write_index
 from earec_core.recommend.item_tables import scaled
 from earec_core.recommend.loss import FullSoftmax
 from earec_core.recommend.models.transformer import Dropout, TransformerRecommender
@@ -37,9 +37,9 @@ def _split(n_users: int = 40, n_items: int = 12, seed: int = 0, longest: int = 1
     return leave_one_out(Sequences(users, offsets, rng.integers(0, n_items, offsets[-1])))
 
 
-def _model(config: RecommenderConfig = SMALL) -> TransformerRecommender:
+def _model(config: RecommenderConfig = SMALL, n: int = 12) -> TransformerRecommender:
     torch.manual_seed(0)
-    model = SASREC.build(config, 12, None).eval()
+    model = SASREC.build(config, n, None).eval()
     assert isinstance(model, TransformerRecommender)
     return model
 
@@ -256,7 +256,9 @@ def test_the_stored_index_is_read_and_one_that_is_not_there_is_built(
 ) -> None:
     train(SASREC, _split(), 12, SMALL).save(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(ItemIndex, "build", lambda *_: pytest.fail("it builds the index"))
+        patch.setattr(
+            "earec_core.recommend.retriever.build_index", lambda _: pytest.fail("it builds the index")
+        )
         stored = Retriever.open(tmp_path, IDS)
     (tmp_path / "index.faiss").unlink()
     _same(stored, Retriever.open(tmp_path, IDS))
@@ -279,7 +281,7 @@ def test_an_index_or_a_catalog_that_does_not_belong_is_said(fault: str, tmp_path
     if fault == "bytes":
         file.write_bytes(file.read_bytes()[:40])
     elif fault == "other items":
-        ItemIndex.build(torch.randn(11, 8)).save(file)
+        write_index(build_index(_model(n=11)), file)
     else:
         ids = IDS[1:]
     with pytest.raises(IntegrityError, match=r"cannot be read|12 items"):

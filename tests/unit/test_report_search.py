@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from earec_core.artifacts import DataRecord
 from earec_core.errors import UsageError
 from earec_core.report import write_search
 from earec_core.report.search import place, render_search
@@ -50,7 +51,7 @@ def found(names: list[str], values: list[float], **more: Any) -> SearchResult:
     )
     settings: dict[str, Any] = {
         "strategy": "grid", "objective": "loss", "best": path[0], "path": path, "steps": (),
-        "folder": Path(), "complete": True, "catalog": "things", "data": "d", **more,
+        "folder": Path(), "complete": True, "data": DataRecord(name="things", digest="d"), **more,
     }  # fmt: skip
     return SearchResult(**settings)
 

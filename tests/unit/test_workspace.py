@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import earec_core
 from earec_core import files
 from earec_core.errors import EarecError, UsageError
 from earec_core.plugins.hooks import Observers
@@ -87,6 +89,15 @@ def test_what_was_made_first_is_kept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_the_digest_of_files_is_that_of_their_contents_together(tmp_path: Path) -> None:
+    contents = [b"a" * 300_000, b"", b"bc"]
+    for i, content in enumerate(contents):
+        (tmp_path / str(i)).write_bytes(content)
+    paths = [tmp_path / str(i) for i in range(3)]
+    assert files.sha256(*paths) == hashlib.sha256(b"".join(contents)).hexdigest()
+    assert files.sha256(paths[2]) == hashlib.sha256(b"bc").hexdigest()
+
+
 def test_equal_values_have_equal_digests() -> None:
     assert files.digest({"a": 1, "b": [1.5, None]}) == files.digest({"b": [1.5, None], "a": 1})
     assert files.digest({"a": 1}) != files.digest({"a": 2})
@@ -117,7 +128,8 @@ def test_a_run_is_found_again_by_its_configuration(tmp_path: Path) -> None:
     again = Workspace.open(tmp_path / "home").run("align", {"data": "x", "lr": 0.1}, label="text")
     assert again.folder == run.folder == tmp_path / "home" / "runs" / f"align-text-{run.digest[:12]}"
     assert again.result() == {"id": "abc"}
-    assert json.loads((run.folder / "config.json").read_text()) == {"lr": 0.1, "data": "x"}
+    config = {"lr": 0.1, "data": "x", "earec": earec_core.__version__}
+    assert json.loads((run.folder / "config.json").read_text()) == config
     assert workspace.run("align", {"lr": 0.2, "data": "x"}, label="text").folder != run.folder
     assert [(hook, event["stage"], event["run"]) for hook, event in told.events] == [
         (hook, "align", str(run.folder)) for hook in ("earec_run_start", "earec_run_step", "earec_run_end")

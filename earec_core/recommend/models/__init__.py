@@ -6,13 +6,40 @@ Another one is a row more, or installed: a plugin of the kind `RECOMMENDER`, an 
 
 from __future__ import annotations
 
+from jaxtyping import Float
+from torch import Tensor
+
 from earec_core import plugins
+from earec_core.config import RecommenderConfig
 from earec_core.errors import UsageError
-from earec_core.recommend.models import earec, sasrec
-from earec_core.recommend.models.base import Recommender, RecommenderModel
+from earec_core.recommend.item_tables import IdTable, VectorTable
+from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.models.transformer import TransformerRecommender
 
-MODELS: dict[str, RecommenderModel] = {model.name: model for model in (sasrec.MODEL, earec.MODEL)}
+
+def _sasrec(
+    config: RecommenderConfig, n_items: int, _: Float[Tensor, "n d_in"] | None
+) -> TransformerRecommender:
+    """SASRec (Kang & McAuley, ICDM 2018): the transformer over a trained embedding per item id."""
+    return TransformerRecommender(IdTable(n_items, config.dim), config)
+
+
+def _earec(
+    config: RecommenderConfig, _: int, vectors: Float[Tensor, "n d_in"] | None
+) -> TransformerRecommender:
+    """EARec's (Eqs. 6-8): the transformer over frozen item vectors through one trained linear map."""
+    assert vectors is not None  # noqa: S101 - `needs_vectors`
+    return TransformerRecommender(VectorTable(vectors, config.dim, scaling=config.scaling), config)
+
+
+_load = TransformerRecommender.stored
+MODELS = {
+    model.name: model
+    for model in (
+        RecommenderModel("sasrec", "a trained embedding per item id", False, _sasrec, _load),
+        RecommenderModel("earec", "frozen item vectors through a trained map", True, _earec, _load),
+    )
+}
 
 RECOMMENDER = plugins.Kind(
     "recommender", "earec.recommenders", plugins.instance_check(RecommenderModel), reserved=lambda: MODELS
@@ -53,15 +80,3 @@ def choose_recommender(name: str | None, *, vectors: bool) -> RecommenderModel:
     model = get_recommender(name or ("earec" if vectors else "sasrec"))
     model.check(vectors=vectors)
     return model
-
-
-__all__ = [
-    "MODELS",
-    "RECOMMENDER",
-    "Recommender",
-    "RecommenderModel",
-    "TransformerRecommender",
-    "choose_recommender",
-    "get_recommender",
-    "recommender_names",
-]

@@ -63,13 +63,13 @@ class Recommender(nn.Module, ABC):
         return users @ items.T
 
     def queries(self, users: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-        """What an index by inner product is asked with."""
+        """Users as an index by inner product is asked with them."""
         if self.config.similarity == "cosine":
             return F.normalize(users, dim=-1) / self.config.temperature
         return users
 
     def keys(self, items: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """What an index by inner product holds."""
+        """Items as an index by inner product holds them."""
         return F.normalize(items, dim=-1) if self.config.similarity == "cosine" else items
 
     def to_store(self) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.batches import transitions
 from earec_core.recommend.item_tables import IdTable, ItemTable
-from earec_core.recommend.loss import full_softmax
+from earec_core.recommend.loss import FullSoftmax
 from earec_core.recommend.models.base import Recommender
 
 _TABLE = "table."
@@ -111,7 +111,8 @@ class TransformerRecommender(Recommender):
         inputs, places, targets = transitions(windows, self.positions.device)
         items = self.items()
         states = self(items, inputs).flatten(0, 1)[places]
-        return full_softmax(self.queries(states), self.keys(items), targets), len(targets)
+        loss: Tensor = FullSoftmax.apply(self.queries(states), self.keys(items), targets)  # type: ignore[no-untyped-call]
+        return loss, len(targets)
 
     def items(self) -> Float[Tensor, "n d"]:
         embeddings: Tensor = self.table()

@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from safetensors.numpy import load_file
 
 from earec_core.aligned.build import context, new_model
-from earec_core.aligned.stored import check_base, open_adapter
+from earec_core.aligned.stored import check_base
 from earec_core.artifacts import (
     AdapterManifest,
     CompositeManifest,
@@ -34,6 +34,7 @@ from earec_core.compose import Recipe
 from earec_core.compose.stage import compose_models
 from earec_core.config import RecommenderConfig, RunConfig, RunSettings
 from earec_core.encode import encode
+from earec_core.encode.readouts import get_readout
 from earec_core.llm.backbone import Backbone
 from earec_core.metrics.ranking import Metrics
 from earec_core.modality import Modality, create
@@ -62,7 +63,7 @@ class RowMaker:
 
     def __post_init__(self) -> None:
         self.models: dict[str, Stored[AdapterManifest]] = {
-            modality: open_adapter(self.workspace.registry, reference)
+            modality: open_as(self.workspace.registry, reference, AdapterManifest)
             for modality, reference in self.adapters.items()
         }
         for modality, model in self.models.items():
@@ -141,6 +142,7 @@ class RowMaker:
             and stored.manifest.modalities
             == {m: modality.resolved_config().model_dump(mode="json") for m, modality in shown.items()}
             and stored.manifest.prompt == first.manifest.prompt
+            and stored.manifest.method == get_readout(self.config.encode.readout).method
             and stored.manifest.base is not None
             and stored.manifest.base.weights == first.manifest.base.weights
             and stored.manifest.data.digest == self.catalog.digest
@@ -197,9 +199,7 @@ class RowMaker:
     def _present(self) -> dict[str, Bool[np.ndarray, " n"]]:
         """Which items have each modality."""
         prompt = next(iter(self.models.values())).manifest.prompt
-        model = new_model(
-            self.workspace, self.catalog, self._backbone, list(self.models), self._settings, prompt
-        )
+        model = new_model(self.workspace, self.catalog, self._backbone, self._settings, prompt)
         every = range(len(self.catalog))
         return {m: np.array([row in model.inputs[m] for row in every]) for m in self.models}
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-import earec_core
 from earec_core.catalog import Catalog
 from earec_core.compose.stage import choose_adapters
 from earec_core.config import RecommenderConfig, RunConfig
@@ -145,7 +144,6 @@ def _measure(
         "rows": [row.name for row in rows],
         "recommender": config.model_dump(mode="json"),
         "seeds": seeds,
-        "earec": earec_core.__version__,
     }
     run = workspace.run("reproduce", key).start()
     # All of them first: adapters that do not fit are then found before hours of training.

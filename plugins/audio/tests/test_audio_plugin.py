@@ -495,8 +495,8 @@ def test_a_catalog_of_sounds_fills_slots_and_names_the_damaged(tmp_path: Path) -
         read_inputs("audio", make(encoder=str(folder)), items, LLM, cache=tmp_path / "cache") for _ in "ab"
     ]
     for found in inputs:
-        assert [found.positions(row) for row in (0, 1, 4)] == [4, 1, 4]
-        assert [damaged.item for damaged in found.damaged] == ["i2"]
+        assert [found.positions[row] for row in (0, 1, 4)] == [4, 1, 4]
+        assert list(found.damaged) == ["i2"]
         assert 3 not in found
         assert torch.equal(found.encoded([0]).h, found.encoded([4]).h)
     assert torch.equal(inputs[0].encoded([0, 1]).h, inputs[1].encoded([0, 1]).h)

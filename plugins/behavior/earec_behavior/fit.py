@@ -10,9 +10,9 @@ import numpy as np
 
 from earec_behavior.spec import SPEC
 from earec_behavior.table import default_name
-from earec_core.artifacts import DataRecord, EmbeddingsManifest, save_embeddings
+from earec_core.artifacts import DataRecord, EmbeddingsManifest, save_table
 from earec_core.artifacts.embeddings import DistributionRecord
-from earec_core.artifacts.vectors import TableShape
+from earec_core.artifacts.tables import TableShape
 from earec_core.catalog import Catalog
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.stage import Training, train_on
@@ -73,7 +73,7 @@ def fit(
         },
         metrics=training.metrics,
     )
-    identity = save_embeddings(
+    identity = save_table(
         workspace.registry,
         manifest,
         recommender.item_embeddings()[known],

@@ -7,7 +7,7 @@ from dataclasses import replace
 from earec_behavior.spec import SPEC
 from earec_core.artifacts import EmbeddingsManifest, open_as
 from earec_core.artifacts.embeddings import TENSORS
-from earec_core.artifacts.vectors import IDS
+from earec_core.artifacts.tables import IDS
 from earec_core.errors import UsageError
 from earec_core.modality import Context
 from earec_core.modality.tables import PIN, SUFFIXES, Table, read_table
