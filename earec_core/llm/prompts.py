@@ -119,8 +119,8 @@ class PromptBuilder:
     def anchor(self, item: Item) -> str | None:
         """The item's anchor: the configured fields joined by '. '; None when the first is missing.
 
-        A field of punctuation alone, such as a title of dots, counts as missing: nothing could be learnt from it but
-        when to stop. One sign that says something is enough, a letter, a digit or a symbol (an album's title `+`).
+        A field of punctuation alone, such as a title of dots, counts as missing: nothing could be learnt from it
+        but when to stop. One letter, digit or symbol is enough (an album's title `+`).
         """
         values = [
             _text(item.title if name == "title" else item.fields.get(name)) for name in self.config.anchor

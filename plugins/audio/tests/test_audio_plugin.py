@@ -234,7 +234,21 @@ def test_no_field_is_no_sound() -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["missing", "text", "empty", "header", "cut", "folder", "pipe", "raw", "number", "short", "no", "nan", "inf"],
+    [
+        "missing",
+        "text",
+        "empty",
+        "header",
+        "cut",
+        "folder",
+        "pipe",
+        "raw",
+        "number",
+        "short",
+        "no",
+        "nan",
+        "inf",
+    ],
 )
 def test_what_cannot_be_read_is_damaged_and_named(kind: str, tmp_path: Path) -> None:
     path = tmp_path / ("broken.raw" if kind == "raw" else "broken.wav")
