@@ -7,7 +7,10 @@ import io
 import json
 import os
 import re
+import shutil
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,15 @@ import polars as pl
 import earec_core
 from earec_core.catalog import formats
 from earec_core.catalog.dataset import FORMAT, VERSION, Catalog, content_digest
-from earec_core.catalog.formats.files import left_out, reason
+from earec_core.catalog.formats.files import left_out, reason, several
 from earec_core.catalog.interactions import by_row, filtered
 from earec_core.catalog.items import cleaned
 from earec_core.catalog.relations import Relations, choose_relations
 from earec_core.errors import DataError
 from earec_core.files import replacing_directory, sha256, write_atomic, write_json
+
+_REST = 3600
+"""Seconds."""
 
 
 def import_dataset(
@@ -99,7 +105,7 @@ def _check_left(source: formats.Source, items: pl.DataFrame, interactions: pl.Da
         raise DataError(f"The catalog {source.base} is empty.", "Check the files.")
     if "title" not in items.columns or items["title"].null_count() == items.height:
         raise DataError(
-            f"No item of {source.base} has a title; columns: {', '.join(items.columns)}.",
+            f"No item of {source.base} has a title; columns: {several(items.columns)}.",
             "Say which column it is: --column title=SOURCE",
         )
 
@@ -125,8 +131,9 @@ def _check_out(out: Path, force: bool) -> None:
     if not force:
         raise DataError(f"{out} is already there.", "Choose another --out or replace it with --force.")
     try:
-        format_ = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["format"]
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = out / "manifest.json"
+        format_ = json.loads(manifest.read_text(encoding="utf-8"))["format"] if manifest.is_file() else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         format_ = None
     if format_ != FORMAT:
         raise DataError(f"{out} is no dataset directory and is not replaced.", "Choose another --out.")
@@ -155,7 +162,17 @@ def _write(tables: Mapping[str, pl.DataFrame], out: Path, base: Path, about: Map
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DataError(f"{out} cannot be made: {error.strerror}.", "Choose another --out.") from error
+    _clear_leftovers(out)
     return Catalog.open(out)
+
+
+def _clear_leftovers(out: Path) -> None:
+    """Remove what killed imports to `out` left beside it; writing takes seconds, so an hour's rest tells them."""
+    pattern = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{12}}\.tmp")
+    for path in out.parent.iterdir():
+        with suppress(OSError):
+            if pattern.fullmatch(path.name) and path.stat().st_mtime < time.time() - _REST:
+                shutil.rmtree(path)
 
 
 def _slug(name: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from earec_core.catalog.formats.columns import Table, named
+from earec_core.catalog.formats.columns import Table, check_scalar, named
+from earec_core.catalog.formats.files import several
 from earec_core.catalog.formats.lines import shown
 from earec_core.errors import DataError
 
@@ -23,7 +24,7 @@ def filtered(source: Table, *, core: int, min_rating: float | None, max_len: int
     if min_rating is not None:
         if "rating" not in have:
             raise DataError(
-                f"The interactions have no rating; they have {', '.join(have)}.",
+                f"The interactions have no rating; they have {several(have)}.",
                 "Leave out --min-rating, or say which column it is: --column rating=SOURCE",
             )
         table = table.filter(_ratings(table, source) >= min_rating)
@@ -104,6 +105,7 @@ def _dates(time: pl.Series) -> pl.Series:
 
 def _ratings(table: pl.DataFrame, source: Table) -> pl.Series:
     """The ratings as numbers, null where there is none."""
+    check_scalar(table, ("rating",), source.parts[0].file)
     ratings = table["rating"]
     numbers = ratings.cast(pl.Float64, strict=False)
     wrong = (numbers.is_null() | ~numbers.is_finite()) & ratings.is_not_null()

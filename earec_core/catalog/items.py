@@ -8,7 +8,7 @@ import re
 import polars as pl
 
 from earec_core.catalog.formats.columns import Source, named
-from earec_core.catalog.formats.lines import hollow
+from earec_core.catalog.formats.lines import brief, hollow
 from earec_core.errors import DataError
 
 _TEXT = ("title", "description", "category", "brand")
@@ -41,7 +41,7 @@ def cleaned(source: Source, interactions: pl.DataFrame) -> pl.DataFrame:
         inner = kind.inner if isinstance(kind, pl.List) else kind
         if inner is not None and (inner.is_nested() or inner in (pl.Binary, pl.Duration)):
             raise DataError(
-                f"The column {column} of {source.base}'s items holds {kind}, not texts or lists of texts.",
+                f"The column {column} of {source.base}'s items holds {brief(kind)}, not texts or lists of texts.",
                 f"Flatten it, or name another: --column {column}=SOURCE",
             )
     names = ["item_id", *(name for name in items.columns if name != "item_id")]

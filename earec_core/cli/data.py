@@ -53,7 +53,7 @@ def import_(source: Path, target: Path, as_json: bool, **settings: Any) -> None:
     from earec_core.catalog.formats.files import several
 
     manifest = import_dataset(source, target, **settings).manifest
-    out.note("Read " + ", ".join(manifest["files"]["read"]) + ".")
+    out.note("Read " + several(manifest["files"]["read"]) + ".")
     if manifest["files"]["left"]:
         out.note("Left out " + several(manifest["files"]["left"]) + ".")
     _show(manifest, as_json)

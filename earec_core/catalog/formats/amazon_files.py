@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from earec_core.catalog.formats.files import file_names
+from earec_core.catalog.formats.files import file_names, several
 from earec_core.catalog.formats.lines import Row, first_row
 from earec_core.errors import DataError
 
@@ -53,9 +53,7 @@ def chosen(source: Path) -> Files:
     return Files(tuple(metadata), tuple(reviews), parents[0])
 
 
-def _of_kind(
-    source: Path, names: list[str], fits: Callable[[Row], bool], content: str
-) -> dict[Path, Row]:
+def _of_kind(source: Path, names: list[str], fits: Callable[[Row], bool], content: str) -> dict[Path, Row]:
     """The files whose first row is of the kind, with that row; the only file there is, whatever it holds."""
     if not names:
         raise DataError(f"{source} has no file of {content}.", "Put reviews and metadata into one folder.")
@@ -66,7 +64,7 @@ def _of_kind(
     files = {file: row for file, row in rows.items() if row is not None and fits(row)}
     if not files:
         raise DataError(
-            f"{source} has no file of {content}; {', '.join(names)} hold something else.",
+            f"{source} has no file of {content}; {several(names)} hold something else.",
             "Put reviews and metadata into one folder.",
         )
     return files
@@ -93,6 +91,6 @@ def _check_together(source: Path, files: list[Path], kinds: list[bool]) -> None:
         seen[category] = file
     if len(set(kinds)) > 1:
         raise DataError(
-            f"{source} has files of different years: {', '.join(file.name for file in files)}.",
+            f"{source} has files of different years: {several(file.name for file in files)}.",
             "Import one year at a time.",
         )

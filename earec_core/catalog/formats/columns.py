@@ -16,14 +16,14 @@ from earec_core.catalog.formats.files import (
     check_size,
     most_bytes,
     reason,
+    several,
     whole,
 )
-from earec_core.catalog.formats.lines import all_rows, frame, row_line
+from earec_core.catalog.formats.lines import all_rows, brief, frame, row_line
 from earec_core.errors import DataError
 
 RELATION_KINDS = ("bought_together", "also_buy", "also_bought", "also_view", "also_viewed")
 """Relation columns, strongest first."""
-_USE = ("timestamp", "rating")
 RELATED_NAMES = ("related_id", "related_item_id", "related")
 _SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "item_id": ("itemId", "movieId", "asin", "parent_asin", "id"),
@@ -97,7 +97,9 @@ class Source:
         return list(dict.fromkeys(part.file for table in tables for part in table.parts))
 
 
-NO_INTERACTIONS = Table(pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}))
+NO_INTERACTIONS = Table(
+    pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64})
+)
 
 
 def mapped(source: Table, columns: Mapping[str, str], needed: Sequence[str]) -> Table:
@@ -124,10 +126,10 @@ def mapped(source: Table, columns: Mapping[str, str], needed: Sequence[str]) -> 
     for name in needed:
         if name not in table.columns:
             raise DataError(
-                f"{file} has no column {name}; it has {', '.join(have)}.",
+                f"{file} has no column {name}; it has {several(have)}.",
                 f"Say which it is: --column {name}=SOURCE",
             )
-    check_scalar(table, (*needed, *_USE) if "user_id" in needed else needed, file)
+    check_scalar(table, (*needed, "timestamp") if "user_id" in needed else needed, file)
     return replace(source, rows=table)
 
 
@@ -137,7 +139,8 @@ def check_scalar(table: pl.DataFrame, names: Sequence[str], file: Path) -> None:
         kind = table.schema.get(name)
         if kind is not None and (kind.is_nested() or kind in (pl.Binary, pl.Duration)):
             raise DataError(
-                f"The column {name} of {file} holds {kind}, not one value a row.", "Give it one value a row."
+                f"The column {name} of {file} holds {brief(kind)}, not one value a row.",
+                "Give it one value a row.",
             )
 
 
@@ -156,7 +159,7 @@ def check_columns(columns: Mapping[str, str], source: Source) -> None:
         if missing:
             raise DataError(
                 f"No file of {source.base} has a column {missing[0]!r}, named for {ours}; "
-                f"there are {', '.join(dict.fromkeys(have))}.",
+                f"there are {several(dict.fromkeys(have))}.",
                 f"Mend --column {ours}={theirs}.",
             )
 
@@ -180,12 +183,12 @@ def read_table(file: Path, columns: Mapping[str, str]) -> Table:
     name = file.name.removesuffix(".gz")
     texts = [*_AS_TEXT, *RELATED_NAMES]
     for ours in _AS_TEXT:
-        theirs = (*_SYNONYMS.get(ours, ()), columns.get(ours, ""))
+        theirs = (*_SYNONYMS.get(ours, ()), columns.get(ours, ours))
         texts += [part for name in theirs for part in name.split("|")]
     if name.endswith(".parquet"):
         table = _parquet(file, texts)
     elif name.endswith(".jsonl"):
-        table = frame(list(all_rows(file)), file, (*texts, *_USE))
+        table = frame(list(all_rows(file)), file, (*texts, "timestamp"))
     else:
         table = read_csv(file, texts)
     return Table(table, (Part(file, table.height, int(name.endswith(".csv"))),))
@@ -212,7 +215,7 @@ def _parquet(file: Path, texts: Sequence[str]) -> pl.DataFrame:
         table = scan.with_columns(arrays + marked).collect()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise DataError(f"{file} cannot be read: {reason(error)}.", "Mend or convert the file.") from error
-    sizes = [column.str.len_bytes().sum() for column in table.iter_columns() if column.dtype == pl.String]
+    sizes = (int(cells.str.len_bytes().sum()) for cells in table.iter_columns() if cells.dtype == pl.String)
     check_size(file, sum(sizes), most_bytes(file))
     return table
 

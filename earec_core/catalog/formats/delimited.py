@@ -14,12 +14,14 @@ from earec_core.catalog.formats.files import LONGEST_LINE, check_columns_count, 
 from earec_core.errors import DataError
 
 _FIELD = rb'(?:"(?:[^"]++|"")*+"|[^",\r\n]*+)'
-_WELL_QUOTED = re.compile(rb"(?:" + _FIELD + rb"(?:,|\r?\n))*+" + _FIELD)
+_WELL_FORMED = re.compile(rb"(?:" + _FIELD + rb"(?:,|\r?\n))*+" + _FIELD)
 _END = "\x00end of the file\x00"
 
 
 def read_csv(file: Path, texts: Collection[str]) -> pl.DataFrame:
     """A CSV file; blank lines are no rows, and a quote within a field without quotes is a letter.
+
+    A carriage return ends a line, as a line feed and both together do.
 
     Args:
         texts: columns that stay as they are written; of the others the kind follows from all values.
@@ -28,7 +30,7 @@ def read_csv(file: Path, texts: Collection[str]) -> pl.DataFrame:
         DataError: damaged, not UTF-8, a quote that is never closed, rows of different lengths.
     """
     content = whole(file)
-    if (b'"' in content and not _WELL_QUOTED.fullmatch(content)) or (b"\n" not in content and b"\r" in content):
+    if (b'"' in content or b"\r" in content) and not _WELL_FORMED.fullmatch(content):
         content = _quoted(file, content)
     try:
         return _parsed(content, file, texts)
@@ -37,7 +39,9 @@ def read_csv(file: Path, texts: Collection[str]) -> pl.DataFrame:
             # Polars names no line; this finds it, or reads what Polars alone does not.
             return _parsed(_quoted(file, content), file, texts, infer=False)
         except pl.exceptions.PolarsError:
-            raise DataError(f"{file} cannot be read: {reason(error)}.", "Mend or convert the file.") from error
+            raise DataError(
+                f"{file} cannot be read: {reason(error)}.", "Mend or convert the file."
+            ) from error
 
 
 def _parsed(content: bytes, file: Path, texts: Collection[str], infer: bool = True) -> pl.DataFrame:
@@ -49,7 +53,15 @@ def _parsed(content: bytes, file: Path, texts: Collection[str], infer: bool = Tr
     else:
         table = pl.read_csv(content, infer_schema=False)
         table = table.with_columns(_numbers(column) for column in table if column.name not in texts)
-    return table.filter(~pl.all_horizontal(pl.all().is_null()))
+    return table.filter(pl.any_horizontal(_says(column) for column in table.iter_columns()))
+
+
+def _says(column: pl.Series) -> pl.Expr:
+    """Whether there is something in a column's cells."""
+    cell = pl.col(column.name)
+    return (
+        (cell.str.strip_chars() != "").fill_null(False) if column.dtype == pl.String else cell.is_not_null()
+    )
 
 
 def _numbers(column: pl.Series) -> pl.Series:
@@ -72,13 +84,17 @@ def csv_rows(file: Path, content: bytes) -> Iterator[tuple[int, list[str]]]:
         for row in reader:
             if row and row[-1].endswith(_END):
                 if row != [_END]:
-                    raise DataError(f"{file} line {start}: a quote is opened and never closed.", "Close or remove it.")
+                    raise DataError(
+                        f"{file} line {start}: a quote is opened and never closed.", "Close or remove it."
+                    )
                 return
-            if any(row):
+            if any(map(str.strip, row)):
                 yield reader.line_num, row
             start = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{file} line {reader.line_num} cannot be read: {error}.", "Mend that line.") from None
+        raise DataError(
+            f"{file} line {reader.line_num} cannot be read: {error}.", "Mend that line."
+        ) from None
     finally:
         csv.field_size_limit(before)
 

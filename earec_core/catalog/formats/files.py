@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import stat
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -61,7 +61,7 @@ def find(source: Path, wanted: str) -> Path | None:
     files = sorted(name for name in file_names(source) if stem(name) == wanted)
     if len(files) > 1:
         raise DataError(
-            f"{source} has several tables of {wanted}: {', '.join(files)}.", "Leave the one that is meant."
+            f"{source} has several tables of {wanted}: {several(files)}.", "Leave the one that is meant."
         )
     return source / files[0] if files else None
 
@@ -76,17 +76,15 @@ def one_file(source: Path, wanted: str) -> Path:
     return path
 
 
-def check_regular(file: Path) -> None:
-    """Raises DataError for a pipe or a device, which may never end, and for a folder."""
+def check_regular(file: Path, again: str = "Give the whole folder of the data set.") -> None:
+    """Raises DataError, with a next step, for what is missing, a folder, or a pipe or device: it may never end."""
     try:
         mode = file.stat().st_mode
     except OSError as error:
-        raise DataError(
-            f"{file} cannot be read: {reason(error)}.", "Give the whole folder of the data set."
-        ) from error
+        raise DataError(f"{file} cannot be read: {reason(error)}.", again) from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-        raise DataError(f"{file} is {kind}, not a file.", "Put the file itself there.")
+        raise DataError(f"{file} is {kind}, not a file.", again)
 
 
 @contextmanager
@@ -126,7 +124,8 @@ def raw_lines(file: Path) -> Iterator[bytes]:
                 size += len(line)
                 if len(line) > LONGEST_LINE:
                     raise DataError(
-                        f"{file} line {number} is longer than {LONGEST_LINE >> 20} MiB.", "Get the file again."
+                        f"{file} line {number} is longer than {LONGEST_LINE >> 20} MiB.",
+                        "Get the file again.",
                     )
                 check_size(file, size, most)
                 yield line
@@ -178,10 +177,12 @@ def check_columns_count(count: int, file: Path) -> None:
         )
 
 
-def several(names: Collection[str]) -> str:
-    """Names for a sentence, the first few of many."""
-    shown = sorted(names)
-    return ", ".join(shown[:5]) + (f" and {len(shown) - 5:,} more" if len(shown) > 5 else "")
+def several(names: Iterable[str], most: int = 20) -> str:
+    """Names for a sentence: in one line, the first of many."""
+    names = list(names)
+    shown = [name if name.isprintable() else ascii(name) for name in names[:most]]
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(shown) + more
 
 
 def reason(error: BaseException) -> str:

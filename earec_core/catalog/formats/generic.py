@@ -17,7 +17,7 @@ from earec_core.catalog.formats.columns import (
     mapped,
     read_table,
 )
-from earec_core.catalog.formats.files import file_names, find, one_file, stem
+from earec_core.catalog.formats.files import file_names, find, one_file, several, stem
 from earec_core.errors import DataError
 
 
@@ -42,7 +42,7 @@ def _relations(file: Path) -> Table:
     other = next((name for name in RELATED_NAMES if name in table.columns), None)
     if other is None:
         raise DataError(
-            f"{file} has no column related_id; it has {', '.join(table.columns)}.",
+            f"{file} has no column related_id; it has {several(table.columns)}.",
             "Name the related item's column related_id.",
         )
     check_scalar(table, (other, "kind"), file)

@@ -6,13 +6,21 @@ import ast
 import itertools
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from polars.datatypes import DataTypeClass
 
-from earec_core.catalog.formats.files import MOST_DEPTH, check_columns_count, check_unzipped, raw_lines, reason
+from earec_core.catalog.formats.files import (
+    MOST_DEPTH,
+    check_columns_count,
+    check_unzipped,
+    raw_lines,
+    reason,
+)
 from earec_core.errors import DataError
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -22,25 +30,22 @@ Row = dict[str, Any]
 
 
 def json_lines(file: Path) -> Iterator[Row]:
-    """Every object of a file of JSON lines, gzipped or not; of Python literals where its first line is one.
+    """Every object of a file of JSON lines, gzipped or not, or of Python literals.
 
     Half an emoji (a lone surrogate, from text cut in the middle) becomes U+FFFD.
 
     Raises:
         DataError: a line that is neither, with its number; see also `files.raw_lines`.
     """
-    parse = json.loads
-    first = True
+    literal = False
     for number, line in enumerate(raw_lines(file), 1):
-        if not line.strip():
-            continue
-        if first:
-            parse, first = _language(line), False
-        yield _row(line, parse, f"{file} line {number}")
+        if line.strip():
+            row, literal = _row(line, literal, f"{file} line {number}")
+            yield row
 
 
 def all_rows(file: Path) -> Iterator[Row]:
-    """The same, of a file that is read to its end: one that would exhaust memory is refused before its first row."""
+    """The same, of a file that is read to its end: what would exhaust memory is refused before its first row."""
     try:
         check_unzipped(file)
     except DataError as error:
@@ -74,25 +79,15 @@ def _is_document(file: Path) -> bool:
     return True
 
 
-def _language(line: bytes) -> Callable[[str], Any]:
-    """How the lines of a file are read, by its first: as Python only where it is no JSON but a Python literal."""
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        try:
-            if isinstance(_literal(line.decode()), dict):
-                return _literal
-        except (ValueError, SyntaxError):
-            pass
-    return json.loads
-
-
 def _literal(line: str) -> Any:
     """A Python literal's value, without running anything; ValueError for what no JSON could hold."""
     if len(line) > _LONGEST_LITERAL:
         raise ValueError("the line is longer than 1 MiB")
     try:
-        value = ast.literal_eval(line.strip())
+        with warnings.catch_warnings():
+            # Python warns of escapes that it does not know.
+            warnings.simplefilter("ignore")
+            value = ast.literal_eval(line.strip())
     except (RecursionError, MemoryError):
         raise ValueError("it is nested too deeply") from None
     return _as_json(value)
@@ -108,24 +103,33 @@ def _as_json(value: Any) -> Any:
     raise ValueError(f"it holds a {type(value).__name__}")
 
 
-def _row(line: bytes, parse: Callable[[str], Any], where: str) -> Row:
+def _row(line: bytes, literal: bool, where: str) -> tuple[Row, bool]:
+    """A line's object, and whether it is a Python literal.
+
+    Args:
+        literal: whether the line before is, for what is said of a line that is neither.
+    """
+    if line.count(b"[") + line.count(b"{") > MOST_DEPTH and _deepest(line) > MOST_DEPTH:
+        raise DataError(f"{where} is nested more than {MOST_DEPTH} deep.", "Flatten it or remove that line.")
     try:
-        if line.count(b"[") + line.count(b"{") > MOST_DEPTH and _deepest(line) > MOST_DEPTH:
-            raise DataError(f"{where} is nested more than {MOST_DEPTH} deep.", "Flatten it or remove that line.")
-        row = parse(line.decode())
+        text = line.decode()
     except UnicodeDecodeError:
         raise DataError(f"{where} is not UTF-8.", "Convert the file to UTF-8.") from None
-    except (ValueError, SyntaxError, RecursionError) as error:
-        kind = "a Python literal" if parse is _literal else "JSON"
-        text = reason(error).split(";")[0]
-        raise DataError(f"{where} is not {kind}: {text}.", "Mend or remove that line.") from None
-    if not isinstance(row, dict):
-        raise DataError(
-            f"{where} is not JSON: {type(row).__name__} instead of an object.", "Mend or remove that line."
-        )
-    if _SURROGATE.search(line):
-        row = _without_surrogates(row)
-    return row
+    errors: dict[bool, Exception] = {}
+    for as_literal, parse in ((False, json.loads), (True, _literal)):
+        try:
+            row = parse(text)
+        except (ValueError, SyntaxError, RecursionError) as error:
+            errors[as_literal] = error
+            continue
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{where} is not JSON: {type(row).__name__} instead of an object.",
+                "Mend or remove that line.",
+            )
+        return (_without_surrogates(row) if _SURROGATE.search(line) else row), as_literal
+    problem = f"{'a Python literal' if literal else 'JSON'}: {reason(errors[literal]).split(';')[0]}"
+    raise DataError(f"{where} is not {problem}.", "Mend or remove that line.")
 
 
 def _deepest(line: bytes) -> int:
@@ -181,7 +185,7 @@ def row_line(file: Path, row: int, header: int = 0) -> int:
     return next(itertools.islice(lines, row + header, None), row + header + 1)
 
 
-def hollow(kind: pl.DataType) -> bool:
+def hollow(kind: pl.DataType | DataTypeClass) -> bool:
     """Whether a kind of column has an object without fields in it; Parquet holds none."""
     if isinstance(kind, pl.Struct):
         return not kind.fields or any(hollow(field.dtype) for field in kind.fields)
@@ -247,5 +251,10 @@ def _mixed(rows: Sequence[Row], name: str, file: Path) -> str:
 
 def shown(value: Any) -> str:
     """A value for a sentence, in one line and not too long."""
-    text = repr(value)
+    return brief(repr(value))
+
+
+def brief(value: object) -> str:
+    """Its text, cut where it is long."""
+    text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

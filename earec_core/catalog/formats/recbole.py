@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from earec_core.catalog.formats.columns import Part, Source, Table, mapped
-from earec_core.catalog.formats.files import check_columns_count, decoded, file_names, reason, whole
+from earec_core.catalog.formats.files import check_columns_count, decoded, file_names, reason, several, whole
 from earec_core.catalog.formats.lines import row_line
 from earec_core.errors import DataError
 
@@ -30,8 +30,8 @@ def read(source: Path, columns: Mapping[str, str]) -> Source:
     for file, table in zip(parts, tables, strict=True):
         if table.columns != tables[0].columns:
             raise DataError(
-                f"{file} has the columns {', '.join(table.columns)}, {parts[0].name} has "
-                f"{', '.join(tables[0].columns)}.",
+                f"{file} has the columns {several(table.columns)}, {parts[0].name} has "
+                f"{several(tables[0].columns)}.",
                 "Give all parts the same columns.",
             )
     rows = pl.concat(tables, how="vertical_relaxed")
@@ -64,7 +64,7 @@ def _interactions(source: Path) -> tuple[str, list[Path]]:
     if len(datasets) > 1 or "" in datasets:
         raise DataError(
             f"{source} has the interactions of several data sets, or both a whole and its parts: "
-            f"{', '.join(f'{name}.inter' for name in names)}.",
+            f"{several(f'{name}.inter' for name in names)}.",
             "Leave one data set: NAME.inter, or its parts NAME.train.inter, NAME.valid.inter, NAME.test.inter.",
         )
     order = {part: place for place, part in enumerate(_PARTS)}
@@ -77,7 +77,7 @@ def _items(source: Path, dataset: str) -> Path | None:
     names = sorted(name for name in file_names(source) if name.endswith(".item"))
     if len(names) > 1 and f"{dataset}.item" not in names:
         raise DataError(
-            f"{source} has several files of items: {', '.join(names)}.", f"Name the right one {dataset}.item."
+            f"{source} has several files of items: {several(names)}.", f"Name the right one {dataset}.item."
         )
     if len(names) > 1:
         names = [f"{dataset}.item"]
@@ -107,7 +107,9 @@ def _atomic(file: Path, kept: set[str]) -> pl.DataFrame:
 def _typed(column: pl.Series, file: Path, kept: set[str]) -> pl.Series:
     name, _, kind = column.name.partition(":")
     if not kind:
-        raise DataError(f"{file}: the header {column.name!r} has no type.", "Write name:token, name:float, ...")
+        raise DataError(
+            f"{file}: the header {column.name!r} has no type.", "Write name:token, name:float, ..."
+        )
     column = column.alias(name)
     if kind == "float":
         numbers = column.str.strip_chars(" ").cast(pl.Float64, strict=False)
