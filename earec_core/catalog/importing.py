@@ -9,8 +9,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def import_dataset(
     if not source.is_dir():
         raise DataError(f"{source} is no folder.", "Give the folder that holds the source's files.")
     format = formats.detect(source) if format == "auto" else format  # noqa: A001 - the option's name
-    try:
+    with _one_sentence(source):
         read = formats.read(source, format, columns or {})
         formats.check_columns(columns or {}, read)
         interactions = filtered(read.interactions, core=core, min_rating=min_rating, max_len=max_len)
@@ -75,10 +75,6 @@ def import_dataset(
         rows = items.select("item_id").with_row_index("item").cast({"item": pl.Int64})
         interactions = by_row(interactions, rows)
         relations, related = choose_relations(relations, read, interactions, rows)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise DataError(
-            f"{source} cannot be imported: {reason(error)}.", "Give each column one kind of plain values."
-        ) from error
     options = {
         "format": format,
         "core": core,
@@ -91,6 +87,17 @@ def import_dataset(
     tables = {"items": items, "interactions": interactions, "relations": related}
     about = {"name": _slug(name or out.name), "source": source.name, "options": options, "files": files}
     return _write(tables, out, read.base, about)
+
+
+@contextmanager
+def _one_sentence(source: Path) -> Iterator[None]:
+    """Polars' errors about a source's values as DataError."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise DataError(
+            f"{source} cannot be imported: {reason(error)}.", "Give each column one kind of plain values."
+        ) from error
 
 
 def _check_left(source: formats.Source, items: pl.DataFrame, interactions: pl.DataFrame, core: int) -> None:

@@ -105,7 +105,7 @@ def _dates(time: pl.Series) -> pl.Series:
 
 def _ratings(table: pl.DataFrame, source: Table) -> pl.Series:
     """The ratings as numbers, null where there is none."""
-    check_scalar(table, ("rating",), source.parts[0].file)
+    check_scalar(table, ("rating",), "the interactions")
     ratings = table["rating"]
     numbers = ratings.cast(pl.Float64, strict=False)
     wrong = (numbers.is_null() | ~numbers.is_finite()) & ratings.is_not_null()

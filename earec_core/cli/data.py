@@ -53,9 +53,9 @@ def import_(source: Path, target: Path, as_json: bool, **settings: Any) -> None:
     from earec_core.catalog.formats.files import several
 
     manifest = import_dataset(source, target, **settings).manifest
-    out.note("Read " + several(manifest["files"]["read"]) + ".")
-    if manifest["files"]["left"]:
-        out.note("Left out " + several(manifest["files"]["left"]) + ".")
+    for done, names in (("Read", manifest["files"]["read"]), ("Left out", manifest["files"]["left"])):
+        if names:
+            out.note(f"{done} {several(names)}.")
     _show(manifest, as_json)
 
 

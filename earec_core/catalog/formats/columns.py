@@ -59,19 +59,20 @@ class Table:
 
     Attributes:
         rows: in the source's order.
-        parts: the files that the rows come from, in the same order; empty where the source has none of it.
+        parts: the files that the rows come from, in the same order; empty where a reader does not say.
     """
 
     rows: pl.DataFrame
     parts: tuple[Part, ...] = ()
 
     def place(self, row: int) -> str:
-        """File and line that a row, from 0, comes from."""
+        """File and line that a row, from 0, comes from; its number where no file is known."""
+        before = 0
         for part in self.parts:
-            if row < part.rows:
-                return _place(part, row)
-            row -= part.rows
-        raise IndexError(row)
+            if row < before + part.rows:
+                return _place(part, row - before)
+            before += part.rows
+        return f"row {row + 1:,}"
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def mapped(source: Table, columns: Mapping[str, str], needed: Sequence[str]) -> 
     return replace(source, rows=table)
 
 
-def check_scalar(table: pl.DataFrame, names: Sequence[str], file: Path) -> None:
+def check_scalar(table: pl.DataFrame, names: Sequence[str], file: Path | str) -> None:
     """Raises DataError for a column that holds more than one value a row."""
     for name in names:
         kind = table.schema.get(name)
