@@ -64,4 +64,14 @@ def read(source: Path, format: str, columns: Mapping[str, str]) -> Source:  # no
     return FORMATS[format].read(source, columns)
 
 
-__all__ = ["FORMATS", "RELATION_KINDS", "Format", "Part", "Source", "Table", "check_columns", "detect", "read"]
+__all__ = [
+    "FORMATS",
+    "RELATION_KINDS",
+    "Format",
+    "Part",
+    "Source",
+    "Table",
+    "check_columns",
+    "detect",
+    "read",
+]
