@@ -47,7 +47,7 @@ class Item:
         """The file that a field names, for whatever opens it.
 
         Args:
-            name: the field; of a list, the first entry is meant.
+            name: the field; of a list, the first entry is meant, of an object its `path`.
 
         Returns:
             An absolute path, a relative one from the item's folder; an address (`https://...`) as it stands, but
@@ -59,6 +59,8 @@ class Item:
         value = self.fields.get(name)
         if isinstance(value, list):
             value = value[0] if value else None
+        if isinstance(value, Mapping):
+            value = value.get("path")
         if not isinstance(value, str) or not value:
             return None
         file = _FILE.match(value)
@@ -71,6 +73,23 @@ class Item:
                 "If it may be read and shown in reports, import the catalog again with --allow-outside.",
             )
         return path
+
+    def content(self, name: str) -> Any:
+        """A picture, a sound or the like: its bytes where the field has them, else the path of `path`.
+
+        Args:
+            name: the field; of a list, the first entry is meant. An object with `bytes` and `path`, as data sets in
+                Parquet have it, is its bytes, or its path where it has none.
+
+        Returns:
+            Bytes or text; None if the field is missing or empty; what is neither, as it stands.
+        """
+        value = self.fields.get(name)
+        if isinstance(value, list):
+            value = value[0] if value else None
+        if isinstance(value, Mapping) and {"bytes", "path"} & set(value):
+            value = value.get("bytes") or value.get("path")
+        return self.path(name) if isinstance(value, str) else value or None
 
 
 def _is_in(path: str, folder: Path) -> bool:

@@ -11,8 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 
 SHARED = (Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
-
-CASES = SHARED.with_name("cases")
+CASES = SHARED.parent / "cases"
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 from jaxtyping import Int
+from polars.datatypes import DataTypeClass
 
 from earec_core.catalog import splits
+from earec_core.catalog.formats.files import check_regular, reason
 from earec_core.catalog.splits import LeaveOneOut, Sequences, Split
 from earec_core.errors import DataError
 from earec_core.files import sha256
@@ -22,6 +25,7 @@ from earec_core.types import Item
 
 FORMAT, VERSION = "earec-dataset", 1
 TABLES = ("items", "interactions", "relations")
+_FIELDS = {"name": str, "base": str, "digest": str, "options": dict, "counts": dict, "digests": dict}
 _AGAIN = "Import again with `earec data import --force`."
 
 
@@ -52,9 +56,10 @@ class Catalog:
             DataError: it is not there, is of another version, or a table is not what was imported.
         """
         manifest = read_manifest(path)
-        digests, tables = manifest.get("digests") or {}, {}
+        digests, tables = manifest["digests"], {}
         for name in TABLES:
             file = path / f"{name}.parquet"
+            check_regular(file, _AGAIN)
             try:
                 if sha256(file) != digests.get(name):
                     raise DataError(f"The table {file} is not the one that was imported.", _AGAIN)
@@ -122,15 +127,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
         DataError: there is none, or it is of another version.
     """
     file = path / "manifest.json"
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except OSError:
+    if not os.path.lexists(file):
         raise DataError(
             f"{path} is no dataset directory (it has no manifest.json).",
             f"Make one: earec data import SOURCE --out {path}",
-        ) from None
-    except ValueError as error:
-        raise DataError(f"{file} is damaged: {error}.", _AGAIN) from None
+        )
+    check_regular(file, _AGAIN)
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} is damaged: {reason(error)}.", _AGAIN) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError(
             f"{path} is no dataset directory (its manifest.json is something else's).",
@@ -142,6 +148,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{VERSION}.",
             f"Import the source again: earec data import SOURCE --out {path} --force",
         )
+    for key, kind in _FIELDS.items():
+        if not isinstance(manifest.get(key), kind):
+            raise DataError(f"{file} is damaged: its {key} is {manifest.get(key)!r}.", _AGAIN)
+    if not isinstance(manifest["counts"].get("columns"), dict):
+        raise DataError(f"{file} is damaged: its counts lack columns.", _AGAIN)
     return manifest
 
 
@@ -150,6 +161,16 @@ def content_digest(tables: Mapping[str, pl.DataFrame]) -> str:
     digest = hashlib.sha256()
     for name, frame in sorted(tables.items()):
         digest.update(json.dumps([name, frame.height, frame.columns]).encode())
-        for part in frame.iter_slices(100_000):
+        # JSON has no bytes; columns with some follow the others, as Python writes them.
+        files = [column for column, kind in frame.schema.items() if _has_bytes(kind)]
+        for part in frame.drop(files).iter_slices(100_000):
             digest.update(part.write_ndjson().encode())
+        for row in frame.select(files).iter_rows() if files else ():
+            digest.update(repr(row).encode())
     return digest.hexdigest()
+
+
+def _has_bytes(kind: pl.DataType | DataTypeClass) -> bool:
+    if isinstance(kind, pl.Struct):
+        return any(_has_bytes(field.dtype) for field in kind.fields)
+    return kind == pl.Binary or (isinstance(kind, pl.List | pl.Array) and _has_bytes(kind.inner))

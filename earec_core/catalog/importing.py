@@ -7,7 +7,10 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,15 @@ import polars as pl
 import earec_core
 from earec_core.catalog import formats
 from earec_core.catalog.dataset import FORMAT, VERSION, Catalog, content_digest
+from earec_core.catalog.formats.files import left_out, reason, several
 from earec_core.catalog.interactions import by_row, filtered
 from earec_core.catalog.items import cleaned
 from earec_core.catalog.relations import Relations, choose_relations
 from earec_core.errors import DataError
 from earec_core.files import replacing_directory, sha256, write_atomic, write_json
+
+_REST = 3600
+"""Seconds."""
 
 
 def import_dataset(
@@ -61,14 +68,15 @@ def import_dataset(
     if not source.is_dir():
         raise DataError(f"{source} is no folder.", "Give the folder that holds the source's files.")
     format = formats.detect(source) if format == "auto" else format  # noqa: A001 - the option's name
-    read = formats.read(source, format, columns or {})
-    formats.check_columns(columns or {}, read)
-    interactions = filtered(read.interactions, core=core, min_rating=min_rating, max_len=max_len)
-    items = cleaned(read, interactions)
-    _check_left(read, items, interactions, core)
-    rows = items.select("item_id").with_row_index("item").cast({"item": pl.Int64})
-    interactions = by_row(interactions, rows)
-    relations, related = choose_relations(relations, read, interactions, rows)
+    with _one_sentence(source):
+        read = formats.read(source, format, columns or {})
+        formats.check_columns(columns or {}, read)
+        interactions = filtered(read.interactions, core=core, min_rating=min_rating, max_len=max_len)
+        items = cleaned(read, interactions)
+        _check_left(read, items, interactions, core)
+        rows = items.select("item_id").with_row_index("item").cast({"item": pl.Int64})
+        interactions = by_row(interactions, rows)
+        relations, related = choose_relations(relations, read, interactions, rows)
     options = {
         "format": format,
         "core": core,
@@ -78,14 +86,26 @@ def import_dataset(
         "columns": dict(columns or {}),
         "allow_outside": allow_outside,
     }
+    files = {"read": [file.name for file in read.files], "left": left_out(source, read.files)}
     tables = {"items": items, "interactions": interactions, "relations": related}
-    about = {"name": _slug(name or out.name), "source": source.name, "options": options}
+    about = {"name": _slug(name or out.name), "source": source.name, "options": options, "files": files}
     return _write(tables, out, read.base, about, replace=force)
+
+
+@contextmanager
+def _one_sentence(source: Path) -> Iterator[None]:
+    """Polars' errors about a source's values as DataError."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise DataError(
+            f"{source} cannot be imported: {reason(error)}.", "Give each column one kind of plain values."
+        ) from error
 
 
 def _check_left(source: formats.Source, items: pl.DataFrame, interactions: pl.DataFrame, core: int) -> None:
     """Raises DataError when nothing is left to work with."""
-    count = source.interactions.height
+    count = source.interactions.rows.height
     if count and not interactions.height:
         raise DataError(
             f"None of {source.base}'s {count:,} interactions is left after {core}-core filtering.",
@@ -95,7 +115,7 @@ def _check_left(source: formats.Source, items: pl.DataFrame, interactions: pl.Da
         raise DataError(f"The catalog {source.base} is empty.", "Check the files.")
     if "title" not in items.columns or items["title"].null_count() == items.height:
         raise DataError(
-            f"No item of {source.base} has a title; columns: {', '.join(items.columns)}.",
+            f"No item of {source.base} has a title; columns: {several(items.columns)}.",
             "Say which column it is: --column title=SOURCE",
         )
 
@@ -121,8 +141,9 @@ def _check_out(out: Path, force: bool) -> None:
     if not force:
         raise DataError(f"{out} is already there.", "Choose another --out or replace it with --force.")
     try:
-        format_ = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["format"]
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = out / "manifest.json"
+        format_ = json.loads(manifest.read_text(encoding="utf-8"))["format"] if manifest.is_file() else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         format_ = None
     if format_ != FORMAT:
         raise DataError(f"{out} is no dataset directory and is not replaced.", "Choose another --out.")
@@ -153,7 +174,17 @@ def _write(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DataError(f"{out} cannot be made: {error.strerror}.", "Choose another --out.") from error
+    _clear_leftovers(out)
     return Catalog.open(out)
+
+
+def _clear_leftovers(out: Path) -> None:
+    """Remove what killed imports to `out` left beside it; writing takes seconds, so an hour's rest tells them."""
+    pattern = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{12}}\.tmp")
+    for path in out.parent.iterdir():
+        with suppress(OSError):
+            if pattern.fullmatch(path.name) and path.stat().st_mtime < time.time() - _REST:
+                shutil.rmtree(path)
 
 
 def _slug(name: str) -> str:

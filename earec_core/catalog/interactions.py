@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import polars as pl
 
+from earec_core.catalog.formats.columns import Table, check_scalar, named
+from earec_core.catalog.formats.files import several
+from earec_core.catalog.formats.lines import shown
 from earec_core.errors import DataError
 
+_ROW = "_row"
 
-def filtered(
-    table: pl.DataFrame, *, core: int, min_rating: float | None, max_len: int | None
-) -> pl.DataFrame:
+
+def filtered(source: Table, *, core: int, min_rating: float | None, max_len: int | None) -> pl.DataFrame:
     """Filtered and in time order; equal timestamps keep the source's order.
 
     Rows with the user, item and timestamp of an earlier row count once; coming back to an item later counts.
     """
-    table = table.with_columns(pl.col("user_id", "item_id").cast(pl.String)).drop_nulls(
-        ["user_id", "item_id"]
-    )
+    have = source.rows.columns
+    ids = [named(source.rows, column) for column in ("user_id", "item_id")]
+    table = source.rows.select(*ids, *(name for name in ("timestamp", "rating") if name in have))
+    table = table.with_row_index(_ROW).drop_nulls(["user_id", "item_id"])
     if min_rating is not None:
-        if "rating" not in table.columns:
+        if "rating" not in have:
             raise DataError(
-                f"The interactions have no rating; they have {', '.join(table.columns)}.",
+                f"The interactions have no rating; they have {several(have)}.",
                 "Leave out --min-rating, or say which column it is: --column rating=SOURCE",
             )
-        table = table.filter(_numbers(table, "rating") >= min_rating)
-    table = _timed(table).unique(["user_id", "item_id", "timestamp"], keep="first", maintain_order=True)
+        table = table.filter(_ratings(table, source) >= min_rating)
+    table = _timed(table, source).unique(
+        ["user_id", "item_id", "timestamp"], keep="first", maintain_order=True
+    )
     table = k_core(table, core)
     # Users in the order of their first row in the source; sorts are stable.
     firsts = table.select("user_id").unique(maintain_order=True).with_row_index("_user")
@@ -56,38 +62,57 @@ def k_core(interactions: pl.DataFrame, core: int) -> pl.DataFrame:
             return interactions
 
 
-def _timed(table: pl.DataFrame) -> pl.DataFrame:
+def _timed(table: pl.DataFrame, source: Table) -> pl.DataFrame:
     """The time as a number: seconds for dates, else as the source counts; file order where it gives none."""
     if "timestamp" not in table.columns:
         return table.with_columns(timestamp=pl.int_range(pl.len()).cast(pl.Float64))
     time = table["timestamp"]
-    missing = time.null_count()
-    if not time.dtype.is_temporal():
-        missing += int((~time.cast(pl.Float64, strict=False).is_finite()).sum())
-    if missing:
+    if time.dtype == pl.Categorical or time.dtype == pl.Enum:
+        time = time.cast(pl.String)
+    missing = time.is_null()
+    if time.dtype.is_temporal():
+        seconds = None if time.dtype == pl.Time else time.dt.timestamp("ms") / 1000
+    else:
+        seconds = time.cast(pl.Float64, strict=False)
+        missing |= ~seconds.is_finite().fill_null(True)
+    if missing.any():
+        place = source.place(table[_ROW].filter(missing)[0])
         raise DataError(
-            f"{missing:,} of {table.height:,} interactions have no timestamp.",
+            f"{missing.sum():,} of {table.height:,} interactions have no timestamp; the first is {place}.",
             "Remove them, or map another column with --column timestamp=SOURCE",
         )
-    if time.dtype == pl.String and time.cast(pl.Float64, strict=False).null_count():
-        try:
-            time = time.str.to_datetime(time_unit="ms", time_zone="UTC")
-        except pl.exceptions.PolarsError as error:
-            raise DataError(
-                f"The timestamps are neither numbers nor dates, such as {time[0]!r}.",
-                "Map another column with --column timestamp=SOURCE",
-            ) from error
-    if time.dtype.is_temporal():
-        return table.with_columns(timestamp=time.dt.timestamp("ms") / 1000)
-    return table.with_columns(timestamp=time.cast(pl.Float64))
-
-
-def _numbers(table: pl.DataFrame, column: str) -> pl.Series:
-    numbers = table[column].cast(pl.Float64, strict=False)
-    wrong = table[column].filter(numbers.is_null() & table[column].is_not_null())
-    if len(wrong):
+    if time.dtype == pl.String and seconds is not None and seconds.null_count():
+        seconds = _dates(time)
+    if seconds is None or seconds.null_count():
+        wrong = (seconds if seconds is not None else time.clear(len(time))).is_null()
+        place, value = source.place(table[_ROW].filter(wrong)[0]), time.filter(wrong)[0]
         raise DataError(
-            f"The column {column} has {wrong[0]!r}, which is no number.",
-            f"Map another column with --column {column}=SOURCE",
+            f"Timestamps are neither numbers nor dates, such as {shown(value)} in {place}.",
+            "Mend it, or map another column with --column timestamp=SOURCE",
+        )
+    return table.with_columns(timestamp=seconds.cast(pl.Float64))
+
+
+def _dates(time: pl.Series) -> pl.Series:
+    """Seconds of dates in ISO form, null where a text is none."""
+    try:
+        dates = time.str.to_datetime(time_unit="ms", time_zone="UTC", strict=False)
+    except pl.exceptions.PolarsError:
+        # The first text is no date; the pattern of the others is not known then.
+        return pl.Series(time.name, [None] * len(time), dtype=pl.Float64)
+    return dates.dt.timestamp("ms") / 1000
+
+
+def _ratings(table: pl.DataFrame, source: Table) -> pl.Series:
+    """The ratings as numbers, null where there is none."""
+    check_scalar(table, ("rating",), "the interactions")
+    ratings = table["rating"]
+    numbers = ratings.cast(pl.Float64, strict=False)
+    wrong = (numbers.is_null() | ~numbers.is_finite()) & ratings.is_not_null()
+    if wrong.any():
+        place, value = source.place(table[_ROW].filter(wrong)[0]), ratings.filter(wrong)[0]
+        raise DataError(
+            f"The rating in {place} is {shown(value)}, which is no number.",
+            "Mend it, or map another column with --column rating=SOURCE",
         )
     return numbers

@@ -7,7 +7,8 @@ import re
 
 import polars as pl
 
-from earec_core.catalog.formats import Source
+from earec_core.catalog.formats.columns import Source, named
+from earec_core.catalog.formats.lines import brief, hollow
 from earec_core.errors import DataError
 
 _TEXT = ("title", "description", "category", "brand")
@@ -15,14 +16,16 @@ _TEXT = ("title", "description", "category", "brand")
 
 def cleaned(source: Source, interactions: pl.DataFrame) -> pl.DataFrame:
     """The items that the filtered interactions are with, all of them where the source has none."""
-    items = source.items.with_columns(pl.col("item_id").cast(pl.String))
-    missing = items["item_id"].null_count()
-    if missing:
+    items = source.items.rows.with_columns(named(source.items.rows, "item_id"))
+    missing = items["item_id"].is_null()
+    if missing.any():
+        place = source.items.place(int(missing.arg_true()[0]))
         raise DataError(
-            f"{missing:,} of {items.height:,} items have no item_id.", "Add it or remove those rows."
+            f"{missing.sum():,} of {items.height:,} items have no item_id; the first is {place}.",
+            "Add it or remove those rows.",
         )
     items = items.unique("item_id", keep="first", maintain_order=True)
-    if source.interactions.height:
+    if source.interactions.rows.height:
         used = interactions.select("item_id").unique(maintain_order=True)
         known = items.join(used, on="item_id", how="semi", maintain_order="left")
         unknown = used.join(items, on="item_id", how="anti", maintain_order="left")
@@ -35,13 +38,19 @@ def cleaned(source: Source, interactions: pl.DataFrame) -> pl.DataFrame:
         items = pl.concat([known, unknown], how="diagonal_relaxed")
     for column in _TEXT:
         kind = items.schema.get(column)
-        if kind is not None and (kind.inner if isinstance(kind, pl.List) else kind).is_nested():
+        inner = kind.inner if isinstance(kind, pl.List) else kind
+        if inner is not None and (inner.is_nested() or inner in (pl.Binary, pl.Duration)):
             raise DataError(
-                f"The column {column} of {source.base}'s items holds {kind}, not texts or lists of texts.",
+                f"The column {column} of {source.base}'s items holds {brief(kind)}, not texts or lists of texts.",
                 f"Flatten it, or name another: --column {column}=SOURCE",
             )
     names = ["item_id", *(name for name in items.columns if name != "item_id")]
-    return items.select(_cell(name, items.schema[name]) for name in names if items.schema[name] != pl.Null)
+    return items.select(_cell(name, items.schema[name]) for name in names if _kept(items.schema[name]))
+
+
+def _kept(kind: pl.DataType) -> bool:
+    """Whether a column can hold anything: not one of nulls, or of objects without fields."""
+    return kind != pl.Null and not hollow(kind)
 
 
 def _cell(column: str, kind: pl.DataType) -> pl.Expr:

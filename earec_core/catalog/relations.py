@@ -23,7 +23,7 @@ def choose_relations(
         interactions: `user` and `item` rows in time order.
         rows: the row `item` of each `item_id`.
     """
-    given = _NONE if source.relations is None else _by_row(source.relations, rows)
+    given = _NONE if source.relations is None else _by_row(source.relations.rows, rows)
     if choice == "given" and given.is_empty():
         raise DataError(f"{source.base} gives no relations.", "Choose --relations cooccurrence or none.")
     if choice == "auto":

@@ -53,8 +53,13 @@ def command() -> None:
 def import_(source: Path, target: Path, as_json: bool, **settings: Any) -> None:
     """Import SOURCE, a folder in one of the known formats."""
     from earec_core.catalog import import_dataset
+    from earec_core.catalog.formats.files import several
 
-    _show(import_dataset(source, target, **settings).manifest, as_json)
+    manifest = import_dataset(source, target, **settings).manifest
+    for done, names in (("Read", manifest["files"]["read"]), ("Left out", manifest["files"]["left"])):
+        if names:
+            out.note(f"{done} {several(names)}.")
+    _show(manifest, as_json)
 
 
 @command.command()

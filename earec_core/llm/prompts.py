@@ -7,6 +7,7 @@ piece of text is tokenized on its own, so where the response starts is known, no
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,6 @@ from earec_core.types import Item, Slot
 Piece = Ids | Slot
 
 _DOMAIN = "{domain}"
-_DOTS = ". …"
 _MARKS = re.compile(r"(\{item\}|\{related\})")
 
 
@@ -173,12 +173,13 @@ class PromptBuilder:
     def anchor(self, item: Item) -> str | None:
         """The item's anchor: the configured fields joined by '. '; None when the first is missing.
 
-        A field of dots alone, or of nothing that the tokenizer knows, is missing too.
+        A field without a letter, a digit or a symbol, or of nothing that the tokenizer knows, is missing too: it
+        would teach only when to stop. One is enough (an album's title `+`).
         """
         values = [
             _text(item.title if name == "title" else item.fields.get(name)) for name in self.config.anchor
         ]
-        values = [value.rstrip(".") if value.strip(_DOTS) else "" for value in values]
+        values = [value.rstrip(".") if _says(value) else "" for value in values]
         if not values[0] or not self._tokens((values[0], True)):
             return None
         return ". ".join(filter(None, values))
@@ -237,3 +238,8 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         value = ", ".join(map(str, value))
     return " ".join(str(value).split()) if value is not None else ""
+
+
+def _says(text: str) -> bool:
+    """Whether a text has a letter, a digit or a symbol."""
+    return any(unicodedata.category(sign)[0] in "LNS" for sign in text)

@@ -374,6 +374,29 @@ def test_no_picture_of_the_machine_gets_into_a_report(folder: Path, tmp_path: Pa
     assert vision.describe(replace(outside, outside=True)).startswith("data:image/")
 
 
+@pytest.mark.parametrize(
+    ("value", "content"),
+    [
+        (b"x", b"x"),
+        ([b"x", b"y"], b"x"),
+        ({"bytes": b"x", "path": "a"}, b"x"),
+        ({"bytes": None, "path": "a"}, "/folder/a"),
+        ({"path": "a"}, "/folder/a"),
+        ({"bytes": None, "path": None}, None),
+        ("a", "/folder/a"),
+        (["https://x/a"], "https://x/a"),
+        ("", None),
+        (b"", None),
+        ([], None),
+        (None, None),
+        (7, 7),
+        ({"a": "b"}, {"a": "b"}),
+    ],
+)
+def test_a_files_content_is_its_bytes_or_else_its_path(value: Any, content: Any) -> None:
+    assert Item(0, "i", None, {"f": value}, folder=Path("/folder")).content("f") == content
+
+
 def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
     items = [{"item_id": f"i{n}", "title": f"t{n}", "image": f"{n}.jpg"} for n in range(9)]
     source = write_source(tmp_path / "s", walk(), items)
@@ -481,7 +504,7 @@ def test_a_failure_between_the_two_renames_puts_the_old_one_back(
 def test_a_full_disk_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not Path("/dev/full").exists():
+    if not Path("/dev/full").is_char_device():
         pytest.skip("this system has no /dev/full")
     source = write_source(tmp_path / "s", walk())
     monkeypatch.setattr(importing, "write_atomic", lambda _, data: write_atomic(Path("/dev/full"), data))

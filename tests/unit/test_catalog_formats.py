@@ -381,7 +381,7 @@ META, REVIEW = {"asin": "A", "title": "T"}, {"reviewerID": "u", "asin": "A", "un
         (
             {"x.inter": "user_id:token\titem_id:token\ttimestamp:float\n1\t2\tx\n"},
             {},
-            r"x\.inter cannot be read",
+            r"neither numbers nor dates, such as 'x' in .*x\.inter line 2",
         ),
         ({"x.inter": "user_id:token\titem_id:token\n1\t2\n"}, {}, "No item of .* has a title"),
         ({"meta.json": json_lines([META])}, {}, "no file of reviews"),

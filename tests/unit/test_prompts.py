@@ -353,3 +353,21 @@ def test_configuration_precedence_and_unknown_keys(tmp_path: Path, monkeypatch: 
     file.write_text("[align")
     with pytest.raises(UsageError, match="is not TOML"):
         resolve(file=file)
+
+
+@pytest.mark.parametrize(
+    "title", ["...", ".", "\u2026", "- ?!", "\u200b", "\u3002\u3002", "  ", "(.)", "\u0301"]
+)
+def test_a_title_of_punctuation_is_no_anchor(tokenizer: Any, title: str) -> None:
+    item = Item(0, "a", title, {"brand": "Acme"})
+    assert PromptBuilder(PromptConfig(), tokenizer, "x").anchor(item) is None
+    assert PromptBuilder(PromptConfig(anchor=["title", "brand"]), tokenizer, "x").anchor(item) is None
+    other = Item(0, "a", "Pen", {"brand": title})
+    assert PromptBuilder(PromptConfig(anchor=["title", "brand"]), tokenizer, "x").anchor(other) == "Pen"
+
+
+@pytest.mark.parametrize(
+    "title", ["7", "+", "\u00f7", "\u2764", "\u4e66", "\u0e01", "C++", "?x", "\U0001f58a"]
+)
+def test_one_letter_digit_or_symbol_is_enough_for_an_anchor(tokenizer: Any, title: str) -> None:
+    assert PromptBuilder(PromptConfig(), tokenizer, "x").anchor(Item(0, "a", title)) == title

@@ -25,7 +25,7 @@ import pytest
 
 from earec_core.align.train import Trainer
 from earec_core.catalog import Catalog, formats, import_dataset
-from earec_core.catalog.formats import Format, Source
+from earec_core.catalog.formats import Format, Source, Table
 from earec_core.cli import cli, run
 from earec_core.cli.inspection import KINDS
 from earec_core.errors import DataError
@@ -123,7 +123,7 @@ def _read_ini(source: Path, _: Mapping[str, str]) -> Source:
         for user in shop[title]["bought by"].split(",")
     ]
     interactions = pl.DataFrame(bought).with_row_index("timestamp").cast({"timestamp": pl.Int64})
-    return Source(pl.DataFrame(items), interactions, None, source)
+    return Source(Table(pl.DataFrame(items)), Table(interactions), None, source)
 
 
 def test_a_format_is_a_row_more(

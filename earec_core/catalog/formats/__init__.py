@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from earec_core.catalog.formats import amazon, generic, movielens, recbole
-from earec_core.catalog.formats.columns import RELATION_KINDS, Source, check_columns
+from earec_core.catalog.formats.columns import RELATION_KINDS, Part, Source, Table, check_columns
 from earec_core.errors import DataError
 
 
@@ -64,4 +64,14 @@ def read(source: Path, format: str, columns: Mapping[str, str]) -> Source:  # no
     return FORMATS[format].read(source, columns)
 
 
-__all__ = ["FORMATS", "RELATION_KINDS", "Format", "Source", "check_columns", "detect", "read"]
+__all__ = [
+    "FORMATS",
+    "RELATION_KINDS",
+    "Format",
+    "Part",
+    "Source",
+    "Table",
+    "check_columns",
+    "detect",
+    "read",
+]

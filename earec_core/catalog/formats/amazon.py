@@ -1,47 +1,77 @@
-"""Amazon reviews and metadata of 2018 and 2023, JSON lines, gzipped or not."""
+"""Amazon reviews and metadata of 2014, 2018 and 2023, JSON lines (2014 also Python literals), gzipped or not."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from earec_core.catalog.formats.columns import RELATION_KINDS, Source, mapped
-from earec_core.catalog.formats.files import file_names, frame, json_lines, reason
+from earec_core.catalog.formats.amazon_files import chosen, is_metadata
+from earec_core.catalog.formats.columns import RELATION_KINDS, Part, Source, Table, mapped
+from earec_core.catalog.formats.files import check_regular, file_names, reason, whole
+from earec_core.catalog.formats.lines import Row, all_rows, frame, json_lines
 from earec_core.errors import DataError
 
 _IMAGE_KEYS = ("image", "images", "imageURLHighRes", "imageURL", "imUrl")
 _HTML = ("similar_item", "tech1", "tech2")
 _LEFT_OUT = {*RELATION_KINDS, *_IMAGE_KEYS, *_HTML, "related", "asin", "parent_asin", "categories"}
 """Relations, which have a table of their own; what another column holds already; pieces of HTML."""
+_TEXT = ("item_id", "title", "description", "category", "brand")
+_IDS = ("reviewerID", "user_id", "asin", "parent_asin")
+_NUMBERS = ("overall", "rating", "unixReviewTime", "timestamp")
+_BATCH = 100_000
+Related = list[tuple[str, str, str]]
 
 
 def detect_2018(source: Path) -> bool:
     """Whether the folder holds metadata."""
-    return bool(_metadata(source))
+    return any(map(is_metadata, file_names(source)))
 
 
 def detect_2023(source: Path) -> bool:
     """Whether the folder holds metadata whose items have parents."""
-    files = _metadata(source)
-    return bool(files) and "parent_asin" in next(json_lines(source / files[0]), {})
-
-
-def _metadata(source: Path) -> list[str]:
-    return sorted(name for name in file_names(source) if "meta" in name.lower() and ".json" in name)
+    return detect_2018(source) and chosen(source).parents
 
 
 def read(source: Path, columns: Mapping[str, str]) -> Source:
     """The tables of the folder; see `earec_core.catalog.formats.read`."""
-    meta_file = _containing(source, "meta", "")
-    review_file = _containing(source, "", "meta")
-    items, related = [], []
-    for row in json_lines(meta_file):
+    files = chosen(source)
+    related: Related = []
+    items = [_items(file, related) for file in files.metadata]
+    reviews = [_reviews(file) for file in files.reviews]
+    relations = pl.DataFrame(
+        related, schema=dict.fromkeys(("item_id", "related_id", "kind"), pl.String), orient="row"
+    )
+    return Source(
+        mapped(_together(files.metadata, items), columns, ("item_id",)),
+        _together(files.reviews, reviews),
+        Table(relations),
+        source,
+    )
+
+
+def _together(files: Sequence[Path], tables: Sequence[pl.DataFrame]) -> Table:
+    parts = tuple(Part(file, table.height) for file, table in zip(files, tables, strict=True))
+    try:
+        rows = pl.concat(tables, how="diagonal_relaxed")
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"{' and '.join(map(str, files))} have columns of different kinds: {reason(error)}.",
+            "Import one of them at a time.",
+        ) from error
+    return Table(rows, parts)
+
+
+def _items(file: Path, related: Related) -> pl.DataFrame:
+    """The items of a file of metadata; what is related to them is added to the list."""
+    items = []
+    for row in all_rows(file):
         item = row.get("parent_asin") or row.get("asin")
         if item is None:
-            raise DataError(f"{meta_file} has a row without asin.", "Give the metadata file of the data set.")
+            raise DataError(f"{file} has a row without asin.", "Give the metadata file of the data set.")
         title = row.get("title")
         category = (
             row.get("category") or row.get("categories") or row.get("main_cat") or row.get("main_category")
@@ -55,36 +85,33 @@ def read(source: Path, columns: Mapping[str, str]) -> Source:
             "brand": row.get("brand") or row.get("store"),
             "image": _first_image(row),
         }
-        given = {**(row.get("related") or {}), **row}
         more = {
             k: _joined(v, ", ")
             for k, v in row.items()
             if k not in fields and k not in _LEFT_OUT and _plain(v)
         }
         items.append(fields | more)
-        for kind in RELATION_KINDS:
-            related += [(item, other, kind) for other in given.get(kind) or () if isinstance(other, str)]
-    inter = _reviews(review_file)
-    relations = pl.DataFrame(
-        related, schema=dict.fromkeys(("item_id", "related_id", "kind"), pl.String), orient="row"
-    )
-    table = frame(items, meta_file)
-    return Source(mapped(table, columns, meta_file, ("item_id",)), inter, relations, source)
+        related += _related(item, row)
+    return frame(items, file, _TEXT)
+
+
+def _related(item: Any, row: Row) -> Iterator[tuple[str, str, str]]:
+    within = row.get("related")
+    given = {**(within if isinstance(within, dict) else {}), **row}
+    for kind in RELATION_KINDS:
+        others = given.get(kind)
+        if isinstance(others, list):
+            yield from ((str(item), other, kind) for other in others if isinstance(other, str))
 
 
 def _reviews(file: Path) -> pl.DataFrame:
-    """Reviews of either year, read by Polars: full files have tens of millions of them."""
-    schema = {
-        **dict.fromkeys(("reviewerID", "user_id", "asin", "parent_asin"), pl.String),
-        **dict.fromkeys(("overall", "rating"), pl.Float64),
-        **dict.fromkeys(("unixReviewTime", "timestamp"), pl.Int64),
-    }
+    """Reviews of any year, read by Polars where it can: full files have tens of millions of them."""
+    kinds = {**dict.fromkeys(_IDS, pl.String), **dict.fromkeys(_NUMBERS, pl.Float64)}
+    check_regular(file)
     try:
-        table = pl.read_ndjson(file, schema=schema)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        for _ in json_lines(file):  # Polars names no line; this finds it.
-            pass
-        raise DataError(f"{file} cannot be read: {reason(error)}.", "Get the file again.") from error
+        table = pl.read_ndjson(whole(file) if file.suffix == ".gz" else file, schema=kinds)
+    except (DataError, pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
+        table = _reviews_by_line(file)
     table = table.select(
         pl.coalesce("reviewerID", "user_id").alias("user_id"),
         pl.coalesce("parent_asin", "asin").alias("item_id"),
@@ -97,13 +124,15 @@ def _reviews(file: Path) -> pl.DataFrame:
     return table
 
 
-def _containing(source: Path, wanted: str, unwanted: str) -> Path:
-    for path in sorted(source.iterdir()):
-        name = path.name.lower()
-        if ".json" in name and wanted in name and not (unwanted and unwanted in name):
-            return path
-    content = "metadata (meta_*.json.gz)" if wanted else "reviews (*.json.gz)"
-    raise DataError(f"{source} has no file of {content}.", "Put reviews and metadata into one folder.")
+def _reviews_by_line(file: Path) -> pl.DataFrame:
+    """The columns of reviews that Polars does not read: ratings as text, Python literals, numbers of 80 digits."""
+    names = (*_IDS, *_NUMBERS)
+    rows, batches = json_lines(file), [pl.DataFrame(schema=dict.fromkeys(names, pl.String))]
+    while batch := [tuple(map(row.get, names)) for row in itertools.islice(rows, _BATCH)]:
+        columns = zip(names, zip(*batch, strict=True), strict=True)
+        texts = {name: [None if v is None else str(v) for v in values] for name, values in columns}
+        batches.append(pl.DataFrame(texts, schema=dict.fromkeys(names, pl.String)))
+    return pl.concat(batches)
 
 
 def _flat(value: Any) -> Any:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
-from earec_core.catalog.formats.columns import RELATED_NAMES, Source, check_scalar, mapped, read_table
-from earec_core.catalog.formats.files import file_names, find, one_file, stem
+from earec_core.catalog.formats.columns import (
+    NO_INTERACTIONS,
+    RELATED_NAMES,
+    Source,
+    Table,
+    check_scalar,
+    mapped,
+    read_table,
+)
+from earec_core.catalog.formats.files import file_names, find, one_file, several, stem
 from earec_core.errors import DataError
 
 
@@ -19,26 +28,25 @@ def detect(source: Path) -> bool:
 
 def read(source: Path, columns: Mapping[str, str]) -> Source:
     """The tables of the folder; see `earec_core.catalog.formats.read`."""
-    file = one_file(source, "items")
-    items = mapped(read_table(file, columns), columns, file, ("item_id",))
+    items = mapped(read_table(one_file(source, "items"), columns), columns, ("item_id",))
     interactions_file, relations_file = find(source, "interactions"), find(source, "relations")
     if interactions_file is None:
-        empty = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
-        return Source(items, pl.DataFrame(schema=empty), None, source)
-    table = read_table(interactions_file, columns)
-    interactions = mapped(table, columns, interactions_file, ("user_id", "item_id"))
-    relations = None if relations_file is None else _relations(relations_file)
-    return Source(items, interactions, relations, source)
+        return Source(items, NO_INTERACTIONS, None, source)
+    interactions = mapped(read_table(interactions_file, columns), columns, ("user_id", "item_id"))
+    return Source(items, interactions, None if relations_file is None else _relations(relations_file), source)
 
 
-def _relations(file: Path) -> pl.DataFrame:
-    table = mapped(read_table(file, {}), {}, file, ("item_id",))
+def _relations(file: Path) -> Table:
+    source = mapped(read_table(file, {}), {}, ("item_id",))
+    table = source.rows
     other = next((name for name in RELATED_NAMES if name in table.columns), None)
     if other is None:
         raise DataError(
-            f"{file} has no column related_id; it has {', '.join(table.columns)}.",
+            f"{file} has no column related_id; it has {several(table.columns)}.",
             "Name the related item's column related_id.",
         )
     check_scalar(table, (other, "kind"), file)
     kind = pl.col("kind") if "kind" in table.columns else pl.lit("related")
-    return table.select("item_id", pl.col(other).alias("related_id"), kind.alias("kind"))
+    return replace(
+        source, rows=table.select("item_id", pl.col(other).alias("related_id"), kind.alias("kind"))
+    )

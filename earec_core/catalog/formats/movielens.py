@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
-from earec_core.catalog.formats.columns import Source, mapped, read_table
-from earec_core.catalog.formats.files import delimited, file_names, one_file
+from earec_core.catalog.formats.columns import Part, Source, Table, mapped, read_table
+from earec_core.catalog.formats.delimited import unquoted
+from earec_core.catalog.formats.files import file_names, one_file
 
 _ML100K_GENRES = (
     "unknown",
@@ -33,6 +35,9 @@ _ML100K_GENRES = (
 )
 
 
+_RATINGS = ("user_id", "item_id", "rating", "timestamp")
+
+
 def detect(source: Path) -> bool:
     """Whether the folder holds one of the releases."""
     names = file_names(source)
@@ -41,25 +46,29 @@ def detect(source: Path) -> bool:
 
 def read(source: Path, columns: Mapping[str, str]) -> Source:
     """The tables of the folder; see `earec_core.catalog.formats.read`."""
-    ratings = ("user_id", "item_id", "rating", "timestamp")
-    if (source / "u.data").exists():
-        inter_file, item_file = source / "u.data", source / "u.item"
-        inter = delimited(inter_file, "\t", ratings)
+    names = file_names(source)
+    if "u.data" in names:
+        interactions = _table(source / "u.data", "\t", _RATINGS)
         head = ("item_id", "title", "release_date", "video_date", "imdb")
-        items = delimited(item_file, "|", [*head, *_ML100K_GENRES])
+        items = _table(source / "u.item", "|", [*head, *_ML100K_GENRES])
         flags = [pl.when(pl.col(g) == "1").then(pl.lit(g)) for g in _ML100K_GENRES]
         category = pl.concat_str(flags, separator=", ", ignore_nulls=True).alias("category")
-        items = items.select("item_id", "title", "release_date", category)
-    elif (source / "ratings.dat").exists():
-        inter_file, item_file = source / "ratings.dat", source / "movies.dat"
-        inter = delimited(inter_file, "::", ratings)
-        items = delimited(item_file, "::", ("item_id", "title", "genres"))
+        items = replace(items, rows=items.rows.select("item_id", "title", "release_date", category))
+    elif "ratings.dat" in names:
+        interactions = _table(source / "ratings.dat", "::", _RATINGS)
+        items = _table(source / "movies.dat", "::", ("item_id", "title", "genres"))
     else:
-        inter_file, item_file = one_file(source, "ratings"), one_file(source, "movies")
-        inter, items = read_table(inter_file, columns), read_table(item_file, columns)
-    inter = mapped(inter, columns, inter_file, ("user_id", "item_id"))
-    items = mapped(items, columns, item_file, ("item_id",))
-    if "category" in items.columns:
+        interactions = read_table(one_file(source, "ratings"), columns)
+        items = read_table(one_file(source, "movies"), columns)
+    interactions = mapped(interactions, columns, ("user_id", "item_id"))
+    items = mapped(items, columns, ("item_id",))
+    rows = items.rows
+    if rows.schema.get("category") == pl.String:
         genres = pl.col("category").str.replace_all("|", ", ", literal=True)
-        items = items.with_columns(pl.when(genres != "(no genres listed)").then(genres).alias("category"))
-    return Source(items.drop("genres", strict=False), inter, None, source)
+        rows = rows.with_columns(pl.when(genres != "(no genres listed)").then(genres).alias("category"))
+    return Source(replace(items, rows=rows.drop("genres", strict=False)), interactions, None, source)
+
+
+def _table(file: Path, separator: str, names: Sequence[str]) -> Table:
+    rows = unquoted(file, separator, names)
+    return Table(rows, (Part(file, rows.height),))

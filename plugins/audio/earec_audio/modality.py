@@ -135,8 +135,8 @@ class AudioModality(Modality[AudioConfig]):
         return json.dumps([self._source.revision, self.config.layer])
 
     def _value(self, item: Item) -> str | bytes | None:
-        value = item.path(self.config.field) or item.fields.get(self.config.field)
-        if value is None or value in ("", b""):
+        value = item.content(self.config.field)
+        if value is None:
             return None
         if not isinstance(value, (str, bytes)):
             raise DamagedInputError(

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -115,6 +116,8 @@ def _decoded(file: soundfile.SoundFile, frames: int, cut: Cut, name: str) -> Win
 
 @contextmanager
 def _opened(source: str | bytes, name: str) -> Iterator[soundfile.SoundFile]:
+    if isinstance(source, str) and Path(source).exists() and not Path(source).is_file():
+        raise DamagedInputError(f"The sound {name} is no file.", _NEXT)
     try:
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             if not _RATES[0] <= file.samplerate <= _RATES[1] or file.channels > _MOST_CHANNELS:

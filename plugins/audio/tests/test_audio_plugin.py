@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -115,7 +116,12 @@ def test_a_file_of_the_encoders_rate_is_read_as_soundfile_reads_it(tmp_path: Pat
     raw = make().read(item(str(path)))
     assert (raw.shape, raw.dtype) == ((2, 16_000), np.float32)
     assert np.allclose(raw.reshape(-1), truth, atol=1e-6)
-    assert np.array_equal(make().read(item(path.read_bytes())), raw)
+    values: list[Any] = [path.read_bytes(), {"bytes": path.read_bytes(), "path": "gone.wav"}]
+    values += [[values[0]], {"bytes": None, "path": str(path)}]
+    for value in values:
+        assert np.array_equal(make().read(item(value)), raw)
+        assert make().describe(item(value)).startswith("audio, 2.0 s")
+    assert make().read(item({"bytes": None, "path": None})) is None
 
 
 @pytest.mark.parametrize(
@@ -228,7 +234,21 @@ def test_no_field_is_no_sound() -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["missing", "text", "empty", "header", "cut", "folder", "raw", "number", "short", "no", "nan", "inf"],
+    [
+        "missing",
+        "text",
+        "empty",
+        "header",
+        "cut",
+        "folder",
+        "pipe",
+        "raw",
+        "number",
+        "short",
+        "no",
+        "nan",
+        "inf",
+    ],
 )
 def test_what_cannot_be_read_is_damaged_and_named(kind: str, tmp_path: Path) -> None:
     path = tmp_path / ("broken.raw" if kind == "raw" else "broken.wav")
@@ -245,6 +265,8 @@ def test_what_cannot_be_read_is_damaged_and_named(kind: str, tmp_path: Path) -> 
             path.write_bytes(whole[: len(whole) // 2])
         case "folder":
             path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
         case "number":
             value = 7
         case "short":

@@ -135,8 +135,8 @@ class VisionModality(Modality[VisionConfig]):
         return VisionConfig(), items
 
     def _open(self, item: Item) -> Image.Image | None:
-        value = item.path(self.config.field) or item.fields.get(self.config.field)
-        if value is None or value in ("", b""):
+        value = item.content(self.config.field)
+        if value is None:
             return None
         name = _name(item, self.config.field)
         if not isinstance(value, (str, bytes)):
@@ -185,4 +185,5 @@ class VisionModality(Modality[VisionConfig]):
 
 
 def _name(item: Item, field: str) -> str:
-    return item.path(field) or f"{field} of item {item.id}"
+    content = item.content(field)
+    return content if isinstance(content, str) else f"{field} of item {item.id}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -139,7 +140,27 @@ def test_no_field_is_no_picture() -> None:
     assert make(field="photo").read(item("/nowhere.png")) is None
 
 
-@pytest.mark.parametrize("kind", ["missing", "text", "empty", "cut", "cut bytes", "folder", "eps", "number"])
+def test_bytes_and_objects_of_bytes_and_path_are_the_same_picture(tmp_path: Path) -> None:
+    content = _bytes(picture(3))
+    (tmp_path / "a.png").write_bytes(content)
+    wanted = make().read(item(str(tmp_path / "a.png")))
+    values: list[Any] = [
+        content,
+        [content],
+        {"bytes": content, "path": "gone.png"},
+        {"bytes": None, "path": str(tmp_path / "a.png")},
+        [{"bytes": content, "path": None}],
+    ]
+    for value in values:
+        assert np.array_equal(make().read(item(value)), wanted)
+        assert make().describe(item(value)) == make().describe(item(content))
+    for value in ({"bytes": None, "path": None}, {"bytes": b"", "path": ""}, [], [None]):
+        assert make().read(item(value)) is None
+
+
+@pytest.mark.parametrize(
+    "kind", ["missing", "text", "empty", "cut", "cut bytes", "folder", "pipe", "eps", "number", "object"]
+)
 def test_what_cannot_be_read_is_damaged_and_named(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.png"
     whole = io.BytesIO()
@@ -158,8 +179,12 @@ def test_what_cannot_be_read_is_damaged_and_named(kind: str, tmp_path: Path) -> 
             path.mkdir()
         case "eps":
             picture().save(path, "EPS")
+        case "pipe":
+            os.mkfifo(path)
         case "number":
             value = 7
+        case "object":
+            value = {"file": str(path)}
     with pytest.raises(DamagedInputError, match=r"broken\.png|image of item i"):
         make().read(item(value))
     assert make().describe(item(value))
