@@ -116,9 +116,9 @@ def _decoded(file: soundfile.SoundFile, frames: int, cut: Cut, name: str) -> Win
 
 @contextmanager
 def _opened(source: str | bytes, name: str) -> Iterator[soundfile.SoundFile]:
-    if isinstance(source, str) and Path(source).exists() and not Path(source).is_file():
-        raise DamagedInputError(f"The sound {name} is no file.", _NEXT)
     try:
+        if isinstance(source, str) and Path(source).exists() and not Path(source).is_file():
+            raise DamagedInputError(f"The sound {name} is no file.", _NEXT)
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             if not _RATES[0] <= file.samplerate <= _RATES[1] or file.channels > _MOST_CHANNELS:
                 raise DamagedInputError(

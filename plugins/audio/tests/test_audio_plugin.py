@@ -242,6 +242,7 @@ def test_no_field_is_no_sound() -> None:
         "cut",
         "folder",
         "pipe",
+        "long name",
         "raw",
         "number",
         "short",
@@ -267,6 +268,8 @@ def test_what_cannot_be_read_is_damaged_and_named(kind: str, tmp_path: Path) -> 
             path.mkdir()
         case "pipe":
             os.mkfifo(path)
+        case "long name":
+            value = str(path.with_name(f"{'x' * 300}{path.name}"))
         case "number":
             value = 7
         case "short":

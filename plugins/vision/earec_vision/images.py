@@ -30,9 +30,9 @@ def open_rgb(source: str | bytes, name: str, max_pixels: int) -> Image.Image:
     Raises:
         DamagedInputError: it is not there, not a picture, damaged or too large.
     """
-    if isinstance(source, str) and Path(source).exists() and not Path(source).is_file():
-        raise DamagedInputError(f"The picture {name} is no file.", _NEXT)
     try:
+        if isinstance(source, str) and Path(source).exists() and not Path(source).is_file():
+            raise DamagedInputError(f"The picture {name} is no file.", _NEXT)
         # Pillow warns of large pictures; `max_pixels` decides here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -159,7 +159,20 @@ def test_bytes_and_objects_of_bytes_and_path_are_the_same_picture(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "kind", ["missing", "text", "empty", "cut", "cut bytes", "folder", "pipe", "eps", "number", "object"]
+    "kind",
+    [
+        "missing",
+        "text",
+        "empty",
+        "cut",
+        "cut bytes",
+        "folder",
+        "pipe",
+        "long name",
+        "eps",
+        "number",
+        "object",
+    ],
 )
 def test_what_cannot_be_read_is_damaged_and_named(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.png"
@@ -181,6 +194,8 @@ def test_what_cannot_be_read_is_damaged_and_named(kind: str, tmp_path: Path) -> 
             picture().save(path, "EPS")
         case "pipe":
             os.mkfifo(path)
+        case "long name":
+            value = str(path.with_name(f"{'x' * 300}{path.name}"))
         case "number":
             value = 7
         case "object":
