@@ -129,7 +129,7 @@ METHOD = plugins.Kind("method", "earec.methods", plugins.instance_check(Method),
 
 def method_names() -> list[str]:
     """Every method's name, those of plugins last; nothing is imported."""
-    return [*METHODS, *sorted(set(plugins.names(METHOD)) - set(METHODS))]
+    return plugins.names_in(METHODS, METHOD)
 
 
 def get_method(name: str) -> Method:
@@ -139,12 +139,7 @@ def get_method(name: str) -> Method:
         UsageError: there is none.
         PluginError: a plugin brings it and is not usable.
     """
-    method: Method | None = METHODS.get(name) or plugins.load(METHOD, name)
-    if method is None:
-        raise UsageError(
-            f"There is no composition method {name!r}.", f"Choose one of {', '.join(method_names())}."
-        )
-    return method
+    return plugins.choose(METHODS, METHOD, name, "composition method")
 
 
 def combine(method: Method, parts: Sequence[Part], options: Mapping[str, float]) -> Factors | Dense:

@@ -4,7 +4,7 @@ Whoever owns a kind defines it: `modalities` and `observers` here; the command l
 recommender define theirs above.
 """
 
-from earec_core.plugins.discovery import found, installed, load, names
+from earec_core.plugins.discovery import choose, found, installed, load, names, names_in
 from earec_core.plugins.entries import Entry, entry_points
 from earec_core.plugins.kind import Kind, instance_check
 from earec_core.plugins.modalities import MODALITY, examine, get, part
@@ -18,6 +18,7 @@ __all__ = [
     "Plugin",
     "State",
     "attempt",
+    "choose",
     "entry_points",
     "examine",
     "failed",
@@ -28,6 +29,7 @@ __all__ = [
     "instance_check",
     "load",
     "names",
+    "names_in",
     "part",
     "refusal",
     "unusable",

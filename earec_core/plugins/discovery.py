@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
 
+from earec_core.errors import UsageError
 from earec_core.plugins.entries import Entry, entry_points
 from earec_core.plugins.kind import Kind
 from earec_core.plugins.references import attempt
 from earec_core.plugins.state import Plugin, State, Unusable, refusal, unusable
+
+T = TypeVar("T")
 
 
 def names(kind: Kind) -> list[str]:
@@ -53,6 +56,32 @@ def load(kind: Kind, name: str) -> Any | None:
     """
     plugin = find(kind, name)
     return plugin.loaded if plugin else None
+
+
+def names_in(table: Mapping[str, Any], kind: Kind) -> list[str]:
+    """The names of a table's rows, then those of the plugins that add to it; nothing is imported."""
+    return [*table, *sorted(set(names(kind)) - set(table))]
+
+
+def choose(table: Mapping[str, T], kind: Kind, name: str, noun: str) -> T:
+    """The row of that name in a table that plugins of a kind add to; a plugin is imported only for its own.
+
+    Args:
+        table: the core's own rows.
+        kind: whose plugins bring further ones.
+        name: which row.
+        noun: what a row is called in the error, e.g. `recommender`.
+
+    Raises:
+        UsageError: there is none.
+        PluginError: a plugin brings it and is not usable.
+    """
+    row: T | None = table.get(name) or load(kind, name)
+    if row is None:
+        raise UsageError(
+            f"There is no {noun} {name!r}.", f"Choose one of {', '.join(names_in(table, kind))}."
+        )
+    return row
 
 
 def _checked(kind: Kind, entries: Collection[Entry]) -> tuple[Plugin, ...]:

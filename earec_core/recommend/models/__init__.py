@@ -11,7 +11,6 @@ from torch import Tensor
 
 from earec_core import plugins
 from earec_core.config import RecommenderConfig
-from earec_core.errors import UsageError
 from earec_core.recommend.item_tables import IdTable, VectorTable
 from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.models.transformer import TransformerRecommender
@@ -49,7 +48,7 @@ RECOMMENDER = plugins.Kind(
 
 def recommender_names() -> list[str]:
     """Every model's name, those of plugins last; nothing is imported."""
-    return [*MODELS, *sorted(set(plugins.names(RECOMMENDER)) - set(MODELS))]
+    return plugins.names_in(MODELS, RECOMMENDER)
 
 
 def get_recommender(name: str) -> RecommenderModel:
@@ -59,12 +58,7 @@ def get_recommender(name: str) -> RecommenderModel:
         UsageError: there is none.
         PluginError: a plugin brings it and is not usable.
     """
-    model: RecommenderModel | None = MODELS.get(name) or plugins.load(RECOMMENDER, name)
-    if model is None:
-        raise UsageError(
-            f"There is no recommender {name!r}.", f"Choose one of {', '.join(recommender_names())}."
-        )
-    return model
+    return plugins.choose(MODELS, RECOMMENDER, name, "recommender")
 
 
 def choose_recommender(name: str | None, *, vectors: bool) -> RecommenderModel:
