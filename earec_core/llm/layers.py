@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -30,14 +32,20 @@ def linear_weight(module: nn.Module | None) -> Float[Tensor, "d_out d_in"] | Non
 def adapted(model: Any) -> list[str]:
     """Names of all linear layers of an LLM's blocks that PEFT can adapt.
 
+    Left out beside the output layer: those that do more than multiply (routers that also choose), whose weight is
+    read past them, or whose weight several layers share, as a difference merged for one would change the others.
+
     Args:
         model: a transformers causal LM.
     """
     head = model.get_output_embeddings()
+    uses = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     layers = {}
     for owner, module in model.named_modules():
         for child, layer in module.named_children():
-            if linear_weight(layer) is not None and layer is not head and not _is_read_past(module, child):
+            if layer is head or not _multiplies_alone(layer) or _is_read_past(module, child):
+                continue
+            if uses[id(layer.weight)] == 1:
                 layers[f"{owner}.{child}".lstrip(".")] = layer
     # PEFT's configuration says for all layers together whether their weights lie transposed.
     plain = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
@@ -63,25 +71,55 @@ def left_out(model: Any, names: set[str]) -> list[str]:
     return [f"{kind} ({', '.join(sorted(labels))})" for kind, labels in sorted(kinds.items())]
 
 
+@torch.no_grad()
+def _multiplies_alone(layer: nn.Module) -> bool:
+    """Whether a linear layer gives W x + b and no more; one with a `forward` of its own is tried."""
+    from transformers.pytorch_utils import Conv1D
+
+    weight = linear_weight(layer)
+    if weight is None or type(layer).forward in (nn.Linear.forward, Conv1D.forward):
+        return weight is not None
+    x = torch.linspace(-1, 1, 2 * weight.shape[1], device=weight.device).view(2, -1).to(weight.dtype)
+    try:
+        y = layer(x)
+    except Exception:  # noqa: BLE001 - one that wants other inputs does more
+        return False
+    bias: Any = layer.bias
+    expected = nn.functional.linear(x, weight, bias)
+    return (
+        isinstance(y, Tensor)
+        and y.shape == expected.shape
+        and torch.allclose(y, expected, atol=1e-2, rtol=1e-2)
+    )
+
+
 def _is_read_past(owner: nn.Module, child: str) -> bool:
     kind = type(owner).__name__
     return any(kind.endswith(end) and child in children for end, children in _READ_PAST.items())
 
 
 def _kept_by_peft(model: nn.Module, names: list[str]) -> list[str]:
-    """Those of some layers that PEFT adapts as they are.
+    """Those of some layers that PEFT adapts as they are, and finds again under their names in a checkpoint.
 
     In models whose experts transformers has fused, PEFT takes a `gate_proj` (or `up_proj`, `down_proj`) for the
-    experts' of before, a shared expert's too.
+    experts' of before, a shared expert's too; and it renames factors as transformers renames the weights of
+    checkpoints of before, so that those of Laguna's shared experts go nowhere.
     """
     from peft import LoraConfig
 
     try:
-        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+        from peft.utils.transformers_weight_conversion import (
+            convert_peft_adapter_state_dict_for_transformers,
+            convert_peft_config_for_transformers,
+        )
     except ImportError:  # a PEFT from before the fusing
         return names
     config = LoraConfig(target_modules=names)
     with suppress(ValueError):  # what it cannot convert it refuses again when the adapter is put on
         convert_peft_config_for_transformers(config, model, None)
     kept = set(config.target_modules or ())
-    return [name for name in names if name in kept]
+    factors = {f"base_model.model.{name}.lora_A.weight": torch.empty(1, 1) for name in names if name in kept}
+    found = convert_peft_adapter_state_dict_for_transformers(model, config, dict(factors))
+    return [
+        name for name in names if f"base_model.model.{name}.lora_A.weight" in factors.keys() & found.keys()
+    ]

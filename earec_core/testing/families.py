@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 _SIZES: dict[str, Any] = {
-    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "embed_dim", "dim"), 32),
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "embed_dim", "emb_dim", "dim"), 32),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"), 64),
     **dict.fromkeys(("decoder_ffn_dim", "encoder_ffn_dim"), 64),
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 2),
@@ -51,7 +51,49 @@ _CHANGES: tuple[dict[str, Any], ...] = (
 )
 """Tried in this order where a configuration does not take the sizes as they are; None: its own value."""
 
-_OWN: dict[str, dict[str, Any]] = {"gpt_neo": {"attention_types": [[["global", "local"], 1]]}}
+_MIXED = {"layer_types": ["linear_attention", "full_attention"]}
+_KIMI = {**_LATENT, **_MIXED, "linear_head_dim": 8, "linear_num_heads": 4, "num_experts_per_token": 2}
+_PER_LAYER = {"vocab_size_per_layer_input": 264, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0}
+_OWN: dict[str, dict[str, Any]] = {
+    "axk1": {
+        **_LATENT,
+        "qk_head_dim": 16,
+        "n_group": 1,
+        "topk_group": 1,
+        "mlp_layer_types": ["dense", "sparse"],
+    },
+    "bamba": {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 8},
+    "cohere_compass_text": {
+        "layer_types": ["full_attention"] * 2,
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}},
+    },
+    "dots1": {"n_shared_experts": 1, "layer_types": ["full_attention"] * 2},
+    "gemma3n_text": {
+        **_PER_LAYER,
+        "intermediate_size": [64, 64],
+        "layer_types": ["sliding_attention", "full_attention"],
+        "activation_sparsity_pattern": [0.0, 0.0],
+        "laurel_rank": 4,
+    },
+    "gemma4_text": {**_PER_LAYER, "layer_types": ["sliding_attention", "full_attention"]},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"], "mamba_n_heads": 8, "mamba_d_head": 8},
+    "kimi_linear": {**_KIMI, "mlp_layer_types": ["dense", "sparse"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "longcat_flash": {
+        **_LATENT,
+        "num_layers": 1,
+        "num_hidden_layers": 2,
+        "zero_expert_num": 2,
+        "expert_ffn_hidden_size": 32,
+        "moe_topk": 2,
+        "qk_head_dim": 16,
+        "head_dim": 8,
+    },
+    "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "local"], "attention_head_size": 8},
+    "xlm": {"n_words": 264, "causal": True},
+    "xmod": {"default_language": "en_XX"},
+}
 """What a single family needs beside."""
 
 _LARGEST = 40_000_000
@@ -105,7 +147,7 @@ def _configurations(family: str, vocabulary: int) -> Iterator[Any]:
             and not isinstance(vars(default)[name], list | dict)
         }
         try:
-            yield cls(**own, **_OWN.get(family, {}))
+            yield cls(**own | _OWN.get(family, {}))
         except Exception:  # noqa: BLE001, S112 - the next change
             continue
 

@@ -77,13 +77,15 @@ def test_movielens_1m(make: Callable[..., Catalog]) -> None:
     catalog = make(
         {
             "ratings.dat": "1::11::5::978300760\r\n1::10::3::978300750\r\n",
-            "movies.dat": "10::Star Wars: Épisode (1977)::Action|Sci-Fi\n11::B::Drama\n".encode("latin-1"),
+            "movies.dat": '10::Star Wars: Épisode (1977)::Action|Sci-Fi\n11::"B" C::Drama\n'.encode(
+                "latin-1"
+            ),
         },
         min_rating=3,
     )
     assert histories(catalog) == {"1": ["10", "11"]}
     assert catalog.item(0).fields["category"] == "Action, Sci-Fi"
-    assert catalog.item(0).title == "Star Wars: Épisode (1977)"
+    assert [catalog.item(row).title for row in range(2)] == ["Star Wars: Épisode (1977)", '"B" C']
 
 
 def test_movielens_latest(make: Callable[..., Catalog]) -> None:
@@ -378,6 +380,7 @@ META, REVIEW = {"asin": "A", "title": "T"}, {"reviewerID": "u", "asin": "A", "un
         ({"u.data": "1\t1\t5\t1\n"}, {}, r"u\.item cannot be read.*whole folder"),
         ({"u.data": "1\t1\t5\t1\n", "u.item": "1|A\n"}, {}, r"u\.item line 1 has 2 fields, not 24"),
         ({"x.inter": "user_id\titem_id\n1\t2\n"}, {}, "'user_id' has no type"),
+        ({"x.inter": "user_id:token item_id:token\n1 2\n"}, {}, "is of none of the types token"),
         (
             {"x.inter": "user_id:token\titem_id:token\ttimestamp:float\n1\t2\tx\n"},
             {},

@@ -441,3 +441,11 @@ def test_the_kind_example_finds_a_plugin_of_its_group(
     assert given["names"] == ["log"]
     assert given["load"] is owner.LOG
     assert [(plugin.kind, plugin.state) for plugin in given["installed"]] == [("scale", State.OK)]
+
+
+def test_tests_that_the_reports_refer_to_are_there() -> None:
+    rows = _table(_page("compatibility.md").partition("<!-- reports -->")[2])
+    assert len(rows) > 30
+    for *_, shown in rows:
+        file, _, name = shown.strip("`").partition("::")
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), shown

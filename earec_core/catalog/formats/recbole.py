@@ -15,6 +15,8 @@ from earec_core.errors import DataError
 _PARTS = ("train", "valid", "validation", "dev", "test")
 """The parts of interactions that were split before, in the order in which they are read."""
 
+_KINDS = ("token", "token_seq", "float", "float_seq")
+
 
 def detect(source: Path) -> bool:
     """Whether the folder holds interactions."""
@@ -109,6 +111,11 @@ def _typed(column: pl.Series, file: Path, kept: set[str]) -> pl.Series:
     if not kind:
         raise DataError(
             f"{file}: the header {column.name!r} has no type.", "Write name:token, name:float, ..."
+        )
+    if kind not in _KINDS:
+        raise DataError(
+            f"{file}: the header {column.name!r} is of none of the types {several(_KINDS)}.",
+            "Separate the columns by tabs, and write name:type for each.",
         )
     column = column.alias(name)
     if kind == "float":
