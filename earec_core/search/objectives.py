@@ -6,6 +6,7 @@ the catalog, trains the recommender and looks at the users' validation items.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -24,18 +25,28 @@ from earec_core.recommend.train import train
 
 
 def validation_samples(
-    model: AlignedModel, catalog: Catalog, seed: int, max_items: int | None
+    model: AlignedModel,
+    catalog: Catalog,
+    seed: int,
+    max_items: int | None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> list[Sample]:
-    """The validation items of a catalog that have an anchor and one of the model's modalities.
+    """The validation items of a catalog that have an anchor and one of the model's modalities, and fit.
 
     Args:
         max_items: a random part of them.
+        note: told how many do not fit.
 
     Raises:
         DataError: there is none.
     """
-    rows = catalog.item_split("valid").tolist()
-    samples = [sample for row in rows if (sample := model.prompts.sample(row)) is not None]
+    prompts = model.prompts
+    rows = [
+        r for r in catalog.item_split("valid").tolist() if prompts.anchor(r) is not None and prompts.has(r)
+    ]
+    samples = [sample for row in rows if (sample := prompts.sample(row)) is not None]
+    if len(samples) < len(rows):
+        note(f"{len(rows) - len(samples)} of {len(rows)} validation items do not fit and take no part.")
     if not samples:
         raise DataError(
             f"No validation item of {catalog.name} has both an anchor and one of {', '.join(model.inputs)}.",

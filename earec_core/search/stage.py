@@ -194,7 +194,11 @@ class _Evaluator:
         self._samples: list[Sample] = []
         if self.objective != "ndcg@10":
             self._samples = objectives.validation_samples(
-                self.model, self.catalog, self.config.run.seed, settings.max_items
+                self.model,
+                self.catalog,
+                self.config.run.seed,
+                settings.max_items,
+                self.run.workspace.note,
             )
 
     def answer(self, asking: Asking) -> bool:

@@ -178,6 +178,9 @@ def test_an_item_that_cannot_be_shortened_is_counted_at_every_stage(
     assert "1 items left out" in capsys.readouterr().err
     assert pl.read_parquet(texts).filter(variant="aligned").height == 17
     assert LONG not in pl.read_parquet(texts)["item_id"].to_list()
+    monkeypatch.setattr(Catalog, "item_split", lambda self, _: np.arange(len(self)))
+    assert bench.run("search", "grid", "--modalities", "text", *data, **small) == 0
+    assert "1 of 18 validation items do not fit and take no part." in capsys.readouterr().err
 
 
 def test_titles_of_dots_are_without_anchor(
