@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from earec_core.config import RecommenderConfig
-from earec_core.recommend.item_tables import IdTable
 from earec_core.recommend.models.transformer import TransformerRecommender
+from earec_core.recommend.tables import IdTable
 
 Batch = list[np.ndarray]
 

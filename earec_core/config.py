@@ -122,11 +122,13 @@ class EncodeConfig(Section):
 
     batch_tokens: int = Field(4096, ge=64, description="Positions per forward pass, padding included.")
     readout: str = Field(
-        "last", description="How an item's vector is read off the hidden states: last, mean."
+        "last",
+        description="What of the hidden states an item's vector is: at the last position, the mean over the item's "
+        "slots, or slots: one mean a modality, side by side.",
     )
-
-
-Scaling = Literal["whiten", "standardise", "none"]
+    layer: int | None = Field(
+        None, ge=1, description="Whose states are read, from 1. Default: the last, normed."
+    )
 
 
 class RecommenderConfig(Section):
@@ -146,11 +148,20 @@ class RecommenderConfig(Section):
     valid_users: int | None = Field(None, ge=1, description="Validate on a fixed random part of the users.")
     similarity: Literal["inner", "cosine"] = Field("inner", description="inner: Eq. 8; cosine: the release.")
     temperature: float = Field(0.07, gt=0, description="Divides the cosine.")
-    scaling: Scaling = Field(
-        "whiten",
-        description="Of frozen vectors: whiten makes their dimensions uncorrelated with deviation 1, standardise "
-        "gives each mean 0 and deviation 1, none leaves them.",
+    table: str = Field(
+        "linear",
+        description="How frozen vectors become items: linear, mlp, moe, a plugin's; with +ids a trained embedding "
+        "per id is added (mlp+ids).",
     )
+    table_dropout: float = Field(0.0, ge=0, lt=1, description="Of the vectors that a table reads.")
+    id_dropout: float = Field(0.5, ge=0, lt=1, description="+ids: of an item's whole embedding.")
+    scaling: str = Field(
+        "whiten",
+        description="Of frozen vectors: whiten makes their dimensions uncorrelated with deviation 1, soften the "
+        "smaller ones less so, pca keeps the leading ones in proportion, standardise gives each mean 0 and "
+        "deviation 1, none leaves them.",
+    )
+    soften: float = Field(0.1, ge=0, description="What soften adds to a variance, in mean variances.")
     seed: int = Field(0, ge=0, description="Where it is not given: run.seed.")
 
     @model_validator(mode="after")

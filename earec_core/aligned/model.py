@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +20,23 @@ from earec_core.types import Show, Slot
 def itself(slot: Slot) -> int:
     """The row whose input goes into a slot: the slot's own."""
     return slot.item
+
+
+@dataclass(frozen=True)
+class States:
+    """What the LLM makes of prompts, behind the prefix that all of them share.
+
+    Attributes:
+        hidden: hidden states; behind a prompt's length they are padding's.
+        lengths: of the prompts.
+        slots: for each position the index into `modalities` of the item's own slot that it is in; -1 elsewhere.
+        modalities: the model's, in slot order.
+    """
+
+    hidden: Float[Tensor, "b s d_llm"]
+    lengths: Int[Tensor, " b"]
+    slots: Int[Tensor, "b s"]
+    modalities: tuple[str, ...]
 
 
 class AlignedModel(nn.Module):
@@ -67,10 +85,17 @@ class AlignedModel(nn.Module):
         logits = self.backbone.logits(hidden[rows, columns])
         return F.cross_entropy(logits, torch.tensor(targets, device=logits.device), reduction="sum")
 
-    def hidden(self, prompts: Sequence[Prompt]) -> tuple[Float[Tensor, "b s d_llm"], Int[Tensor, " b"]]:
-        """The last layer's hidden states behind the prefix that all prompts share, and each prompt's length."""
+    def states(self, prompts: Sequence[Prompt], *, layer: int | None = None) -> States:
+        """What the LLM makes of prompts.
+
+        Args:
+            layer: whose output is wanted, from 1; default: the last layer's, after its norm.
+        """
         batch = self.splice(prompts)
-        return self.backbone.hidden(batch), batch.lengths
+        names = tuple(self.inputs)
+        order = torch.tensor([*(names.index(m) for m in batch.modalities), -1], device=batch.owners.device)
+        slots = torch.where(batch.own, order[batch.owners], -1)
+        return States(self.backbone.hidden(batch, layer=layer), batch.lengths, slots, names)
 
     def splice(self, prompts: Sequence[Prompt], source: Callable[[Slot], int] = itself) -> Spliced:
         """The prompts as embeddings (Eq. 1 and 2).

@@ -25,6 +25,7 @@ class VectorsManifest(TableManifest):
     Attributes:
         parents: the model, then what its encoders read.
         method: how an item's vector was read off.
+        layer: of which layer's states; None: of the last's, after the norm.
         modalities: each plugin's configuration; empty for vectors made of vectors.
         base, prompt, chat: of the LLM that made them; None for vectors made of vectors.
         coverage: items that have each modality, and `none` of them; those `too_long` for the LLM, if any.
@@ -35,6 +36,7 @@ class VectorsManifest(TableManifest):
 
     kind: Literal["vectors"] = "vectors"
     method: str
+    layer: int | None = None
     modalities: Mapping[ModalityName, Mapping[str, Any]] = {}
     base: BaseRecord | None = None
     prompt: PromptConfig | None = None

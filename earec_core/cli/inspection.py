@@ -29,6 +29,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "command": ("earec.commands", "earec_core.cli:COMMAND"),
     "method": ("earec.methods", "earec_core.compose.methods:METHOD"),
     "recommender": ("earec.recommenders", "earec_core.recommend.models:RECOMMENDER"),
+    "item table": ("earec.item_tables", "earec_core.recommend.tables:ITEM_TABLE"),
 }
 """The group of entry points of each kind of plugin, and where its `Kind` is."""
 

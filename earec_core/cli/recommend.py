@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -59,23 +60,119 @@ def train(
 
 
 @command.command()
+@options.data_option
+@click.option("--vectors", multiple=True, help="Item vectors; several: the best of them is chosen.")
+@click.option("--ids", is_flag=True, help="Use no item vectors: ids alone.")
+@click.option("--model", metavar="NAME", help="As in `earec recommend train`.")
+@click.option(
+    "--trials", type=click.IntRange(1), default=30, show_default=True, help="Budget, those of before too."
+)
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Budget: no trial starts later.")
+@click.option(
+    "--out",
+    "target",
+    type=options.PathType,
+    help="The file of settings.  [default: best.toml in the run's folder]",
+)
+@options.config_options()
+@options.session_options
+@options.json_option
+def tune(
+    data: Path,
+    vectors: tuple[str, ...],
+    ids: bool,
+    model: str | None,
+    trials: int,
+    minutes: float | None,
+    target: Path | None,
+    config: RunConfig,
+    session: options.Session,
+    as_json: bool,
+) -> None:
+    """Find settings of a recommender by validation NDCG@10, and write them to a file for --config.
+
+    Learning rate, width, dropout; on vectors also the item table, its dropout, the scaling and which vectors. Test
+    targets are never ranked. Safe to interrupt: the same command goes on. Prints the file's path.
+    """
+    from earec_core.catalog import Catalog
+    from earec_core.files import write_atomic
+    from earec_core.recommend.tune import tune as search
+
+    if (ids and vectors) or not (ids or vectors or model):
+        raise UsageError("Exactly one of --vectors and --ids is needed.", "Give --vectors REF or --ids.")
+    catalog = Catalog.open(data)
+    with session("recommend tune") as workspace:
+        tuning = search(
+            workspace,
+            catalog,
+            config.recommender,
+            trials=trials,
+            minutes=minutes,
+            model=model,
+            vectors=vectors,
+        )
+    target, best = target or tuning.run.folder / "best.toml", tuning.best
+    write_atomic(target, tuning.toml())
+    if as_json:
+        rows = [trial.model_dump(mode="json") for trial in tuning.trials]
+        out.json(
+            {"file": target, "run": tuning.run.folder, "best": best.model_dump(mode="json"), "trials": rows}
+        )
+        return
+    settings = ", ".join(f"{key}={value}" for key, value in best.settings.items()) or "the settings as given"
+    out.note(f"Best of {len(tuning.trials)}: valid NDCG@10 {best.ndcg10:.4f} with {settings}.")
+    items = ["--vectors", best.vectors] if best.vectors else ["--ids"]
+    again = ["earec", "recommend", "train", "--data", str(data), *items, "--config", str(target)]
+    out.note(f"Next: {shlex.join(again)}")
+    out.data(str(target))
+
+
+@command.command()
 @click.argument("model")
 @options.data_option
 @click.option("--split", type=click.Choice(["valid", "test"]), default="test", show_default=True)
 @click.option("--exclude-seen", is_flag=True, help="Items of the user's history do not compete.")
+@click.option("--slices", "sliced", is_flag=True, help="Also for cold targets and short histories; coverage.")
 @options.registry_option
 @options.json_option
 def evaluate(
-    model: str, data: Path, split: Literal["valid", "test"], exclude_seen: bool, registry: Path, as_json: bool
+    model: str,
+    data: Path,
+    split: Literal["valid", "test"],
+    exclude_seen: bool,
+    sliced: bool,
+    registry: Path,
+    as_json: bool,
 ) -> None:
-    """HR@10/50 and NDCG@10/50 of MODEL with leave-one-out and full ranking, with standard errors."""
+    """HR@10/50 and NDCG@10/50 of MODEL with leave-one-out and full ranking, with standard errors.
+
+    With --slices a row for all users, for targets that training never or hardly saw, and for short histories;
+    beside them the part of the catalog that is recommended to anybody, and how popular it is (0.5: as items drawn
+    at random).
+    """
     from earec_core.catalog import Catalog
+    from earec_core.recommend.slices import TOP, breadth, slices
     from earec_core.recommend.stage import evaluate_registered
 
+    catalog = Catalog.open(data)
     metrics = evaluate_registered(
-        options.open_registry(registry), model, Catalog.open(data), split, exclude_seen=exclude_seen
+        options.open_registry(registry),
+        model,
+        catalog,
+        split,
+        exclude_seen=exclude_seen,
+        top=TOP if sliced else 0,
     )
-    if as_json:
+    if sliced:
+        parts = catalog.leave_one_out()
+        rows, lists = slices(metrics, parts, split, len(catalog)), breadth(metrics, parts, len(catalog))
+        if as_json:
+            out.json({"slices": rows, **lists})
+        else:
+            out.table(rows, ["slice", "users", "hr@10", "ndcg@10", "hr@50", "ndcg@50"])
+            for name, value in lists.items():
+                out.note(f"{name}@{TOP}: {value:.4f}")
+    elif as_json:
         out.json(metrics.summary())
     else:
         rows = [{"metric": name, "value": value} for name, value in metrics.summary().items()]

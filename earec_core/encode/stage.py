@@ -29,7 +29,7 @@ def item_vectors(
     config: EncodeConfig | None = None,
     *,
     show: Show = lambda *_: None,
-) -> Float[np.ndarray, "n d_llm"]:
+) -> Float[np.ndarray, "n d"]:
     """Vectors of the items of `rows`, in that order (Eq. 5).
 
     Batches hold prompts of similar length and at most `batch_tokens` positions, padding included; a vector
@@ -43,13 +43,17 @@ def item_vectors(
     prompts = [model.prompts.prompt(row) for row in rows]
     lengths = [model.prompts.length(prompt) for prompt in prompts]
     order = sorted(range(len(rows)), key=lambda i: -lengths[i])
-    vectors = np.empty((len(rows), model.backbone.d_llm), dtype=np.float32)
+    vectors = np.empty((len(rows), 0), dtype=np.float32)
     done = 0
     while done < len(order):
         # Longest first: the first prompt's length is the whole batch's.
         size = max(1, config.batch_tokens // max(1, lengths[order[done]]))
         chunk = order[done : done + size]
-        vectors[chunk] = readout.read(*model.hidden([prompts[i] for i in chunk])).cpu().numpy()
+        states = model.states([prompts[i] for i in chunk], layer=config.layer)
+        read = readout.read(states).cpu().numpy()
+        if not vectors.shape[1]:
+            vectors = np.empty((len(rows), read.shape[1]), dtype=np.float32)
+        vectors[chunk] = read
         unusable = [model.prompts.items[rows[i]].id for i in chunk if not np.isfinite(vectors[i]).all()]
         if unusable:
             raise EarecError(
@@ -90,6 +94,7 @@ def encode(
     if stored is None and not names:
         raise UsageError("Without a model, the modalities are not known.", "Name them: --modalities text")
     backbone = backbone or Backbone.load(config.backbone, workspace)
+    _check_layer(config.encode.layer, backbone)
     if stored is not None:
         aligned = stored_model(workspace, catalog, backbone, stored, names=names, overrides=config.modalities)
     else:
@@ -111,6 +116,7 @@ def encode(
         name=name,
         why="encode",
         method=readout.method,
+        layer=config.encode.layer,
         modalities={m: inputs.resolved_config() for m, inputs in aligned.inputs.items()},
         base=backbone.info,
         prompt=aligned.prompts.config,
@@ -120,6 +126,15 @@ def encode(
     )
     run.finish({"id": stored_vectors.id}, step=len(rows))
     return stored_vectors
+
+
+def _check_layer(layer: int | None, backbone: Backbone) -> None:
+    """Raises UsageError where the LLM has no such layer."""
+    layers = backbone.model.config.get_text_config().num_hidden_layers
+    if layer is not None and layer > layers:
+        raise UsageError(
+            f"The backbone has {layers} layers, encode.layer is {layer}.", "Set encode.layer to one of them."
+        )
 
 
 def _coverage(workspace: Workspace, model: AlignedModel, n: int) -> dict[str, int]:

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -41,6 +41,7 @@ class Spliced:
         body: what follows it, padded on the right with zeros.
         lengths: positions of each row's body.
         owners: for each position of the body the index into `modalities` of the slot it belongs to; -1 for text.
+        own: whether a position of the body is in a slot of the prompt's own item.
         modalities: the modalities that have a slot here.
     """
 
@@ -48,6 +49,7 @@ class Spliced:
     body: Float[Tensor, "b s d"]
     lengths: Int[Tensor, " b"]
     owners: Int[Tensor, "b s"]
+    own: Bool[Tensor, "b s"]
     modalities: tuple[str, ...]
 
 
@@ -203,30 +205,39 @@ class Backbone:
         modalities = tuple(sorted({slot.modality for prompt in prompts for slot in prompt.slots}))
         rows: list[Tensor] = []
         owners: list[Tensor] = []
+        own: list[Tensor] = []
         for prompt in prompts:
-            embeddings, row_owners = [], []
+            embeddings, row_owners, row_own = [], [], []
             for piece in prompt.pieces[1:] if prefix else prompt.pieces:
                 if isinstance(piece, Slot):
                     embeddings.append(slots[piece].to(self.device, torch.float32))
                     row_owners += [modalities.index(piece.modality)] * len(slots[piece])
+                    row_own += [piece.item == prompt.item] * len(slots[piece])
                 else:
                     embeddings.append(self.embed(piece))
                     row_owners += [-1] * len(piece)
+                    row_own += [False] * len(piece)
             rows.append(torch.cat(embeddings))
             owners.append(torch.tensor(row_owners, device=self.device))
+            own.append(torch.tensor(row_own, dtype=torch.bool, device=self.device))
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         body = pad_sequence(rows, batch_first=True)
-        return Spliced(prefix, body, lengths, pad_sequence(owners, True, -1), modalities)
+        return Spliced(
+            prefix, body, lengths, pad_sequence(owners, True, -1), pad_sequence(own, True), modalities
+        )
 
     def embed(self, ids: Sequence[int]) -> Float[Tensor, "n d"]:
         """Word embeddings of token ids, float32."""
         vectors: Tensor = self.word_embedding(torch.tensor(ids, dtype=torch.long, device=self.device))
         return vectors.float()
 
-    def hidden(self, batch: Spliced, *, share_prefix: bool | None = None) -> Float[Tensor, "b s d"]:
+    def hidden(
+        self, batch: Spliced, *, layer: int | None = None, share_prefix: bool | None = None
+    ) -> Float[Tensor, "b s d"]:
         """Last layer's hidden states (after its norm) of the bodies; nothing is computed for logits.
 
         Args:
+            layer: whose output is wanted, from 1; default: the last layer's, after the norm.
             share_prefix: compute the common prefix once, unless the adapter is random: every row then draws masks
                 of its own, over the prefix too. Default: where the architecture can.
         """
@@ -249,8 +260,9 @@ class Backbone:
                 owners = nn.functional.pad(batch.owners, (p, 0), value=-1)
                 cached = {"use_cache": False}
             with self._routed(owners, batch.modalities):
-                hidden: Tensor = inner(inputs_embeds=body, **cached).last_hidden_state[:, -s:]
-        return hidden.float()
+                output = inner(inputs_embeds=body, output_hidden_states=layer is not None, **cached)
+        hidden: Tensor = output.last_hidden_state if layer is None else output.hidden_states[layer]
+        return hidden[:, -s:].float()
 
     def _routed(
         self, owners: Int[Tensor, "b s"], modalities: tuple[str, ...]
@@ -284,7 +296,10 @@ class Backbone:
             ]
             ends = torch.tensor([len(body) for body in bodies], device=self.device)
             body, owner = pad_sequence(bodies, True), pad_sequence(owners, True, -1)
-            hidden = self.hidden(Spliced(batch.prefix, body, ends, owner, batch.modalities))
+            longer = Spliced(
+                batch.prefix, body, ends, owner, torch.zeros_like(owner).bool(), batch.modalities
+            )
+            hidden = self.hidden(longer)
             best = self.logits(hidden[torch.arange(len(going), device=self.device), ends - 1]).argmax(-1)
             for i, token in zip(going, best.tolist(), strict=True):
                 ids[i].append(token)

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from earec_core.errors import EarecError
 
 KS = (10, 50)
+
+
+class ScoresError(EarecError):
+    """Scores that are no numbers."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,16 @@ class Metrics:
     Attributes:
         ranks: rank of each evaluated user's target, from 1.
         users: the users' rows.
+        top: rows of each user's best items, best first; None where they were not asked for.
     """
 
     ranks: Int[np.ndarray, " k"]
     users: Int[np.ndarray, " k"]
+    top: Int[np.ndarray, "k t"] | None = None
+
+    def of(self, chosen: Bool[np.ndarray, " k"]) -> Metrics:
+        """Those of some of the users."""
+        return Metrics(self.ranks[chosen], self.users[chosen], None if self.top is None else self.top[chosen])
 
     def hr(self, k: int) -> float:
         """Part of the users whose target is among the first k."""
@@ -57,10 +67,12 @@ def rank_of(scores: Float[Tensor, "b n"], targets: Int[Tensor, " b"]) -> Int[Ten
     """Rank of each row's target by the rule of this module.
 
     Raises:
-        EarecError: a score is not a number.
+        ScoresError: a score is not a number.
     """
     if torch.isnan(scores).any():
-        raise EarecError("The recommender's scores are not numbers.", "Lower recommender.lr and train again.")
+        raise ScoresError(
+            "The recommender's scores are not numbers.", "Lower recommender.lr and train again."
+        )
     own = scores.gather(1, targets[:, None])
     before = torch.arange(scores.shape[1], device=scores.device) < targets[:, None]
     return 1 + (scores > own).sum(1) + ((scores == own) & before).sum(1)

@@ -39,6 +39,7 @@ def evaluate(
     *,
     users: Int[np.ndarray, " k"] | None = None,
     exclude_seen: bool = False,
+    top: int = 0,
     batch: int = 512,
 ) -> Metrics:
     """Rank every evaluated user's target among all items.
@@ -46,11 +47,13 @@ def evaluate(
     Args:
         users: rows of the users to evaluate; default: all that have targets.
         exclude_seen: items of the user's history do not compete.
+        top: how many of each user's best items are kept beside the ranks.
     """
     model.eval()
     users = split.eval_users if users is None else users
     items = model.items()
     ranks = np.empty(len(users), dtype=np.int64)
+    best = np.empty((len(users), min(top, len(items))), dtype=np.int64)
     # Users with histories of similar length go together, so that little is padding.
     order = np.argsort(np.diff(split.train.offsets)[users], kind="stable")
     for start in range(0, len(users), batch):
@@ -65,4 +68,6 @@ def evaluate(
                 scores[row, history.to(scores.device)] = -math.inf
             scores.scatter_(1, targets[:, None], own)
         ranks[places] = rank_of(scores, targets).cpu().numpy()
-    return Metrics(ranks, users)
+        if top:
+            best[places] = scores.topk(best.shape[1]).indices.cpu().numpy()
+    return Metrics(ranks, users, best if top else None)

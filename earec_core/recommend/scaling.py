@@ -1,78 +1,95 @@
-"""Item tables: what a sequence model reads of an item and scores against.
+"""Scalings of frozen item vectors; another one is a function and a row of `SCALINGS`.
 
-Symbols: n items of the catalog, d the model's width, d_in that of frozen vectors.
+An LLM's hidden states have a few directions so large that they drown the rest, and gradient descent hardly finds
+these again through a map. Symbols: n items of the catalog, d_in the width of their vectors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from earec_core.config import Scaling
+from earec_core.config import RecommenderConfig
+from earec_core.errors import UsageError
+
+Scaled = Callable[[Float[Tensor, "n d_in"], RecommenderConfig], Float[Tensor, "n d"]]
 
 
-class IdTable(nn.Module):
-    """A trained embedding per item id: with it the model is SASRec.
+def none(vectors: Float[Tensor, "n d_in"], _: RecommenderConfig) -> Float[Tensor, "n d_in"]:
+    """The vectors as they are."""
+    return vectors.float()
 
-    Args:
-        n_items: n.
-        dim: d.
+
+def standardise(vectors: Float[Tensor, "n d_in"], _: RecommenderConfig) -> Float[Tensor, "n d_in"]:
+    """Mean 0 and deviation 1 of each dimension."""
+    x = vectors.double()
+    return ((x - x.mean(0)) / x.std(0).clamp_min(1e-6)).float()
+
+
+def whiten(vectors: Float[Tensor, "n d_in"], _: RecommenderConfig) -> Float[Tensor, "n d_in"]:
+    """ZCA on standardised dimensions, X C^(-1/2): the result is one, whatever basis LAPACK gives.
+
+    It keeps the n / 4 leading directions at most, since with as many as items every item would be equally far from
+    every other. (Whitening text vectors for recommendation: Zhang et al., ICDE 2024, arXiv 2402.10602.)
     """
-
-    def __init__(self, n_items: int, dim: int) -> None:
-        super().__init__()
-        self.embedding = nn.Parameter(torch.randn(n_items, dim) * 0.02)
-
-    def forward(self) -> Float[Tensor, "n d"]:
-        return self.embedding
+    return _softened(vectors, 0.0)
 
 
-class VectorTable(nn.Module):
-    """Frozen item vectors through one trained linear map, shared by inputs and candidates.
+def soften(vectors: Float[Tensor, "n d_in"], config: RecommenderConfig) -> Float[Tensor, "n d_in"]:
+    """As `whiten`, but a direction of variance s^2 keeps the deviation sqrt(s^2 / (s^2 + lambda)).
 
-    Args:
-        vectors: (n d_in).
-        dim: d.
-        scaling: see `scaled`.
+    Lambda is `soften` times the mean variance of the directions: 0 is `whiten`, and the larger it is, the more the
+    leading directions count. Directions of little variance, which are noise for the most part, are not blown up.
     """
-
-    vectors: Tensor
-
-    def __init__(self, vectors: Float[Tensor, "n d_in"], dim: int, *, scaling: Scaling = "whiten") -> None:
-        super().__init__()
-        self.register_buffer("vectors", scaled(vectors, scaling), persistent=False)
-        self.adaptor = nn.Linear(vectors.shape[1], dim)
-        # Items start at the size of trained ids.
-        nn.init.normal_(self.adaptor.weight, std=0.02 / vectors.shape[1] ** 0.5)
-
-    def forward(self) -> Float[Tensor, "n d"]:
-        mapped: Tensor = self.adaptor(self.vectors)
-        return mapped
+    return _softened(vectors, config.soften)
 
 
-ItemTable = IdTable | VectorTable
-"""A module that gives every item in the model's space (n d): what is read, and what is scored against."""
+def pca(vectors: Float[Tensor, "n d_in"], config: RecommenderConfig) -> Float[Tensor, "n d"]:
+    """The 4 x `dim` leading directions of the centred vectors at most, their variances kept in proportion.
 
-
-def scaled(vectors: Float[Tensor, "n d_in"], scaling: Scaling) -> Float[Tensor, "n d_in"]:
-    """Item vectors as a linear map can use them: an LLM's hidden states have a few directions that drown the rest.
-
-    `whiten` is ZCA on standardised dimensions, X C^(-1/2): the result is one, whatever basis LAPACK gives. It keeps
-    the n / 4 leading directions at most, since with as many as items every item would be equally far from every
-    other. (Whitening text vectors for recommendation: Zhang et al., ICDE 2024, arXiv 2402.10602.)
-
-    Args:
-        vectors: of the whole catalog.
-        scaling: `none`, `standardise` (mean 0 and deviation 1 of each dimension) or `whiten`.
+    All together have mean variance 1. Of each direction the largest loading is positive.
     """
-    if scaling == "none":
-        return vectors.float()
+    x = vectors.double()
+    variance, directions = _spectrum(x - x.mean(0), 4 * config.dim)
+    signs = directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
+    return ((x - x.mean(0)) @ (directions * signs) / variance.mean().sqrt().clamp_min(1e-12)).float()
+
+
+SCALINGS: Mapping[str, Scaled] = {
+    "whiten": whiten,
+    "soften": soften,
+    "pca": pca,
+    "standardise": standardise,
+    "none": none,
+}
+"""By the setting `recommender.scaling`."""
+
+
+def scaled(vectors: Float[Tensor, "n d_in"], config: RecommenderConfig) -> Float[Tensor, "n d"]:
+    """A catalog's vectors as `recommender.scaling` says.
+
+    Raises:
+        UsageError: there is no such scaling.
+    """
+    if config.scaling not in SCALINGS:
+        raise UsageError(
+            f"There is no scaling {config.scaling!r}.", f"Set recommender.scaling to {', '.join(SCALINGS)}."
+        )
+    return SCALINGS[config.scaling](vectors, config)
+
+
+def _softened(vectors: Float[Tensor, "n d_in"], soften: float) -> Float[Tensor, "n d_in"]:
     x = vectors.double()
     x = (x - x.mean(0)) / x.std(0).clamp_min(1e-6)
-    if scaling == "whiten":
-        variance, directions = torch.linalg.eigh(x.T @ x / len(x))
-        kept = max(1, min(x.shape[1], len(x) // 4))
-        variance, directions = variance[-kept:], directions[:, -kept:]
-        x = x @ (directions / (variance + 1e-6 * variance.max()).sqrt()) @ directions.T
-    return x.float()
+    variance, directions = _spectrum(x, max(1, min(x.shape[1], len(x) // 4)))
+    floor = 1e-6 * variance.max() + soften * variance.mean()
+    return (x @ (directions / (variance + floor).sqrt()) @ directions.T).float()
+
+
+def _spectrum(x: Float[Tensor, "n d_in"], most: int) -> tuple[Float[Tensor, " k"], Float[Tensor, "d_in k"]]:
+    """The leading directions of centred vectors, the largest last, and their variances."""
+    variance, directions = torch.linalg.eigh(x.T @ x / len(x))
+    return variance[-most:], directions[:, -most:]

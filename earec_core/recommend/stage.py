@@ -182,14 +182,18 @@ def evaluate_registered(
     part: Part,
     *,
     exclude_seen: bool = False,
+    top: int = 0,
 ) -> Metrics:
     """Evaluate a registered recommender on a catalog.
+
+    Args:
+        top: see `evaluate`.
 
     Raises:
         UsageError: see `open_retriever`.
     """
     trained = TrainedRecommender.load(_folder(registry, reference, catalog))
-    return evaluate(trained.model, catalog.leave_one_out(), part, exclude_seen=exclude_seen)
+    return evaluate(trained.model, catalog.leave_one_out(), part, exclude_seen=exclude_seen, top=top)
 
 
 def recommend_to(

@@ -19,6 +19,7 @@ from earec_core.errors import DataError
 from earec_core.recommend.batches import epoch_batches
 from earec_core.recommend.evaluate import evaluate
 from earec_core.recommend.models.base import Recommender, RecommenderModel
+from earec_core.recommend.tables import Items
 from earec_core.recommend.trained import EpochStats, TrainedRecommender
 from earec_core.train import checkpoint as checkpoints
 
@@ -59,7 +60,8 @@ def train(
     if not len(split.train.items) or np.diff(split.train.offsets).max() < 2:
         raise DataError("No user has two training interactions.", "Import a dataset with interactions.")
     torch.manual_seed(config.seed)
-    model = kind.build(config, n_items, vectors).to(device)
+    counts = torch.from_numpy(np.bincount(split.train.items, minlength=n_items))
+    model = kind.build(config, Items(counts, vectors)).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     parameters = dict(model.named_parameters())
     state, best = _Progress(), {name: p.detach().clone() for name, p in parameters.items()}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from earec_core.aligned.model import States
 from earec_core.aligned.stored import adapter_of, open_model, stored_model
 from earec_core.artifacts import ItemVectors
 from earec_core.config import BackboneConfig, RunConfig, SearchConfig, resolve
@@ -57,9 +58,9 @@ def test_a_strategy_is_a_row_more(in_home: Pipeline, tmp_path: Path, monkeypatch
     assert found.best.value == min(e.value for e in found.path)
 
 
-def _last_two(hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    rows = torch.arange(len(lengths))
-    return (hidden[rows, lengths - 1] + hidden[rows, lengths - 2]) / 2
+def _last_two(states: States) -> torch.Tensor:
+    rows, lengths = torch.arange(len(states.lengths)), states.lengths
+    return (states.hidden[rows, lengths - 1] + states.hidden[rows, lengths - 2]) / 2
 
 
 def test_a_readout_is_a_row_more(in_home: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,10 +78,11 @@ def test_a_readout_is_a_row_more(in_home: Pipeline, monkeypatch: pytest.MonkeyPa
     stored = open_model(workspace.registry, "composite")
     model = stored_model(workspace, catalog, backbone, stored)
     with backbone.adapted(adapter_of(stored)), torch.inference_mode():
-        alone = [model.hidden([model.prompts.prompt(row)]) for row in range(len(catalog))]
-    expected = np.stack([hidden[0, int(n) - 2 : int(n)].mean(0).numpy() for hidden, n in alone])
+        states = [model.states([model.prompts.prompt(row)]) for row in range(len(catalog))]
+    alone = [(each.hidden, int(each.lengths)) for each in states]
+    expected = np.stack([hidden[0, n - 2 : n].mean(0).numpy() for hidden, n in alone])
     np.testing.assert_allclose(vectors.vectors, expected, rtol=1e-4, atol=1e-5)
-    last = np.stack([hidden[0, int(n) - 1].numpy() for hidden, n in alone])
+    last = np.stack([hidden[0, n - 1].numpy() for hidden, n in alone])
     assert np.abs(vectors.vectors - last).max() > 1e-2
 
 

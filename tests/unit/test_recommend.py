@@ -19,10 +19,12 @@ from earec_core.errors import DataError, EarecError, IntegrityError, UsageError
 from earec_core.metrics.ranking import Metrics, rank_of
 from earec_core.recommend import MODELS, Retriever, TrainedRecommender, evaluate, train
 from earec_core.recommend.batches import epoch_batches
+from earec_core.recommend.dropout import Dropout
 from earec_core.recommend.index import build_index, write_index
-from earec_core.recommend.item_tables import scaled
 from earec_core.recommend.loss import FullSoftmax
-from earec_core.recommend.models.transformer import Dropout, TransformerRecommender
+from earec_core.recommend.models.transformer import TransformerRecommender
+from earec_core.recommend.scaling import scaled
+from earec_core.recommend.tables import Items
 
 SASREC, EAREC = MODELS["sasrec"], MODELS["earec"]
 IDS = [f"i{row}" for row in range(12)]
@@ -39,7 +41,7 @@ def _split(n_users: int = 40, n_items: int = 12, seed: int = 0, longest: int = 1
 
 def _model(config: RecommenderConfig = SMALL, n: int = 12) -> TransformerRecommender:
     torch.manual_seed(0)
-    model = SASREC.build(config, n, None).eval()
+    model = SASREC.build(config, Items(torch.ones(n, dtype=torch.long))).eval()
     assert isinstance(model, TransformerRecommender)
     return model
 
@@ -231,7 +233,7 @@ def test_the_best_epoch_is_kept() -> None:
 def test_frozen_vectors_stay_as_they_are() -> None:
     vectors = torch.randn(12, 30) * 100 + 5
     trained = train(EAREC, _split(), 12, SMALL, vectors=vectors.clone())
-    torch.testing.assert_close(trained.model.table.vectors, scaled(vectors, "whiten"))
+    torch.testing.assert_close(trained.model.table.vectors, scaled(vectors, SMALL))
 
 
 @pytest.mark.parametrize("vectors", [None, torch.randn(12, 30)], ids=["ids", "vectors"])
@@ -294,32 +296,6 @@ def _same(a: Retriever, b: Retriever) -> None:
         assert mine.ids == other.ids == tuple(IDS[row] for row in mine.rows)
         assert np.array_equal(mine.rows, other.rows)
         assert np.array_equal(mine.scores, other.scores)
-
-
-def test_scaled_vectors_are_what_their_name_says() -> None:
-    torch.manual_seed(0)
-    mixing = torch.linspace(0.2, 5, 20) * torch.linalg.qr(torch.randn(20, 20)).Q
-    vectors = torch.randn(400, 20) @ mixing + 7
-    torch.testing.assert_close(scaled(vectors, "none"), vectors)
-    standard = (vectors - vectors.mean(0)) / vectors.std(0)
-    torch.testing.assert_close(scaled(vectors, "standardise"), standard)
-    white = scaled(vectors, "whiten")
-    torch.testing.assert_close(white.T.cov(correction=0), torch.eye(20), atol=2e-3, rtol=0)
-    # ZCA: of all whitened vectors those nearest to the standardised ones (Kessy et al. 2018), so one and no basis.
-    rotation = torch.linalg.qr(torch.randn(20, 20)).Q
-    assert (white - standard).square().sum() < (white @ rotation - standard).square().sum()
-
-
-def test_few_vectors_are_whitened_in_their_leading_directions_alone() -> None:
-    torch.manual_seed(0)
-    vectors = torch.randn(40, 30)
-    white = scaled(vectors, "whiten").double()
-    variance = torch.linalg.eigvalsh(white.T @ white / 40)
-    torch.testing.assert_close(variance[-10:], torch.ones(10, dtype=torch.double), atol=1e-3, rtol=0)
-    assert variance[:-10].abs().max() < 1e-6
-    standard = scaled(vectors, "standardise").double()
-    leading = torch.linalg.svd(standard, full_matrices=False).Vh[:10]
-    torch.testing.assert_close(white @ leading.T @ leading, white, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("broken", ["setting", "layers"])

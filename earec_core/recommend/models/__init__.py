@@ -6,29 +6,21 @@ Another one is a row more, or installed: a plugin of the kind `RECOMMENDER`, an 
 
 from __future__ import annotations
 
-from jaxtyping import Float
-from torch import Tensor
-
 from earec_core import plugins
 from earec_core.config import RecommenderConfig
-from earec_core.recommend.item_tables import IdTable, VectorTable
 from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.models.transformer import TransformerRecommender
+from earec_core.recommend.tables import IdTable, Items, build_table
 
 
-def _sasrec(
-    config: RecommenderConfig, n_items: int, _: Float[Tensor, "n d_in"] | None
-) -> TransformerRecommender:
+def _sasrec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
     """SASRec (Kang & McAuley, ICDM 2018): the transformer over a trained embedding per item id."""
-    return TransformerRecommender(IdTable(n_items, config.dim), config)
+    return TransformerRecommender(IdTable(len(items), config.dim), config)
 
 
-def _earec(
-    config: RecommenderConfig, _: int, vectors: Float[Tensor, "n d_in"] | None
-) -> TransformerRecommender:
-    """EARec's (Eqs. 6-8): the transformer over frozen item vectors through one trained linear map."""
-    assert vectors is not None  # noqa: S101 - `needs_vectors`
-    return TransformerRecommender(VectorTable(vectors, config.dim, scaling=config.scaling), config)
+def _earec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
+    """EARec's (Eqs. 6-8): the transformer over frozen item vectors through a table of `recommender.table`."""
+    return TransformerRecommender(build_table(config, items), config)
 
 
 _load = TransformerRecommender.stored
@@ -36,7 +28,7 @@ MODELS = {
     model.name: model
     for model in (
         RecommenderModel("sasrec", "a trained embedding per item id", False, _sasrec, _load),
-        RecommenderModel("earec", "frozen item vectors through a trained map", True, _earec, _load),
+        RecommenderModel("earec", "frozen item vectors through an item table", True, _earec, _load),
     )
 }
 

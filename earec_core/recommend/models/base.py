@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from earec_core.config import RecommenderConfig
 from earec_core.errors import UsageError
+from earec_core.recommend.tables.base import Items
 
 
 class Recommender(nn.Module, ABC):
@@ -85,8 +86,8 @@ class RecommenderModel:
         name: what `--model` takes.
         summary: one line for a listing.
         needs_vectors: whether it is built on frozen item vectors; otherwise it takes none.
-        build: a new model of a configuration, for n items, on their vectors [n, d_in] (None without); its
-            parameters are drawn from torch's global generator, which is seeded before.
+        build: a new model of a configuration for a catalog's items; its parameters are drawn from torch's global
+            generator, which is seeded before.
         load: a model of a configuration and the tensors of its `to_store`. KeyError or RuntimeError where they do
             not belong together.
     """
@@ -94,7 +95,7 @@ class RecommenderModel:
     name: str
     summary: str
     needs_vectors: bool
-    build: Callable[[RecommenderConfig, int, Tensor | None], Recommender]
+    build: Callable[[RecommenderConfig, Items], Recommender]
     load: Callable[[RecommenderConfig, Mapping[str, Tensor]], Recommender]
 
     def check(self, *, vectors: bool) -> None:

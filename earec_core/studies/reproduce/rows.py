@@ -145,6 +145,7 @@ class RowMaker:
             == {m: modality.resolved_config().model_dump(mode="json") for m, modality in shown.items()}
             and stored.manifest.prompt == first.manifest.prompt
             and stored.manifest.method == get_readout(self.config.encode.readout).method
+            and stored.manifest.layer == self.config.encode.layer
             and stored.manifest.base is not None
             and stored.manifest.base.weights == first.manifest.base.weights
             and stored.manifest.data.digest == self.catalog.digest

@@ -1,0 +1,80 @@
+"""What an item table is: a module that gives every item in the model's space.
+
+Symbols: n items of the catalog, d the model's width, d_in that of frozen vectors.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from earec_core.config import RecommenderConfig
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a recommender knows of a catalog's items before it is trained.
+
+    Attributes:
+        counts: training interactions of each item [n].
+        vectors: frozen vectors [n, d_in]; None: ids alone.
+    """
+
+    counts: Int[Tensor, " n"]
+    vectors: Float[Tensor, "n d_in"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def known(self) -> Float[Tensor, "n d_in"]:
+        """The vectors, for who `needs_vectors`."""
+        assert self.vectors is not None  # noqa: S101 - see above
+        return self.vectors
+
+
+class ItemTable(nn.Module, ABC):
+    """Every item in the model's space: what a sequence model reads of it, and what it is scored against."""
+
+    @abstractmethod
+    def forward(self) -> Float[Tensor, "n d"]:
+        """All items of the catalog."""
+
+
+@dataclass(frozen=True)
+class TableKind:
+    """A row of the table of item tables.
+
+    Attributes:
+        name: what `recommender.table` takes.
+        summary: one line for a listing.
+        needs_vectors: whether it is built on frozen item vectors.
+        build: a new table of a configuration for items; its parameters are drawn from torch's global generator.
+    """
+
+    name: str
+    summary: str
+    needs_vectors: bool
+    build: Callable[[RecommenderConfig, Items], ItemTable]
+
+
+def small(layer: nn.Linear) -> nn.Linear:
+    """A layer whose outputs start at the size of trained ids (0.02) where its inputs have deviation 1."""
+    nn.init.normal_(layer.weight, std=0.02 / layer.in_features**0.5)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def frozen(table: nn.Module, vectors: Float[Tensor, "n d_in"]) -> None:
+    """Give a table vectors that are neither trained nor stored with it, as `table.vectors`."""
+    table.register_buffer("vectors", vectors, persistent=False)
+
+
+def drawn(p: float, n: int, device: torch.device) -> Float[Tensor, "n 1"]:
+    """Which of n items stay where each is dropped with probability p: 1 or 0."""
+    return (torch.rand(n, 1, device=device) >= p).float()

@@ -1,0 +1,59 @@
+"""A trained embedding per item id, alone (SASRec) or beside what vectors give."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from earec_core.config import RecommenderConfig
+from earec_core.recommend.tables.base import Items, ItemTable, TableKind, drawn
+
+
+class IdTable(ItemTable):
+    """A trained embedding per item id: with it the model is SASRec (Kang & McAuley, ICDM 2018).
+
+    Args:
+        n_items: n.
+        dim: d.
+    """
+
+    def __init__(self, n_items: int, dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(n_items, dim) * 0.02)
+
+    def forward(self) -> Float[Tensor, "n d"]:
+        return self.embedding
+
+
+class PlusIds(ItemTable):
+    """A trained embedding per id added to another table's items.
+
+    An item without a training interaction has none: its embedding would only have learned that nobody chose it.
+    While training, items lose theirs at random as a whole, so that an item also works without.
+
+    Args:
+        table: what the embeddings are added to.
+        items: whose training interactions count.
+        config: `dim` and `id_dropout`.
+    """
+
+    trained: Tensor
+
+    def __init__(self, table: ItemTable, items: Items, config: RecommenderConfig) -> None:
+        super().__init__()
+        self.table, self.p = table, config.id_dropout
+        self.embedding = nn.Parameter(torch.randn(len(items), config.dim) * 0.02)
+        self.register_buffer("trained", (items.counts > 0).float()[:, None], persistent=False)
+
+    def forward(self) -> Float[Tensor, "n d"]:
+        kept = self.trained
+        if self.training and self.p:
+            kept = kept * drawn(self.p, len(kept), kept.device)
+        mixed: Tensor = self.table() + kept * self.embedding
+        return mixed
+
+
+IDS = TableKind(
+    "ids", "a trained embedding per item id", False, lambda config, items: IdTable(len(items), config.dim)
+)

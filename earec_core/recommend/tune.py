@@ -1,0 +1,218 @@
+"""Hyper-parameters of a recommender by validation NDCG@10, within a budget; test targets are never ranked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from earec_core.artifacts import ItemVectors
+from earec_core.catalog import Catalog
+from earec_core.config import RecommenderConfig
+from earec_core.errors import MissingDependencyError, UsageError
+from earec_core.files import write_atomic
+from earec_core.metrics.ranking import ScoresError
+from earec_core.recommend.models import choose_recommender
+from earec_core.recommend.models.base import RecommenderModel
+from earec_core.recommend.tables import PLUS_IDS
+from earec_core.recommend.train import train
+from earec_core.recommend.trained import EpochStats
+from earec_core.workspace import Run, Workspace
+
+TRIALS = "trials.jsonl"
+
+
+class Trial(BaseModel, frozen=True):
+    """One training.
+
+    Attributes:
+        settings: those of `[recommender]` that were tried; none: as they were given.
+        vectors: reference of the item vectors; None for a model on ids.
+        ndcg10, hr10: on the validation targets at the best epoch; 0 where the training came to no numbers.
+        best_epoch, seconds: which epoch that was, and how long the training took.
+    """
+
+    settings: Mapping[str, Any]
+    vectors: str | None
+    ndcg10: float
+    hr10: float
+    best_epoch: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a tuning came to.
+
+    Attributes:
+        trials: in their order, the first with the settings as they were given.
+        config: the best trial's.
+        run: the folder of its run.
+    """
+
+    trials: tuple[Trial, ...]
+    config: RecommenderConfig
+    run: Run
+
+    @property
+    def best(self) -> Trial:
+        """The trial of the highest validation NDCG@10, the first of equals."""
+        return max(self.trials, key=lambda trial: trial.ndcg10)
+
+    def toml(self) -> str:
+        """The best settings as a file for `--config`."""
+        lines = (f"{key} = {_toml(value)}" for key, value in self.best.settings.items())
+        return "\n".join(("[recommender]", *lines, ""))
+
+
+def tune(
+    workspace: Workspace,
+    catalog: Catalog,
+    config: RecommenderConfig,
+    *,
+    trials: int,
+    minutes: float | None = None,
+    model: str | None = None,
+    vectors: Sequence[str] = (),
+) -> Tuning:
+    """Try settings by optuna's TPE (Bergstra et al., NIPS 2011); the first trial is the configuration as given.
+
+    Learning rate, width and dropout of every model; of one on vectors also the item table, its dropout, the scaling
+    and, of several, which vectors. A table with `+ids` stays one. A killed tuning goes on where it was, one with a
+    larger budget from the trials there are.
+
+    Args:
+        trials: at most, those of before included.
+        minutes: no trial starts after so many.
+        vectors: references to item vectors to choose from.
+
+    Raises:
+        UsageError: see `choose_recommender`; or no trial came to numbers.
+        MissingDependencyError: optuna is not installed.
+    """
+    if find_spec("optuna") is None:
+        raise MissingDependencyError("Tuning needs optuna.", "pip install 'earec[search]'")
+    import optuna
+
+    kind = choose_recommender(model, vectors=bool(vectors))
+    tables = {ref: ItemVectors.open(workspace.registry, ref, catalog) for ref in vectors}
+    key = {
+        "model": kind.name,
+        "recommender": config.model_dump(mode="json"),
+        "data": catalog.digest,
+        "vectors": {ref: table.id for ref, table in tables.items()},
+        "optuna": optuna.__version__,
+    }
+    run = workspace.run("tune", key).start()
+    job = _Job(catalog, config, kind, tables, run)
+    done = _read(run.folder / TRIALS)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=config.seed))
+    started, results = time.monotonic(), list[Trial]()
+    while len(results) < trials:
+        asked = study.ask() if results else None
+        settings, ref = job.proposed(asked) if asked else ({}, next(iter(tables), None))
+        if len(results) < len(done):
+            trial = done[len(results)]
+        elif results and minutes is not None and time.monotonic() - started > 60 * minutes:
+            break
+        else:
+            trial = job.trained(settings, ref, f"trial {len(results) + 1} of {trials}")
+            results_so_far = [*results, trial]
+            write_atomic(run.folder / TRIALS, "".join(f"{t.model_dump_json()}\n" for t in results_so_far))
+            run.step(len(results_so_far), {"valid_ndcg@10": trial.ndcg10})
+        if asked:
+            study.tell(asked, trial.ndcg10)
+        results.append(trial)
+    tuning = Tuning(tuple(results), config, run)
+    if tuning.best.ndcg10 <= 0:
+        raise UsageError("No trial ranked a validation target among the first ten.", "Lower recommender.lr.")
+    tuning = Tuning(tuning.trials, config.model_copy(update=dict(tuning.best.settings)), run)
+    run.finish({"trials": len(results), **tuning.best.model_dump()}, step=len(results))
+    return tuning
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every trial has in common."""
+
+    catalog: Catalog
+    config: RecommenderConfig
+    kind: RecommenderModel
+    tables: Mapping[str, ItemVectors]
+    run: Run
+
+    def proposed(self, trial: Any) -> tuple[dict[str, Any], str | None]:
+        """The settings that optuna asks for, and the vectors."""
+        settings = {
+            "lr": trial.suggest_float("lr", 3e-4, 3e-3, log=True),
+            "dim": trial.suggest_categorical("dim", [64, 128]),
+            "dropout": _tenths(trial, "dropout", 1, 6),
+        }
+        if not self.kind.needs_vectors:
+            return settings, None
+        plus = PLUS_IDS if self.config.table.endswith(PLUS_IDS) else ""
+        settings["table"] = trial.suggest_categorical("table", ["linear", "mlp", "moe"]) + plus
+        settings["table_dropout"] = _tenths(trial, "table_dropout", 0, 5)
+        settings["scaling"] = trial.suggest_categorical("scaling", ["whiten", "soften", "pca", "standardise"])
+        if settings["scaling"] == "soften":
+            settings["soften"] = trial.suggest_float("soften", 0.01, 3.0, log=True)
+        if plus:
+            settings["id_dropout"] = _tenths(trial, "id_dropout", 0, 8)
+        several = len(self.tables) > 1
+        ref = trial.suggest_categorical("vectors", list(self.tables)) if several else next(iter(self.tables))
+        return settings, ref
+
+    def trained(self, settings: Mapping[str, Any], ref: str | None, title: str) -> Trial:
+        """Train once; a training that comes to no numbers is worth nothing."""
+        config, workspace = self.config.model_copy(update=dict(settings)), self.run.workspace
+        started, best = time.monotonic(), EpochStats(0, 0.0, 0.0, 0.0, 0.0)
+
+        def progress(stats: EpochStats) -> None:
+            workspace.progress(stats.epoch, config.epochs, f"{title}, valid NDCG@10 {stats.ndcg10:.4f}")
+
+        with suppress(ScoresError):
+            trained = train(
+                self.kind,
+                self.catalog.leave_one_out(),
+                len(self.catalog),
+                config,
+                vectors=torch.from_numpy(self.tables[ref].vectors) if ref else None,
+                progress=progress,
+                device="cuda" if torch.cuda.is_available() else "cpu",
+            )
+            best = max(trained.history, key=lambda epoch: epoch.ndcg10)
+        seconds = round(time.monotonic() - started, 1)
+        return Trial(
+            settings=settings,
+            vectors=ref,
+            ndcg10=best.ndcg10,
+            hr10=best.hr10,
+            best_epoch=best.epoch,
+            seconds=seconds,
+        )
+
+
+def _tenths(trial: Any, name: str, low: int, high: int) -> float:
+    return float(trial.suggest_int(name, low, high)) / 10
+
+
+def _read(file: Path) -> list[Trial]:
+    """The trials of a run, up to the first line that is none."""
+    trials: list[Trial] = []
+    if file.exists():
+        with suppress(ValidationError):
+            for line in file.read_text().splitlines():
+                trials.append(Trial.model_validate_json(line))  # noqa: PERF401 - what came before an error stays
+    return trials
+
+
+def _toml(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else repr(value)
