@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from earec_core.aligned.prompts import ItemPrompts, Sample
+from earec_core.metrics.rouge import counted
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,16 @@ def build(prompts: ItemPrompts, modality: str, rows: Sequence[int]) -> Samples:
     dropped = sum(sample.prompt.dropped for sample in samples)
     shortened = sum(sample.prompt.cut > 0 for sample in samples)
     return Samples(tuple(samples), no_anchor, no_input, too_long, dropped, shortened)
+
+
+def copied(prompts: ItemPrompts, samples: Sequence[Sample]) -> float:
+    """The part of the anchors' words that stand in what the LLM reads as words: they need only be copied."""
+    words, read = 0, 0
+    for sample in samples:
+        known = set(counted(prompts.words(sample.prompt)))
+        anchor = counted(prompts.anchor(sample.prompt.item) or "")
+        words, read = words + len(anchor), read + sum(word in known for word in anchor)
+    return read / max(1, words)
 
 
 def batches(samples: Sequence[Sample], size: int, seed: int, epoch: int) -> Iterator[list[Sample]]:

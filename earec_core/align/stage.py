@@ -36,6 +36,9 @@ from earec_core.llm.peft_adapter import CONFIG, WEIGHTS
 from earec_core.train.checkpoint import not_finite
 from earec_core.workspace import Run, Workspace
 
+_WORTH_SAYING = 0.05
+"""From this part on: of the anchors' words that can be copied."""
+
 
 @dataclass(frozen=True)
 class Alignment:
@@ -206,6 +209,12 @@ class _Job:
                 "Import the missing columns (`earec data import --column`) or choose another modality.",
             )
         self._note_unfit(train, valid)
+        copied = samples.copied(self.model.prompts, chosen)
+        if copied >= _WORTH_SAYING:
+            self.workspace.note(
+                f"{copied:.0%} of the anchors' words stand in what the LLM reads of {self.modality}: they can be "
+                "copied. `earec explain` scores the others apart."
+            )
         counts = {
             "train": len(chosen),
             "valid": len(valid.samples),

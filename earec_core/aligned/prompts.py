@@ -78,6 +78,15 @@ class ItemPrompts:
         """The item's anchor; None where its first field is missing."""
         return self._builder.anchor(self.items[row])
 
+    def anchor_fields(self, row: int) -> dict[str, str]:
+        """The fields of the item's anchor, by name."""
+        return self._builder.anchor_fields(self.items[row])
+
+    def words(self, prompt: Prompt) -> str:
+        """The words that the LLM reads as they are in a prompt's slots, those of related items too."""
+        words = (self._inputs[s.modality].modality.words(self.items[s.item]) for s in prompt.slots)
+        return "\n".join(filter(None, words))
+
     def sample(self, row: int, modalities: Sequence[str] | None = None) -> Sample | None:
         """The item's prompt from those of `modalities` that it has, with its anchor to be said.
 

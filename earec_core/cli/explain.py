@@ -42,11 +42,12 @@ def command(
 ) -> None:
     """Generate the anchors of a split's items from each modality of MODEL alone and from all together.
 
-    Beside the model stand the un-aligned backbone, and a control that reads another item's input: where
-    it scores as high as the model, the text does not depend on the input.
+    Beside the model stand the un-aligned backbone, and a control that reads another item's input: where the
+    difference to it is 0, the text does not depend on the input. Behind the whole anchor stand its fields, if it
+    has several, and its words that the LLM did not read, which it cannot have copied.
     """
     from earec_core.catalog import Catalog
-    from earec_core.explain import explain, inputs_shown, text_rows, write_texts
+    from earec_core.explain import WHOLE, explain, inputs_shown, text_rows, write_texts
     from earec_core.report import explained, write
 
     catalog = Catalog.open(data)
@@ -63,9 +64,14 @@ def command(
     if target is not None:
         write_texts(explanation, catalog, target)
         out.note(f"Texts: {target}")
-    rows = explanation.table()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    out.table(rows, columns, as_json)
+    rows, parts = explanation.table(), explanation.parts()
+    columns = list(dict.fromkeys(key for row in (*rows, *parts) for key in row if key != "part"))
+    if as_json:
+        nested = [{**row, "parts": [p for p in parts if p["source"] == row["source"]]} for row in rows]
+        out.table(nested, [*columns, "parts"], as_json)
+    else:
+        columns.insert(1, "part")
+        out.table([*({**row, "part": WHOLE} for row in rows), *parts], columns)
     if page is not None:
         report = explained(
             rows,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,34 +15,12 @@ from earec_core.aligned.stored import adapter_of, open_model, stored_model
 from earec_core.catalog import Catalog, Split, random_part
 from earec_core.config import RunConfig
 from earec_core.errors import DataError
+from earec_core.explain.scores import ALL, NEW, VARIANTS, WHOLE, Scores, Text, scored
 from earec_core.llm.backbone import Backbone
-from earec_core.metrics.rouge import rouge_l
-from earec_core.metrics.statistics import Interval, interval
+from earec_core.llm.prompts import Prompt
+from earec_core.metrics.rouge import counted, new_words, rouge_l
 from earec_core.types import Slot
 from earec_core.workspace import Workspace
-
-ALL = "all"
-VARIANTS = ("aligned", "shuffled", "unaligned")
-"""The model; the model reading another item's input; the backbone without adapter, projectors untrained."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """One generated anchor.
-
-    Attributes:
-        row: the item's row.
-        source: the modality it was generated from, or `all`.
-        variant: one of `VARIANTS`.
-        text: what the model said.
-        rouge_l: ROUGE-L F1 against the item's anchor.
-    """
-
-    row: int
-    source: str
-    variant: str
-    text: str
-    rouge_l: float
 
 
 @dataclass(frozen=True)
@@ -52,27 +30,26 @@ class Explanation:
     Attributes:
         anchors: by row.
         texts: every text, by source, variant and row.
-        scores: by (source, variant): mean ROUGE-L with its 95% interval.
+        scores: by source and part of the anchor.
         inputs: the modalities' inputs, to show what went in.
     """
 
     anchors: dict[int, str]
     texts: tuple[Text, ...]
-    scores: dict[tuple[str, str], Interval]
+    scores: tuple[Scores, ...]
     inputs: dict[str, ModalityInputs]
 
     def table(self) -> list[dict[str, Any]]:
-        """A row per source: `items`, and for each variant the mean and its interval."""
-        rows = []
-        for source in dict.fromkeys(s for s, _ in self.scores):
-            row: dict[str, Any] = {"source": source}
-            for variant in VARIANTS:
-                score = self.scores.get((source, variant))
-                if score is not None:
-                    row |= {"items": score.n, variant: score.mean}
-                    row |= {f"{variant}_low": score.low, f"{variant}_high": score.high}
-            rows.append(row)
-        return rows
+        """A row per source: `items`, for each variant the mean and its interval, and aligned less shuffled."""
+        return [{"source": scores.source, **scores.row()} for scores in self.scores if scores.part == WHOLE]
+
+    def parts(self) -> list[dict[str, Any]]:
+        """A row per source and part of the anchor, as `table`: its fields, and its words that were not read."""
+        return [
+            {"source": scores.source, "part": scores.part, **scores.row()}
+            for scores in self.scores
+            if scores.part != WHOLE
+        ]
 
 
 def explain(
@@ -117,15 +94,16 @@ def explain(
         for variant in ("aligned", "shuffled"):
             if variant in variants:
                 texts += _generate(workspace, aligned, sources, variant, anchors, config)
-    scores = {}
-    for source in sources:
-        for variant in VARIANTS:
-            rouge = np.array([t.rouge_l for t in texts if (t.source, t.variant) == (source, variant)])
-            if len(rouge):
-                scores[source, variant] = interval(rouge, resamples=config.explain.bootstrap)
+    scores = scored(texts, sources, config.explain.bootstrap)
     explanation = Explanation(anchors, tuple(texts), scores, aligned.inputs)
-    metrics = {f"{source} {variant}": score.mean for (source, variant), score in scores.items()}
-    run.finish({"rouge_l": explanation.table()}, step=len(anchors), metrics=metrics)
+    metrics = {
+        f"{each.source} {variant}": score.mean
+        for each in scores
+        if each.part == WHOLE
+        for variant, score in each.variants.items()
+    }
+    result = {"rouge_l": explanation.table(), "parts": explanation.parts()}
+    run.finish(result, step=len(anchors), metrics=metrics)
     return explanation
 
 
@@ -175,12 +153,41 @@ def _generate(
             source=_shuffled(model, rows, config.run.seed) if variant == "shuffled" else itself,
             show=workspace.progress,
         )
-        scores = rouge_l(answers, [anchors[row] for row in rows], stemmer=config.explain.stemmer)
+        stemmer = config.explain.stemmer
+        scores = rouge_l(answers, [anchors[row] for row in rows], stemmer=stemmer)
+        parts = _parts(model, prompts, dict(zip(rows, answers, strict=True)), anchors, stemmer)
         texts += [
-            Text(row, source, variant, answer, score)
+            Text(row, source, variant, answer, score, parts[row])
             for row, answer, score in zip(rows, answers, scores.tolist(), strict=True)
         ]
     return texts
+
+
+def _parts(
+    model: AlignedModel,
+    prompts: Mapping[int, Prompt],
+    answers: Mapping[int, str],
+    anchors: Mapping[int, str],
+    stemmer: bool,
+) -> dict[int, dict[str, float]]:
+    """ROUGE-L of answers against the fields of an anchor that has several, and its words that the prompt has not.
+
+    The words that were read are left out of anchor and answer both; an anchor of such words alone has no new ones.
+    """
+    pairs: list[tuple[int, str, str, str]] = []
+    for row, prompt in prompts.items():
+        fields, read = model.prompts.anchor_fields(row), model.prompts.words(prompt)
+        if len(model.prompts.config.anchor) > 1:
+            pairs += [(row, name, answers[row], value) for name, value in fields.items()]
+        known = set(counted(read, stemmer=stemmer)) if read else set()
+        left = new_words(anchors[row], known, stemmer=stemmer)
+        if known and left:
+            pairs.append((row, NEW, new_words(answers[row], known, stemmer=stemmer), left))
+    scores = rouge_l([p[2] for p in pairs], [p[3] for p in pairs], stemmer=stemmer)
+    parts: dict[int, dict[str, float]] = {row: {} for row in prompts}
+    for (row, name, *_), score in zip(pairs, scores.tolist(), strict=True):
+        parts[row][name] = score
+    return parts
 
 
 def _shuffled(model: AlignedModel, rows: Sequence[int], seed: int) -> Callable[[Slot], int]:

@@ -176,13 +176,19 @@ class PromptBuilder:
         A field without a letter, a digit or a symbol, or of nothing that the tokenizer knows, is missing too: it
         would teach only when to stop. One is enough (an album's title `+`).
         """
-        values = [
-            _text(item.title if name == "title" else item.fields.get(name)) for name in self.config.anchor
-        ]
-        values = [value.rstrip(".") if _says(value) else "" for value in values]
-        if not values[0] or not self._tokens((values[0], True)):
+        fields = self.anchor_fields(item)
+        first = fields.get(self.config.anchor[0])
+        if first is None or not self._tokens((first, True)):
             return None
-        return ". ".join(filter(None, values))
+        return ". ".join(fields.values())
+
+    def anchor_fields(self, item: Item) -> dict[str, str]:
+        """The fields of an item's anchor, by name; those that are missing left out."""
+        values = {
+            name: _text(item.title if name == "title" else item.fields.get(name))
+            for name in self.config.anchor
+        }
+        return {name: value.rstrip(".") for name, value in values.items() if _says(value)}
 
     def response(self, anchor: str) -> Ids:
         """Token ids of an anchor, which is plain text, and the end of the sequence; never cut."""

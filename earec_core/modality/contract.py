@@ -140,6 +140,13 @@ class Modality(ABC, Generic[Config]):
     def describe(self, item: Item) -> str:
         """How a report shows the item's raw input: plain text, or a `data:` address of an image."""
 
+    def words(self, item: Item) -> str:
+        """The words of an item that the LLM reads as they are, uncut; empty where it reads none.
+
+        What of an anchor stands in them can be copied, and is told apart from what the model knows.
+        """
+        return ""
+
     @property
     def cache_features(self) -> bool:
         """Whether encoder outputs are kept on disk; False where encoding is as cheap as reading a cache (text)."""

@@ -219,7 +219,7 @@ def test_a_plugin_that_cannot_show_an_input_is_named_after_the_scores(
     said = capsys.readouterr()
     assert "'text' is unusable" in said.err
     assert "KeyError" in said.err
-    assert said.out.startswith("source\titems\taligned")
+    assert said.out.startswith("source\tpart\titems\taligned")
     assert not (tmp_path / "page.html").exists()
 
 

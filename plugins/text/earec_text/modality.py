@@ -115,6 +115,9 @@ class TextModality(Modality[TextConfig]):
             Item(row, f"e{row}", f"Thing {row}", {"description": text}) for row, text in enumerate(texts)
         ]
 
+    def words(self, item: Item) -> str:
+        return self.read(item) or ""
+
     def describe(self, item: Item) -> str:
         text = self.read(item) or ""
         return text if len(text) <= _SHOWN else text[: _SHOWN - 1].rsplit(" ", 1)[0] + "…"
