@@ -106,6 +106,10 @@ class AlignConfig(Section):
     patience: int = Field(5, ge=1, description="Validations without a lower loss before stopping.")
     checkpoint_every: int = Field(50, ge=1, description="Optimizer steps between checkpoints.")
     max_items: int | None = Field(None, ge=1, description="Train on a random part of the items.")
+    pairs: float = Field(
+        0.0, ge=0, description="Weight of InfoNCE on items that follow each other; 0 is the paper."
+    )
+    pairs_temperature: float = Field(0.1, gt=0, description="Divides the cosine of a pair's vectors.")
 
 
 class ExplainConfig(Section):

@@ -6,16 +6,19 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
 from earec_core.align import samples
+from earec_core.align.contrast import Companions, Contrast, inputs_alike
 from earec_core.align.samples import Samples
 from earec_core.align.train import Point, Progress, Trainer
 from earec_core.aligned.build import model_run, new_model
 from earec_core.aligned.features import ModalityInputs
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import Sample
+from earec_core.aligned.readouts import get_readout
 from earec_core.aligned.stored import check_base, load_projector, plugin_record
 from earec_core.artifacts import (
     AdapterManifest,
@@ -259,12 +262,33 @@ class _Job:
                 run.checkpoint,
                 run.step,
                 seed=config.run.seed,
+                **self._contrast(train),
             )
             self.workspace.note(
                 f"Aligning {self.modality}: {len(train)} items, {trainer.steps} steps at most, run {run.name}."
             )
             progress = trainer.run(self.workspace.progress)
             return progress, _export(run.scratch(), self.inputs, adapter)
+
+    def _contrast(self, train: Sequence[Sample]) -> dict[str, Any]:
+        """What `Trainer` needs for pairs; nothing where they have no weight.
+
+        Raises:
+            DataError: no two items to train on follow each other.
+        """
+        if not self.config.align.pairs:
+            return {}
+        rows = [sample.prompt.item for sample in train]
+        companions = Companions.read(self.catalog.leave_one_out().train, rows)
+        if not companions.of:
+            raise DataError(
+                f"No two items to train on follow each other in a sequence of {self.catalog.name}.",
+                "Import interactions, or set align.pairs to 0.",
+            )
+        self.workspace.note(f"{len(companions.of)} of {len(rows)} items have others that follow them.")
+        readout, temperature = get_readout(self.config.encode.readout), self.config.align.pairs_temperature
+        contrast = Contrast(self.model, train, companions, readout, temperature)
+        return {"contrast": contrast, "alike": inputs_alike(self.model, self.modality, rows)}
 
     def manifest(
         self, run: Run, progress: Progress, counts: Mapping[str, int], metrics: Mapping[str, float]

@@ -9,9 +9,12 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from earec_core.align.contrast import Contrast, paired_batches
 from earec_core.align.samples import batches
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import Sample
@@ -60,6 +63,8 @@ class Trainer:
         config: optimisation.
         file: the checkpoint.
         observe: called with (step, metrics) after each step and validation.
+        contrast: the second loss, with `config.pairs` its weight; None: Eq. 3 alone.
+        alike: a vector of each training sample's input, for the contrast's batches.
         seed: of the order of samples and of dropout.
         engine: makes what runs the steps, from the optimizer and the largest gradient norm.
     """
@@ -74,11 +79,14 @@ class Trainer:
         file: Path,
         observe: Callable[[int, Mapping[str, float]], None],
         *,
+        contrast: Contrast | None = None,
+        alike: Float[np.ndarray, "n d"] | None = None,
         seed: int = 0,
         engine: Callable[[torch.optim.Optimizer, float], Engine] = TorchEngine,
     ) -> None:
         self.model = model
         self.train_samples, self.config, self.observe, self.seed = train, config, observe, seed
+        self.contrast, self.alike = contrast, alike
         self.valid_loss_samples = list(valid[: config.eval_items])
         self.rouge_samples = list(valid[: config.rouge_items])
         self.file = file
@@ -94,7 +102,10 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
         self.engine = engine(self.optimizer, config.clip)
         self.loss = self.engine.wrap(model)
-        per_epoch = math.ceil(len(train) / config.batch_size)
+        # With companions beside them, half as many samples of its own are in a batch.
+        per_epoch = math.ceil(
+            len(train) / (config.batch_size if contrast is None else config.batch_size // 2)
+        )
         self.warm_steps = round(per_epoch * config.projector_warmup_epochs) if projectors else 0
         self.steps = self.warm_steps + max(1, round(per_epoch * config.epochs))
         if config.max_steps is not None:
@@ -120,12 +131,13 @@ class Trainer:
             if state.finished:
                 break
             at = time.monotonic()
-            loss, tokens = self._step(batch)
+            losses, tokens = self._step(batch)
             state.elapsed = before + time.monotonic() - started
             speed = tokens / max(time.monotonic() - at, 1e-9)
             state.step += 1
-            self._record({"loss": loss, "tokens_per_s": speed})
-            show(state.step, self.steps, f"loss {loss:.3f}, {speed:.0f} tokens/s")
+            self._record({**losses, "tokens_per_s": speed})
+            said = ", ".join(f"{name.replace('_', ' ')} {loss:.3f}" for name, loss in losses.items())
+            show(state.step, self.steps, f"{said}, {speed:.0f} tokens/s")
             state.finished = self._part() >= 1
             if state.finished or state.step % self.config.eval_every == 0:
                 self._validate()
@@ -140,11 +152,19 @@ class Trainer:
     def _batches(self) -> Iterator[list[Sample]]:
         state = self.progress
         while True:
-            epoch = batches(self.train_samples, self.config.batch_size, self.seed, state.epoch)
-            for batch in islice(epoch, state.batch, None):
+            for batch in islice(self._epoch(state.epoch), state.batch, None):
                 state.batch += 1
                 yield batch
             state.epoch, state.batch = state.epoch + 1, 0
+
+    def _epoch(self, number: int) -> Iterator[list[Sample]]:
+        size = self.config.batch_size
+        if self.contrast is None:
+            return batches(self.train_samples, size, self.seed, number)
+        assert self.alike is not None  # noqa: S101 - given with the contrast
+        return paired_batches(
+            self.train_samples, self.contrast.companions, self.alike, size, self.seed, number
+        )
 
     def _part(self) -> float:
         """How much of the training is done, in steps or in time, whichever is further."""
@@ -153,7 +173,7 @@ class Trainer:
             done = max(done, self.progress.elapsed / (60 * self.config.max_minutes))
         return done
 
-    def _step(self, batch: Sequence[Sample]) -> tuple[float, int]:
+    def _step(self, batch: Sequence[Sample]) -> tuple[dict[str, float], int]:
         state, config = self.progress, self.config
         warming = state.step < self.warm_steps
         factor = schedule.factor(config.schedule, self._part(), steps=self.steps, warmup=config.warmup)
@@ -166,12 +186,19 @@ class Trainer:
         torch.manual_seed(self.seed * 1_000_003 + state.step)
         total = sum(len(sample.response) for sample in batch)
         size = config.micro_batch or len(batch)
-        loss = 0.0
+        size += size % 2 if self.contrast is not None else 0  # companions stay side by side
+        loss, pairs = 0.0, 0.0
         for start in range(0, len(batch), size):
-            part = self.loss(batch[start : start + size]) / total
-            self.engine.backward(part)
+            parts = self.loss(batch[start : start + size], self.contrast and self.contrast.loss)
+            part = parts / total if self.contrast is None else parts[0] / total
+            if self.contrast is not None:
+                beside = parts[1] / len(batch)
+                pairs += beside.item()
+                self.engine.backward(part + config.pairs * beside)
+            else:
+                self.engine.backward(part)
             loss += part.item()
-        if not math.isfinite(loss):
+        if not math.isfinite(loss + pairs):
             raise EarecError(
                 f"The loss is {loss} at step {state.step + 1}.",
                 "Lower align.lr or align.projector_lr; the last checkpoint is kept."
@@ -179,7 +206,8 @@ class Trainer:
                 else "Check the backbone's weights; with float16, use --set backbone.dtype=float32.",
             )
         self.engine.step(held=self.lora if warming else ())
-        return loss, sum(sample.length for sample in batch)
+        losses = {"loss": loss} | ({} if self.contrast is None else {"pairs_loss": pairs})
+        return losses, sum(sample.length for sample in batch)
 
     @torch.no_grad()
     def _validate(self) -> None:

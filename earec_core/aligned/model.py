@@ -39,6 +39,10 @@ class States:
     modalities: tuple[str, ...]
 
 
+PromptLoss = Callable[[States, Sequence[int]], Tensor]
+"""A loss of what prompts become, summed over a batch: of their states, responses left out, and their items."""
+
+
 class AlignedModel(nn.Module):
     """One module that holds everything with parameters, so that a training engine can wrap it.
 
@@ -70,8 +74,14 @@ class AlignedModel(nn.Module):
             self.backbone.adapter.train(mode)
         return self
 
-    def forward(self, samples: Sequence[Sample]) -> Float[Tensor, ""]:
-        """Eq. 3: negative log-likelihood summed over the response tokens, given prompt and earlier tokens."""
+    def forward(
+        self, samples: Sequence[Sample], beside: PromptLoss | None = None
+    ) -> Float[Tensor, ""] | Float[Tensor, " 2"]:
+        """Eq. 3: negative log-likelihood summed over the response tokens, given prompt and earlier tokens.
+
+        Args:
+            beside: a second loss; both are returned then.
+        """
         # The last token is predicted, never read.
         prompts = [Prompt(s.prompt.item, (*s.prompt.pieces, s.response[:-1])) for s in samples]
         spliced = self.splice(prompts)
@@ -83,7 +93,12 @@ class AlignedModel(nn.Module):
             columns += range(length - n, length)
             targets += sample.response
         logits = self.backbone.logits(hidden[rows, columns])
-        return F.cross_entropy(logits, torch.tensor(targets, device=logits.device), reduction="sum")
+        loss = F.cross_entropy(logits, torch.tensor(targets, device=logits.device), reduction="sum")
+        if beside is None:
+            return loss
+        read = torch.tensor([len(sample.response) - 1 for sample in samples], device=spliced.lengths.device)
+        states = States(hidden, spliced.lengths - read, self._slots(spliced), tuple(self.inputs))
+        return torch.stack([loss, beside(states, [sample.prompt.item for sample in samples])])
 
     def states(self, prompts: Sequence[Prompt], *, layer: int | None = None) -> States:
         """What the LLM makes of prompts.
@@ -92,10 +107,14 @@ class AlignedModel(nn.Module):
             layer: whose output is wanted, from 1; default: the last layer's, after its norm.
         """
         batch = self.splice(prompts)
+        hidden = self.backbone.hidden(batch, layer=layer)
+        return States(hidden, batch.lengths, self._slots(batch), tuple(self.inputs))
+
+    def _slots(self, batch: Spliced) -> Int[Tensor, "b s"]:
+        """See `States.slots`."""
         names = tuple(self.inputs)
         order = torch.tensor([*(names.index(m) for m in batch.modalities), -1], device=batch.owners.device)
-        slots = torch.where(batch.own, order[batch.owners], -1)
-        return States(self.backbone.hidden(batch, layer=layer), batch.lengths, slots, names)
+        return torch.where(batch.own, order[batch.owners], -1)
 
     def splice(self, prompts: Sequence[Prompt], source: Callable[[Slot], int] = itself) -> Spliced:
         """The prompts as embeddings (Eq. 1 and 2).

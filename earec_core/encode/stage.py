@@ -11,11 +11,11 @@ from jaxtyping import Float
 
 from earec_core.aligned.build import model_run, new_model
 from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.readouts import get_readout
 from earec_core.aligned.stored import adapter_of, open_model, stored_model
 from earec_core.artifacts import ItemVectors
 from earec_core.catalog import Catalog
 from earec_core.config import EncodeConfig, RunConfig
-from earec_core.encode.readouts import get_readout
 from earec_core.errors import EarecError, UsageError
 from earec_core.llm.backbone import Backbone
 from earec_core.types import Show

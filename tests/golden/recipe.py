@@ -372,7 +372,12 @@ def _pipeline(recipe: Recipe, folder: Path, model: Path) -> Numbers:
 
     texts = folder / "texts.parquet"
     asked = ("--split", "all", "--items", "6", "--out", str(texts))
-    found["explain"] = _json("explain", "composite", *asked, *llm)
+    # What it tells beside since the record was made is no part of it.
+    told = [
+        f"{variant}{end}" for variant in ("aligned", "shuffled", "unaligned") for end in ("", "_low", "_high")
+    ]
+    rows = _json("explain", "composite", *asked, *llm)
+    found["explain"] = [{key: row[key] for key in ("source", "items", *told)} for row in rows]
     table = pl.read_parquet(texts)
     found["texts"] = [
         " | ".join(row) for row in table.select("item_id", "source", "variant", "text").iter_rows()

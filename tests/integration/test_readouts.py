@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.readouts import READOUTS
 from earec_core.aligned.stored import adapter_of, open_model, stored_model
 from earec_core.artifacts import ItemVectors
 from earec_core.config import BackboneConfig
-from earec_core.encode.readouts import READOUTS
 from earec_core.llm.backbone import Backbone
 from earec_core.types import Slot
 

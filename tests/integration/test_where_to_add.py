@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from earec_core.aligned import readouts
 from earec_core.aligned.model import States
+from earec_core.aligned.readouts import Readout
 from earec_core.aligned.stored import adapter_of, open_model, stored_model
 from earec_core.artifacts import ItemVectors
 from earec_core.config import BackboneConfig, RunConfig, SearchConfig, resolve
-from earec_core.encode import readouts
-from earec_core.encode.readouts import Readout
 from earec_core.llm.backbone import Backbone
 from earec_core.search import SearchResult, search, strategies
 from earec_core.workspace import Workspace

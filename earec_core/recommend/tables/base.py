@@ -65,8 +65,6 @@ class TableKind:
 def small(layer: nn.Linear) -> nn.Linear:
     """A layer whose outputs start at the size of trained ids (0.02) where its inputs have deviation 1."""
     nn.init.normal_(layer.weight, std=0.02 / layer.in_features**0.5)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
     return layer
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool
 from safetensors.numpy import load_file
 
 from earec_core.aligned.build import context, new_model
+from earec_core.aligned.readouts import get_readout
 from earec_core.aligned.stored import check_base
 from earec_core.artifacts import (
     AdapterManifest,
@@ -34,7 +35,6 @@ from earec_core.compose import Recipe
 from earec_core.compose.stage import compose_models
 from earec_core.config import RecommenderConfig, RunConfig, RunSettings
 from earec_core.encode import encode
-from earec_core.encode.readouts import get_readout
 from earec_core.errors import IntegrityError
 from earec_core.llm.backbone import Backbone
 from earec_core.metrics.ranking import Metrics
