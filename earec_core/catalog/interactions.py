@@ -38,7 +38,9 @@ def filtered(source: Table, *, core: int, min_rating: float | None, max_len: int
         "_user", "timestamp", maintain_order=True
     )
     if max_len is not None:
-        table = table.filter(pl.int_range(pl.len()).over("user_id") >= pl.len().over("user_id") - max_len)
+        # Lengths are unsigned, so that less than nothing would be very much.
+        length = pl.len().over("user_id").cast(pl.Int64)
+        table = table.filter(pl.int_range(pl.len()).over("user_id") >= length - max_len)
     return table.select("user_id", "item_id", "timestamp")
 
 

@@ -125,11 +125,12 @@ def test_exact_repetitions_count_once_and_returns_count(tmp_path: Path) -> None:
     assert read_back(catalog.sequences(), catalog.items["item_id"].to_list()) == {"u": ["a", "b", "a"]}
 
 
-def test_max_len_keeps_the_most_recent(tmp_path: Path) -> None:
-    rows = walk()
-    catalog = import_dataset(write_source(tmp_path / "s", rows), tmp_path / "d", core=1, max_len=3)
+@pytest.mark.parametrize("longest", [3, 6, 1000])
+def test_max_len_keeps_the_most_recent_and_all_of_who_has_fewer(longest: int, tmp_path: Path) -> None:
+    rows = [*walk(), ("short", "i1", 1), ("short", "i2", 2)]
+    catalog = import_dataset(write_source(tmp_path / "s", rows), tmp_path / "d", core=1, max_len=longest)
     got = read_back(catalog.sequences(), catalog.items["item_id"].to_list())
-    assert got == {user: mine[-3:] for user, mine in histories(rows).items()}
+    assert got == {user: mine[-longest:] for user, mine in histories(rows).items()}
 
 
 def test_items_and_interactions_find_each_other(tmp_path: Path) -> None:
