@@ -13,6 +13,8 @@ from earec_core.cli.output import out
 from earec_core.config import RunConfig
 from earec_core.errors import UsageError
 
+_SLICES = ["all", "unseen", "cold", "warm", "short", "long"]
+
 
 @click.group()
 def command() -> None:
@@ -169,7 +171,7 @@ def evaluate(
         if as_json:
             out.json({"slices": rows, **lists})
         else:
-            out.table(rows, ["slice", "users", "hr@10", "ndcg@10", "hr@50", "ndcg@50"])
+            out.table(rows, ["slice", "what", "users", "hr@10", "ndcg@10", "hr@50", "ndcg@50"])
             for name, value in lists.items():
                 out.note(f"{name}@{TOP}: {value:.4f}")
     elif as_json:
@@ -177,6 +179,40 @@ def evaluate(
     else:
         rows = [{"metric": name, "value": value} for name, value in metrics.summary().items()]
         out.table(rows, ["metric", "value"])
+
+
+@command.command()
+@click.argument("contestants", metavar="LABEL=REF[,REF...]...", nargs=-1, required=True)
+@options.data_option
+@click.option("--to", metavar="LABEL", help="Whom the others are compared with.  [default: the first]")
+@click.option("--slice", "part", type=click.Choice(_SLICES), default="all", show_default=True)
+@options.registry_option
+@options.json_option
+def compare(
+    contestants: tuple[str, ...], data: Path, to: str | None, part: str, registry: Path, as_json: bool
+) -> None:
+    """HR@10 and NDCG@10 on the test targets, and paired differences to the first.
+
+    Trainings of one contestant with several seeds stand behind one label and are averaged by user. Each difference
+    (_less) has its 95% interval and the p of a paired test over users, by Holm's correction for all that are shown.
+    """
+    from earec_core.catalog import Catalog
+    from earec_core.recommend.compare import compare as side_by_side
+
+    named: dict[str, list[str]] = {}
+    for contestant in contestants:
+        label, equals, references = contestant.rpartition("=")
+        label = label if equals else contestant
+        if label in named or not all(references.split(",")):
+            raise UsageError(
+                f"{contestant!r} is no LABEL=REF[,REF...] of its own label.", "Give each its label."
+            )
+        named[label] = references.split(",")
+    rows = side_by_side(
+        options.open_registry(registry), Catalog.open(data), named, to=to or next(iter(named)), part=part
+    )
+    columns = list(dict.fromkeys(key for row in (*rows[1:], rows[0]) for key in row))
+    out.table(rows, columns, as_json)
 
 
 @command.command()

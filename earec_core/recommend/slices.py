@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from earec_core.catalog import LeaveOneOut
 from earec_core.metrics.ranking import Metrics
@@ -12,26 +13,41 @@ from earec_core.recommend.evaluate import Part
 
 TOP = 10
 _COLD, _SHORT = 5, 5
+SLICES = {
+    "all": "all users",
+    "unseen": "target without a training interaction",
+    "cold": f"target with 1 to {_COLD - 1}",
+    "warm": f"target with {_COLD} or more",
+    "short": f"fewer than {_SHORT} items before",
+    "long": f"{_SHORT} or more before",
+}
+"""Parts of the users: by how often training saw the target, and by how much the user did before it."""
+
+
+def users_of(
+    users: Int[np.ndarray, " k"], split: LeaveOneOut, part: Part, n_items: int
+) -> dict[str, Bool[np.ndarray, " k"]]:
+    """Which of some users are in each slice; see `SLICES`."""
+    known = np.bincount(split.train.items, minlength=n_items)[getattr(split, part)[users]]
+    before = np.diff(split.train.offsets)[users] + (part == "test")
+    return {
+        "all": np.ones(len(users), dtype=bool),
+        "unseen": known == 0,
+        "cold": (known > 0) & (known < _COLD),
+        "warm": known >= _COLD,
+        "short": before < _SHORT,
+        "long": before >= _SHORT,
+    }
 
 
 def slices(metrics: Metrics, split: LeaveOneOut, part: Part, n_items: int) -> list[dict[str, Any]]:
-    """`Metrics.summary` of all users and of parts of them; a part without users has no row.
-
-    The target has no training interaction, fewer than 5 or more; the history before it has fewer than 5 items or
-    more.
-    """
-    counts = np.bincount(split.train.items, minlength=n_items)
-    known = counts[getattr(split, part)[metrics.users]]
-    lengths = np.diff(split.train.offsets)[metrics.users] + (part == "test")
-    parts = {
-        "all": np.ones(len(known), dtype=bool),
-        "target never trained on": known == 0,
-        f"target with 1 to {_COLD - 1}": (known > 0) & (known < _COLD),
-        f"target with {_COLD} or more": known >= _COLD,
-        f"history below {_SHORT}": lengths < _SHORT,
-        f"history of {_SHORT} or more": lengths >= _SHORT,
-    }
-    return [{"slice": name, **metrics.of(chosen).summary()} for name, chosen in parts.items() if chosen.any()]
+    """`Metrics.summary` of every slice that has users, with its name and what it is."""
+    masks = users_of(metrics.users, split, part, n_items)
+    return [
+        {"slice": name, "what": SLICES[name], **metrics.of(mask).summary()}
+        for name, mask in masks.items()
+        if mask.any()
+    ]
 
 
 def breadth(metrics: Metrics, split: LeaveOneOut, n_items: int) -> dict[str, float]:

@@ -7,10 +7,11 @@ import pytest
 
 from earec_core.catalog import Sequences
 from earec_core.catalog.splits import leave_one_out
+from earec_core.cli import recommend as cli
 from earec_core.config import RecommenderConfig
 from earec_core.metrics.ranking import Metrics
 from earec_core.recommend import MODELS, evaluate, train
-from earec_core.recommend.slices import breadth, slices
+from earec_core.recommend.slices import SLICES, breadth, slices
 
 N = 30
 
@@ -33,13 +34,13 @@ def test_slices_are_those_users_and_breadth_is_what_the_lists_hold() -> None:
     before = [len(split.train.of(int(user))) + 1 for user in metrics.users]
     expected = {
         "all": [True] * len(targets),
-        "target never trained on": [seen[t] == 0 for t in targets],
-        "target with 1 to 4": [0 < seen[t] < 5 for t in targets],
-        "target with 5 or more": [seen[t] >= 5 for t in targets],
-        "history below 5": [n < 5 for n in before],
-        "history of 5 or more": [n >= 5 for n in before],
+        "unseen": [seen[t] == 0 for t in targets],
+        "cold": [0 < seen[t] < 5 for t in targets],
+        "warm": [seen[t] >= 5 for t in targets],
+        "short": [n < 5 for n in before],
+        "long": [n >= 5 for n in before],
     }
-    assert sum(expected["target never trained on"]) == 4
+    assert sum(expected["unseen"]) == 4
     for name, chosen in expected.items():
         hits = [rank <= 10 for rank, mine in zip(metrics.ranks, chosen, strict=True) if mine]
         assert rows[name]["users"] == len(hits)
@@ -68,3 +69,7 @@ def test_items_drawn_at_random_have_popularity_one_half() -> None:
     metrics = Metrics(np.ones(1, int), np.zeros(1, int), np.arange(N)[None])
     assert breadth(metrics, split, N)["popularity"] == pytest.approx(0.5)
     assert breadth(metrics, split, N)["coverage"] == 1.0
+
+
+def test_the_command_knows_every_slice() -> None:
+    assert list(SLICES) == cli._SLICES
