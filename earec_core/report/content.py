@@ -59,11 +59,20 @@ class RougeRow:
         source: the modality, or `all`.
         items: how many were scored.
         variants: `aligned`, `shuffled`, `unaligned` (those measured): (mean, low, high) of the 95% interval.
+        difference: aligned less shuffled, item by item, likewise; None where it was not measured.
     """
 
     source: str
     items: int
     variants: Mapping[str, tuple[float, float, float]]
+    difference: tuple[float, float, float] | None = None
+
+    @property
+    def reads(self) -> bool:
+        """Whether the text is shown to depend on the input: the difference's interval, or else both, lie apart."""
+        if self.difference is not None:
+            return self.difference[1] > 0
+        return self.variants["aligned"][1] > self.variants["shuffled"][2]
 
 
 @dataclass(frozen=True)
@@ -130,12 +139,15 @@ class Recommendation:
         metrics: `hr@10`, ...; their standard errors `hr@10_se`, or 95% intervals `hr@10_low`, `hr@10_high`;
             `users`, how many were evaluated.
         command: what was typed.
+        less: by metric the difference to the first recommender, user by user: (mean, low, high, p), p corrected for
+            all that are shown; empty for the first.
     """
 
     model: str
     what: str
     metrics: Mapping[str, float]
     command: str
+    less: Mapping[str, tuple[float, float, float, float]] = field(default_factory=dict)
 
     def interval(self, metric: str) -> tuple[float, float, float]:
         """A metric's value and its 95% interval, by the normal approximation where only the error is known.

@@ -17,16 +17,21 @@ def rouge_rows(scores: Sequence[Mapping[str, Any]]) -> list[RougeRow]:
 
     Args:
         scores: a row per source: `source`, `items`, and for each variant measured `VARIANT`, `VARIANT_low`,
-            `VARIANT_high`.
+            `VARIANT_high`; the same of `difference`, where there is one.
     """
     return [
         RougeRow(
             row["source"],
             row["items"],
-            {name: (row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in VARIANTS if name in row},
+            {name: _bounds(row, name) for name in VARIANTS if name in row},
+            _bounds(row, "difference") if row.get("difference") is not None else None,
         )
         for row in scores
     ]
+
+
+def _bounds(row: Mapping[str, Any], name: str) -> tuple[float, float, float]:
+    return row[name], row[f"{name}_low"], row[f"{name}_high"]
 
 
 def examples(texts: Sequence[Mapping[str, Any]], describe: Describe, cards: int = 6) -> list[Example]:

@@ -15,10 +15,10 @@ def learned(row: RougeRow) -> str:
     aligned, shuffled, before = (row.variants.get(v) for v in ("aligned", "shuffled", "unaligned"))
     if aligned is None or not math.isfinite(aligned[0]):
         return "not measured"
-    if shuffled is not None and aligned[1] > shuffled[2]:
+    if shuffled is not None and row.reads:
         return f"reads its input: the wrong item's costs {aligned[0] - shuffled[0]:.2f}"
     if shuffled is not None:
-        return "not shown to read its input: the intervals overlap"
+        return "not shown to read its input: the wrong item's may do as well"
     if before is not None and aligned[1] > before[2]:
         return f"{aligned[0] - before[0]:.2f} above the un-aligned model"
     return "cannot be told from the un-aligned model" if before is not None else ""
@@ -41,15 +41,13 @@ def dependence(rows: Sequence[RougeRow]) -> str:
     tested = [row for row in rows if {"aligned", "shuffled"} <= set(row.variants)]
     if not tested:
         return ""
-    reads = [source(r.source) for r in tested if r.variants["aligned"][1] > r.variants["shuffled"][2]]
+    reads = [source(r.source) for r in tested if r.reads]
     rest = [source(r.source) for r in tested if source(r.source) not in reads]
     parts = []
     if reads:
         parts.append(f"From {listing(reads)} the model says something of this very item")
     if rest:
-        parts.append(
-            f"from {listing(rest)} that is not shown, the interval overlaps that of reading the wrong item"
-        )
+        parts.append(f"from {listing(rest)} that is not shown, reading the wrong item may do as well")
     sentence = "; ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}."
 
@@ -75,6 +73,19 @@ def resolved(rows: Sequence[Recommendation], metric: str = HEADLINE) -> str:
         f"{best}; its 95% interval {above}overlaps {_that(same)}, so this test cannot tell "
         f"{listing([name, *same])} apart."
     )
+
+
+def paired(rows: Sequence[Recommendation], metric: str = HEADLINE) -> str:
+    """What the differences to the first recommender, user by user, say."""
+    parts = [
+        f"{row.model} {row.less[metric][0]:+.4f} [{row.less[metric][1]:+.4f}, {row.less[metric][2]:+.4f}], "
+        f"p {row.less[metric][3]:.2g}"
+        for row in rows
+        if metric in row.less
+    ]
+    if not parts:
+        return ""
+    return f"User by user, {metric.upper()} less that of {rows[0].model}: {'; '.join(parts)}."
 
 
 def precision(rows: Sequence[Recommendation], metric: str = HEADLINE) -> str:

@@ -425,3 +425,22 @@ def test_dots_stand_where_their_values_are() -> None:
 def test_smoothing_keeps_a_straight_line() -> None:
     line = [(float(i), 2.0 * i) for i in range(50)]
     assert [y for _, y in charts.smooth(line)] == pytest.approx([y for _, y in line])
+
+
+def test_a_paired_difference_decides_where_intervals_overlap() -> None:
+    variants = {"aligned": (0.30, 0.25, 0.35), "shuffled": (0.27, 0.22, 0.32)}
+    overlapping = RougeRow("text", 200, variants)
+    assert not overlapping.reads
+    assert RougeRow("text", 200, variants, (0.03, 0.01, 0.05)).reads
+    assert not RougeRow("text", 200, variants, (0.03, -0.01, 0.07)).reads
+    assert "reads its input" in verdicts.learned(RougeRow("text", 200, variants, (0.03, 0.01, 0.05)))
+    assert "may do as well" in verdicts.learned(overlapping)
+
+
+def test_differences_to_the_first_recommender_are_said_user_by_user() -> None:
+    first = Recommendation("ids", "", _metrics(0.07, 0.01), "")
+    less = {"hr@10": (0.0123, 0.0011, 0.0235, 0.031)}
+    rows = [first, Recommendation("composite", "", _metrics(0.08, 0.01), "", less)]
+    said = "User by user, HR@10 less that of ids: composite +0.0123 [+0.0011, +0.0235], p 0.031."
+    assert verdicts.paired(rows) == said
+    assert verdicts.paired([first]) == ""

@@ -16,6 +16,7 @@ from earec_core.aligned.build import context
 from earec_core.aligned.stored import open_model
 from earec_core.catalog import Catalog
 from earec_core.modality import Modality, create
+from earec_core.recommend.compare import compare
 from earec_core.recommend.evaluate import histories
 from earec_core.recommend.stage import open_retriever
 from earec_core.report import Report
@@ -47,6 +48,7 @@ def report(folder: Path, workspace: Workspace, done: Sequence[Done]) -> Report:
     recommended = {
         name: by_name[f"recommend-{name}"] for name in recommenders if f"recommend-{name}" in by_name
     }
+    less = _paired(workspace.registry, catalogs["catalog"], list(recommended))
     minutes = sum(outcome.seconds for outcome in done) / 60
     return Report(
         title=texts["title"],
@@ -70,7 +72,7 @@ def report(folder: Path, workspace: Workspace, done: Sequence[Done]) -> Report:
             command=composed.stage.line,
         ),
         recommendations=[
-            Recommendation(name, recommenders[name], outcome.result["test"], outcome.stage.line)
+            Recommendation(name, recommenders[name], outcome.result["test"], outcome.stage.line, less[name])
             for name, outcome in recommended.items()
         ],
         suggestions=_suggestions(catalogs["catalog"], workspace.registry, list(recommended)),
@@ -80,6 +82,24 @@ def report(folder: Path, workspace: Workspace, done: Sequence[Done]) -> Report:
         ],
         notes=texts["notes"],
     )
+
+
+def _paired(
+    registry: Registry, catalog: Catalog, names: Sequence[str]
+) -> dict[str, dict[str, tuple[float, float, float, float]]]:
+    """Of each recommender, by metric: the difference to the first, its interval, p."""
+    if not names:
+        return {}
+    rows = compare(registry, catalog, {name: [f"recommender/{name}"] for name in names}, to=names[0])
+    ends = ("less", "low", "high", "p")
+    return {
+        row["model"]: {
+            metric: tuple(row[f"{metric}_{end}"] for end in ends)
+            for metric in ("hr@10", "ndcg@10")
+            if f"{metric}_less" in row
+        }
+        for row in rows
+    }
 
 
 def _curve(aligned: Done) -> Curve:
