@@ -106,6 +106,9 @@ class AlignConfig(Section):
     patience: int = Field(5, ge=1, description="Validations without a lower loss before stopping.")
     checkpoint_every: int = Field(50, ge=1, description="Optimizer steps between checkpoints.")
     max_items: int | None = Field(None, ge=1, description="Train on a random part of the items.")
+    catalog_temperature: float = Field(
+        1.0, gt=0, description="Of joined catalogs each has a part of size^(1/T) in an epoch."
+    )
     pairs: float = Field(
         0.0, ge=0, description="Weight of InfoNCE on items that follow each other; 0 is the paper."
     )

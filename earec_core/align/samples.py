@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Int
 
 from earec_core.aligned.prompts import ItemPrompts, Sample
 from earec_core.metrics.rouge import counted
@@ -64,13 +65,52 @@ def copied(prompts: ItemPrompts, samples: Sequence[Sample]) -> float:
     return read / max(1, words)
 
 
-def batches(samples: Sequence[Sample], size: int, seed: int, epoch: int) -> Iterator[list[Sample]]:
-    """One epoch's batches, in an order that (seed, epoch) fixes; each holds samples of similar length."""
+def order_of(
+    groups: Sequence[Hashable], temperature: float, rng: np.random.Generator
+) -> Int[np.ndarray, " n"]:
+    """An epoch's order of n samples: a permutation, or what the groups' shares make of it.
+
+    A group of size m has a share of m^(1/T): with more than its size it comes round again, with less some are left
+    out, others each time.
+
+    Args:
+        groups: whose each sample is.
+        temperature: T; with 1, or of one group, every sample comes once.
+    """
+    if temperature == 1 or len(set(groups)) < 2:
+        return rng.permutation(len(groups))
+    members = {
+        name: np.array([i for i, g in enumerate(groups) if g == name]) for name in dict.fromkeys(groups)
+    }
+    shares = np.array([len(rows) ** (1 / temperature) for rows in members.values()])
+    counts = np.floor(shares / shares.sum() * len(groups)).astype(int)
+    counts[np.argmax(counts)] += len(groups) - counts.sum()
+    drawn = []
+    for rows, count in zip(members.values(), counts.tolist(), strict=True):
+        rounds = [rng.permutation(rows) for _ in range(-(-count // len(rows)))]
+        drawn.append(np.concatenate([np.empty(0, dtype=np.int64), *rounds])[:count])
+    return rng.permutation(np.concatenate(drawn))
+
+
+def batches(
+    samples: Sequence[Sample],
+    size: int,
+    seed: int,
+    epoch: int,
+    *,
+    groups: Sequence[Hashable] = (),
+    temperature: float = 1.0,
+) -> Iterator[list[Sample]]:
+    """One epoch's batches, in an order that (seed, epoch) fixes; each holds samples of similar length.
+
+    Args:
+        groups, temperature: see `order_of`; none: every sample comes once.
+    """
     rng = np.random.default_rng((seed, epoch))
-    order = rng.permutation(len(samples))
-    groups: list[list[int]] = []
+    order = order_of(groups or [0] * len(samples), temperature, rng)
+    together: list[list[int]] = []
     for start in range(0, len(order), size * 16):
         pool = sorted(order[start : start + size * 16].tolist(), key=lambda i: samples[i].length)
-        groups += [pool[i : i + size] for i in range(0, len(pool), size)]
-    for i in rng.permutation(len(groups)):
-        yield [samples[j] for j in groups[i]]
+        together += [pool[i : i + size] for i in range(0, len(pool), size)]
+    for i in rng.permutation(len(together)):
+        yield [samples[j] for j in together[i]]

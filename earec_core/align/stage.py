@@ -275,9 +275,14 @@ class _Job:
 
         Raises:
             DataError: no two items to train on follow each other.
+            UsageError: catalogs are to be sampled otherwise than by size.
         """
         if not self.config.align.pairs:
             return {}
+        if self.config.align.catalog_temperature != 1:
+            raise UsageError(
+                "With align.pairs every item comes once in an epoch.", "Leave align.catalog_temperature at 1."
+            )
         rows = [sample.prompt.item for sample in train]
         companions = Companions.read(self.catalog.leave_one_out().train, rows)
         if not companions.of:

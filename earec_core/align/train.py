@@ -18,6 +18,7 @@ from earec_core.align.contrast import Contrast, paired_batches
 from earec_core.align.samples import batches
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import Sample
+from earec_core.catalog.splits import FROM
 from earec_core.config import AlignConfig
 from earec_core.errors import EarecError
 from earec_core.metrics.rouge import rouge_l
@@ -87,6 +88,8 @@ class Trainer:
         self.model = model
         self.train_samples, self.config, self.observe, self.seed = train, config, observe, seed
         self.contrast, self.alike = contrast, alike
+        items = model.prompts.items
+        self.groups = [items[sample.prompt.item].fields.get(FROM) for sample in train]
         self.valid_loss_samples = list(valid[: config.eval_items])
         self.rouge_samples = list(valid[: config.rouge_items])
         self.file = file
@@ -160,7 +163,10 @@ class Trainer:
     def _epoch(self, number: int) -> Iterator[list[Sample]]:
         size = self.config.batch_size
         if self.contrast is None:
-            return batches(self.train_samples, size, self.seed, number)
+            groups, temperature = self.groups, self.config.catalog_temperature
+            return batches(
+                self.train_samples, size, self.seed, number, groups=groups, temperature=temperature
+            )
         assert self.alike is not None  # noqa: S101 - given with the contrast
         return paired_batches(
             self.train_samples, self.contrast.companions, self.alike, size, self.seed, number

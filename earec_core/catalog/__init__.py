@@ -2,6 +2,7 @@
 
 from earec_core.catalog.dataset import Catalog
 from earec_core.catalog.importing import import_dataset
+from earec_core.catalog.joining import join_catalogs
 from earec_core.catalog.splits import LeaveOneOut, Sequences, Split, random_part
 
-__all__ = ["Catalog", "LeaveOneOut", "Sequences", "Split", "import_dataset", "random_part"]
+__all__ = ["Catalog", "LeaveOneOut", "Sequences", "Split", "import_dataset", "join_catalogs", "random_part"]

@@ -18,7 +18,7 @@ from polars.datatypes import DataTypeClass
 
 from earec_core.catalog import splits
 from earec_core.catalog.formats.files import check_regular, reason
-from earec_core.catalog.splits import LeaveOneOut, Sequences, Split
+from earec_core.catalog.splits import FROM, JOINED, LeaveOneOut, Sequences, Split
 from earec_core.errors import DataError
 from earec_core.files import sha256
 from earec_core.types import Item
@@ -101,14 +101,26 @@ class Catalog:
         return splits.leave_one_out(self.sequences())
 
     def item_split(self, split: Split) -> Int[np.ndarray, " n"]:
-        """Rows of the items in a split (80/10/10 by a hash of the id)."""
-        return splits.item_split(self.items["item_id"].to_list(), split)
+        """Rows of the items in a split: 80/10/10 by a hash of the id, of joined catalogs by that in its own."""
+        ids = self.items["item_id"].to_list()
+        if FROM in self.items.columns:
+            ids = [id_.partition("/")[2] for id_ in ids]
+        return splits.item_split(ids, split)
+
+    @property
+    def base(self) -> Path:
+        """The folder that the items' files are named from."""
+        return self._base
 
     def _item(self, index: int, row: dict[str, Any]) -> Item:
         fields = {key: value for key, value in row.items() if value is not None}
         related = self._related.get(index, ())
-        outside = (self.manifest.get("options") or {}).get("allow_outside") is True
-        return Item(index, row["item_id"], row.get("title"), fields, related, self._base, outside)
+        about, base = self.manifest.get("options") or {}, self._base
+        if FROM in row:
+            about = (self.manifest.get(JOINED) or {}).get(row[FROM]) or {}
+            base = (self.path / str(about.get("base", ""))).resolve()
+        outside = about.get("allow_outside") is True
+        return Item(index, row["item_id"], row.get("title"), fields, related, base, outside)
 
     @cached_property
     def _base(self) -> Path:

@@ -64,7 +64,7 @@ def import_dataset(
         DataError: see `formats`; also nothing left after filtering, no title at all, `out` in the way.
         OSError: the disk is full; `out` is as it was.
     """
-    _check_out(out, force)
+    check_out(out, force)
     if not source.is_dir():
         raise DataError(f"{source} is no folder.", "Give the folder that holds the source's files.")
     format = formats.detect(source) if format == "auto" else format  # noqa: A001 - the option's name
@@ -89,7 +89,7 @@ def import_dataset(
     files = {"read": [file.name for file in read.files], "left": left_out(source, read.files)}
     tables = {"items": items, "interactions": interactions, "relations": related}
     about = {"name": _slug(name or out.name), "source": source.name, "options": options, "files": files}
-    return _write(tables, out, read.base, about, replace=force)
+    return write_dataset(tables, out, read.base, about, replace=force)
 
 
 @contextmanager
@@ -135,7 +135,8 @@ def _counts(items: pl.DataFrame, interactions: pl.DataFrame, relations: pl.DataF
     }
 
 
-def _check_out(out: Path, force: bool) -> None:
+def check_out(out: Path, force: bool) -> None:
+    """Raises DataError where `out` is there and is not to be replaced, or is no dataset directory."""
     if not out.exists():
         return
     if not force:
@@ -149,9 +150,21 @@ def _check_out(out: Path, force: bool) -> None:
         raise DataError(f"{out} is no dataset directory and is not replaced.", "Choose another --out.")
 
 
-def _write(
+def write_dataset(
     tables: Mapping[str, pl.DataFrame], out: Path, base: Path, about: Mapping[str, Any], *, replace: bool
 ) -> Catalog:
+    """Write tables as a dataset directory, complete or not at all, and open it.
+
+    Args:
+        tables: `items`, `interactions`, `relations`.
+        base: the folder that files are named from.
+        about: `name`, `source`, `options`, `files` of the manifest.
+        replace: put it in the place of what is there.
+
+    Raises:
+        DataError: `out` cannot be made.
+        OSError: the disk is full; `out` is as it was.
+    """
     try:
         with replacing_directory(out, replace=replace) as folder:
             for name, table in tables.items():

@@ -66,6 +66,10 @@ def leave_one_out(sequences: Sequences) -> LeaveOneOut:
     return LeaveOneOut(Sequences(sequences.users, offsets, items), valid, test, np.flatnonzero(evaluated))
 
 
+FROM, JOINED = "from_catalog", "joined"
+"""The column of whose an item is, and the key of a manifest, of catalogs that were joined (`joining`)."""
+
+
 def item_split(ids: Sequence[str], split: Split) -> Int[np.ndarray, " n"]:
     """Rows of the items in a split: 80% train, 10% valid, 10% test, by a hash of the id.
 

@@ -6,14 +6,20 @@ from pathlib import Path
 
 import click
 
-from earec_core.cli.options import Session, config_options, data_option, json_option, session_options
+from earec_core.cli.options import PathType, Session, config_options, json_option, session_options
 from earec_core.cli.output import out
 from earec_core.config import RunConfig
 
 
 @click.command()
 @click.option("--modality", required=True, help="An installed modality (`earec plugins list`).")
-@data_option
+@click.option(
+    "--data",
+    type=PathType,
+    required=True,
+    multiple=True,
+    help="A dataset directory (see `earec data import`); several are joined.",
+)
 @click.option("--name", help="What to register the adapter as.  [default: MODALITY/DATASET]")
 @click.option("--from", "continue_from", metavar="ADAPTER", help="Go on from this adapter, on this dataset.")
 @config_options("preset", "backbone")
@@ -21,7 +27,7 @@ from earec_core.config import RunConfig
 @json_option
 def command(
     modality: str,
-    data: Path,
+    data: tuple[Path, ...],
     name: str | None,
     continue_from: str | None,
     config: RunConfig,
@@ -30,19 +36,24 @@ def command(
 ) -> None:
     """Fine-tune an adapter and a projector until the LLM says an item's anchor when shown one modality of it.
 
-    A killed run resumes from its last checkpoint; a finished one is not repeated. Prints the adapter's id.
+    Of several datasets each has a part of size^(1/T) in an epoch (align.catalog_temperature), and the adapter is
+    named after them all. A killed run resumes from its last checkpoint; a finished one is not repeated. Prints the
+    adapter's id.
     """
     from earec_core import plugins
     from earec_core.align import align
     from earec_core.catalog import Catalog
+    from earec_core.catalog.joining import join_once
     from earec_core.modality import Modality, PluginConfig
 
     # Before the backbone is loaded, which may take minutes.
     plugin = plugins.get(modality)
     plugins.part(plugin, "config", PluginConfig)
     plugins.part(plugin, "factory", Modality)
-    catalog = Catalog.open(data)
+    catalogs = [Catalog.open(path) for path in data]
     with session(f"align {modality}") as workspace:
+        several = len(catalogs) > 1
+        catalog = join_once(catalogs, workspace.home / "cache" / "joined") if several else catalogs[0]
         aligned = align(workspace, catalog, modality, config, name=name, continue_from=continue_from)
     if not as_json:
         for metric, value in sorted(aligned.metrics.items()):

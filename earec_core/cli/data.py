@@ -63,6 +63,22 @@ def import_(source: Path, target: Path, as_json: bool, **settings: Any) -> None:
 
 
 @command.command()
+@click.argument("catalogs", metavar="DATA DATA...", type=options.PathType, nargs=-1, required=True)
+@click.option(
+    "--out", "target", type=options.PathType, required=True, help="The dataset directory to be made."
+)
+@click.option("--name", help="The catalog's name.  [default: theirs with dashes between]")
+@click.option("--force", is_flag=True, help="Replace the dataset directory that is there.")
+@options.json_option
+def join(catalogs: tuple[Path, ...], target: Path, name: str | None, force: bool, as_json: bool) -> None:
+    """Make one dataset directory of several, to align on them together; ids become CATALOG/ID."""
+    from earec_core.catalog import Catalog, join_catalogs
+
+    opened = [Catalog.open(data) for data in catalogs]
+    _show(join_catalogs(opened, target, name=name, force=force).manifest, as_json)
+
+
+@command.command()
 @click.argument("data", type=options.PathType)
 @options.json_option
 def show(data: Path, as_json: bool) -> None:

@@ -21,7 +21,7 @@ from earec_core.align import train as training
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.stored import adapter_of, open_model, stored_model
 from earec_core.artifacts import ItemVectors
-from earec_core.catalog import Catalog
+from earec_core.catalog import Catalog, import_dataset
 from earec_core.config import BackboneConfig, EncodeConfig, RunConfig, resolve
 from earec_core.encode import encode, item_vectors
 from earec_core.errors import EarecError
@@ -29,7 +29,7 @@ from earec_core.explain import Text, explain
 from earec_core.llm.backbone import Backbone
 from earec_registry import Registry
 
-from .conftest import Pipeline
+from .conftest import Pipeline, write_source
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 OutJson = Callable[[], Any]
@@ -324,3 +324,20 @@ def test_the_run_says_what_it_was(in_home: Pipeline, out_json: OutJson) -> None:
     stored = json.loads((in_home.folder / "home" / "runs" / run / "config.json").read_text())
     RunConfig.model_validate({k: stored[k] for k in ("run", "prompt", "lora", "align")})
     assert manifest["base"]["weights"] == stored["base"]["weights"]
+
+
+def test_two_catalogs_are_aligned_on_together(in_home: Pipeline, tmp_path: Path, out_json: OutJson) -> None:
+    """The adapter is of both, and encodes either."""
+    more = tmp_path / "more"
+    import_dataset(write_source(tmp_path / "source"), more)
+    on = ["--data", str(in_home.data), "--data", str(more), *in_home.settings(align__catalog_temperature=2.0)]
+    assert in_home.run("align", "--modality", "text", *on, "--json") == 0
+    aligned = out_json()
+    alone = len(in_home.catalog.item_split("train"))
+    assert aligned["name"] == "text/things-more"
+    assert alone < aligned["items"]["train"] <= 2 * alone
+    for data in (in_home.data, more):
+        argv = ["encode", "text/things-more", "--data", str(data), *in_home.settings(), "--json"]
+        assert in_home.run(*argv) == 0
+        coverage = out_json()["coverage"]
+        assert coverage["text"] + coverage["none"] == 20
