@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from earec_core.catalog.dataset import Catalog
+from earec_core.catalog.dataset import TABLES, Catalog
 from earec_core.catalog.importing import check_out, write_dataset
 from earec_core.catalog.splits import FROM, JOINED
 from earec_core.errors import DataError
@@ -44,35 +44,7 @@ def join_catalogs(
             f"Catalogs of different names are joined, not {', '.join(names) or 'none'}.",
             "Import them with names of their own: earec data import --name NAME",
         )
-    items, interactions, relations, first_user, first_item = [], [], [], 0, 0
-    for catalog in catalogs:
-        if FROM in catalog.items.columns:
-            raise DataError(
-                f"The catalog {catalog.name} is joined itself.", "Join the catalogs that it is of."
-            )
-        mark = pl.lit(f"{catalog.name}{_BETWEEN}")
-        own = catalog.items.with_columns(item_id=mark + pl.col("item_id"))
-        items.append(own.with_columns(pl.lit(catalog.name).alias(FROM)))
-        shift = pl.col("item") + first_item
-        interactions.append(
-            catalog.interactions.with_columns(
-                user=pl.col("user") + first_user, user_id=mark + pl.col("user_id"), item=shift
-            )
-        )
-        relations.append(catalog.relations.with_columns(item=shift, related=pl.col("related") + first_item))
-        first_item += len(catalog)
-        first_user += catalog.interactions["user"].n_unique()
-    try:
-        tables = {
-            "items": pl.concat(items, how="diagonal_relaxed"),
-            "interactions": pl.concat(interactions, how="diagonal_relaxed"),
-            "relations": pl.concat(relations, how="diagonal_relaxed"),
-        }
-    except pl.exceptions.PolarsError as error:
-        raise DataError(
-            f"Columns of one name do not go together in {', '.join(names)}: {error}.",
-            "Name one of them otherwise when it is imported: earec data import --column",
-        ) from error
+    tables = _joined(catalogs)
     places = {
         catalog.name: {
             "base": os.path.relpath(catalog.base, out.resolve()),
@@ -89,6 +61,33 @@ def join_catalogs(
         JOINED: places,
     }
     return write_dataset(tables, out, out, about, replace=force)
+
+
+def _joined(catalogs: Sequence[Catalog]) -> dict[str, pl.DataFrame]:
+    """The tables of all catalogs, rows of items and users shifted behind those of the catalogs before."""
+    parts: dict[str, list[pl.DataFrame]] = {name: [] for name in TABLES}
+    first_user, first_item = 0, 0
+    for catalog in catalogs:
+        if FROM in catalog.items.columns:
+            raise DataError(
+                f"The catalog {catalog.name} is joined itself.", "Join the catalogs that it is of."
+            )
+        mark, item = pl.lit(f"{catalog.name}{_BETWEEN}"), pl.col("item") + first_item
+        own = catalog.items.with_columns(item_id=mark + pl.col("item_id"))
+        parts["items"].append(own.with_columns(pl.lit(catalog.name).alias(FROM)))
+        user, user_id = pl.col("user") + first_user, mark + pl.col("user_id")
+        parts["interactions"].append(catalog.interactions.with_columns(user=user, user_id=user_id, item=item))
+        related = pl.col("related") + first_item
+        parts["relations"].append(catalog.relations.with_columns(item=item, related=related))
+        first_item += len(catalog)
+        first_user += catalog.interactions["user"].n_unique()
+    try:
+        return {name: pl.concat(tables, how="diagonal_relaxed") for name, tables in parts.items()}
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"Columns of one name do not go together in {', '.join(c.name for c in catalogs)}: {error}.",
+            "Name one of them otherwise when it is imported: earec data import --column",
+        ) from error
 
 
 def join_once(catalogs: Sequence[Catalog], folder: Path) -> Catalog:

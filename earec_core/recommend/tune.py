@@ -111,32 +111,12 @@ def tune(
         "optuna": optuna.__version__,
     }
     run = workspace.run("tune", key).start()
-    job = _Job(catalog, config, kind, tables, run)
-    done = _read(run.folder / TRIALS)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=config.seed))
-    started, results = time.monotonic(), list[Trial]()
-    while len(results) < trials:
-        asked = study.ask() if results else None
-        settings, ref = job.proposed(asked) if asked else ({}, next(iter(tables), None))
-        if len(results) < len(done):
-            trial = done[len(results)]
-        elif results and minutes is not None and time.monotonic() - started > 60 * minutes:
-            break
-        else:
-            trial = job.trained(settings, ref, f"trial {len(results) + 1} of {trials}")
-            results_so_far = [*results, trial]
-            write_atomic(run.folder / TRIALS, "".join(f"{t.model_dump_json()}\n" for t in results_so_far))
-            run.step(len(results_so_far), {"valid_ndcg@10": trial.ndcg10})
-        if asked:
-            study.tell(asked, trial.ndcg10)
-        results.append(trial)
-    tuning = Tuning(tuple(results), config, run)
-    if tuning.best.ndcg10 <= 0:
+    results = _Job(catalog, config, kind, tables, run).trials(trials, minutes)
+    best = Tuning(tuple(results), config, run).best
+    if best.ndcg10 <= 0:
         raise UsageError("No trial ranked a validation target among the first ten.", "Lower recommender.lr.")
-    tuning = Tuning(tuning.trials, config.model_copy(update=dict(tuning.best.settings)), run)
-    run.finish({"trials": len(results), **tuning.best.model_dump()}, step=len(results))
-    return tuning
+    run.finish({"trials": len(results), **best.model_dump()}, step=len(results))
+    return Tuning(tuple(results), config.model_copy(update=dict(best.settings)), run)
 
 
 @dataclass(frozen=True)
@@ -148,6 +128,30 @@ class _Job:
     kind: RecommenderModel
     tables: Mapping[str, ItemVectors]
     run: Run
+
+    def trials(self, most: int, minutes: float | None) -> list[Trial]:
+        """All trials up to a budget: those of before are told to optuna again, others trained and kept."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        sampler = optuna.samplers.TPESampler(seed=self.config.seed)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        file, started = self.run.folder / TRIALS, time.monotonic()
+        done, results = _read(file), list[Trial]()
+        while len(results) < most:
+            asked = study.ask() if results else None
+            settings, ref = self.proposed(asked) if asked else ({}, next(iter(self.tables), None))
+            if len(results) < len(done):
+                results.append(done[len(results)])
+            elif results and minutes is not None and time.monotonic() - started > 60 * minutes:
+                break
+            else:
+                results.append(self.trained(settings, ref, f"trial {len(results) + 1} of {most}"))
+                write_atomic(file, "".join(f"{trial.model_dump_json()}\n" for trial in results))
+                self.run.step(len(results), {"valid_ndcg@10": results[-1].ndcg10})
+            if asked:
+                study.tell(asked, results[-1].ndcg10)
+        return results
 
     def proposed(self, trial: Any) -> tuple[dict[str, Any], str | None]:
         """The settings that optuna asks for, and the vectors."""
