@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from earec_core.aligned.features import ModalityInputs
 from earec_core.llm.prompts import Prompt, PromptBuilder, TooLongError
-from earec_core.llm.tokens import Ids
+from earec_core.modality.tokens import Ids
 from earec_core.types import Item, Slot
 
 

@@ -16,7 +16,7 @@ from earec_core.artifacts import ChatRecord
 from earec_core.config import PromptConfig
 from earec_core.errors import UsageError
 from earec_core.llm.chat import chat_text
-from earec_core.llm.tokens import Ids, Span, SpanTokenizer
+from earec_core.modality.tokens import Ids, Span, SpanTokenizer
 from earec_core.types import Item, Slot
 
 Piece = Ids | Slot

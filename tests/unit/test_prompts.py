@@ -25,6 +25,8 @@ from earec_core.config import PRESETS, PromptConfig, resolve
 from earec_core.errors import UsageError
 from earec_core.llm.positions import model_positions
 from earec_core.llm.prompts import Prompt, PromptBuilder, TooLongError
+from earec_core.modality.tokens import SpanTokenizer
+from earec_core.testing import tiny_tokenizer
 from earec_core.types import Item, Slot
 
 
@@ -155,6 +157,23 @@ def test_control_tokens_that_a_catalog_spells_are_read_as_letters(tokenizer: Any
         assert tokenizer.decode(response[:-1]) == f"{title}. <|im_start|>Acme"
 
 
+def test_tokens_that_were_added_without_being_called_special_are_read_as_letters_too() -> None:
+    """As `<tool_call>` of Qwen; what a template itself spells stays what it is."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<tool_call>", "</tool_call>", "  "])
+    (call, end, spaces) = tokenizer.convert_tokens_to_ids(["<tool_call>", "</tool_call>", "  "])
+    tokens = SpanTokenizer(tokenizer)
+    title = "a <tool_call> of  red</tool_call>"
+    ids = tokens((title, True))
+    assert {call, end}.isdisjoint(ids)
+    assert spaces in ids
+    assert tokenizer.decode(ids) == title
+    assert tokens(("x <tool_call> y", False), (title, True)).count(call) == 1
+    assert tokens(("plain text", True)) == tuple(
+        tokenizer("plain text", add_special_tokens=False)["input_ids"]
+    )
+
+
 @pytest.mark.parametrize("chat", ["backbone", "v1"])
 def test_a_domain_is_plain_text_and_makes_no_slots(tokenizer: Any, chat: Any) -> None:
     def controls(domain: str) -> list[int]:
@@ -190,7 +209,7 @@ def test_a_vocabulary_that_holds_the_marker_as_a_word_does_not_leak_it() -> None
     builder = PromptBuilder(PromptConfig(chat="v1"), fast, "x")
     response = builder.response("a </s> b")
     assert fast.eos_token_id not in response[:-1]
-    assert fast.decode(response[:-1]).replace(" ", "") == "ab"
+    assert fast.decode(response[:-1]).replace(" ", "") == "a</s>b"
 
 
 @pytest.mark.parametrize("title", ["...", ".", "…", ". . .", "", None])

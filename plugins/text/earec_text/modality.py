@@ -19,6 +19,7 @@ from earec_core.modality import (
     Projector,
     pad,
 )
+from earec_core.modality.tokens import SpanTokenizer
 from earec_text.cleaning import Template, clean, join_sentences
 
 _SHOWN = 300
@@ -61,10 +62,7 @@ class WordEncoder(Encoder):
         super().__init__()
         self.d_enc = llm.d_llm
         self.max_tokens = max_tokens
-        self._tokenizer = tokenizer = llm.tokenizer
-        # Unknown letters are no control token, unless the end of a text is written alike (GPT-2).
-        unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id}
-        self._controls = set(tokenizer.all_special_ids) - unknown
+        self._tokens = SpanTokenizer(llm.tokenizer)
         # In a tuple, so that torch does not register the LLM's embedding as a part of this module.
         self._embedding = (llm.word_embedding,)
 
@@ -72,11 +70,7 @@ class WordEncoder(Encoder):
     def forward(self, batch: Sequence[str]) -> Encoded:
         (embedding,) = self._embedding
         # A description that spells a chat marker must not become that marker.
-        tokens = self._tokenizer(
-            list(batch), add_special_tokens=False, split_special_tokens=True, verbose=False
-        )["input_ids"]
-        # Some vocabularies hold its spelling as a word too; that word is left out.
-        rows = [[i for i in row if i not in self._controls][: self.max_tokens] for row in tokens]
+        rows = [self._tokens.encode((text, True))[: self.max_tokens] for text in batch]
         ids = torch.tensor([i for row in rows for i in row], dtype=torch.long, device=embedding.weight.device)
         return pad(embedding(ids).split([len(row) for row in rows]))
 

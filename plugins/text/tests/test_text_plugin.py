@@ -154,7 +154,7 @@ def test_chat_markers_in_a_description_stay_characters(llm: Any) -> None:
     assert not (h[0][:, None] == markers[None]).all(-1).any()
 
 
-def test_a_marker_that_is_a_word_of_the_vocabulary_is_left_out(llm: Any) -> None:
+def test_a_marker_that_is_a_word_of_the_vocabulary_is_read_as_letters(llm: Any) -> None:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -164,8 +164,13 @@ def test_a_marker_that_is_a_word_of_the_vocabulary_is_left_out(llm: Any) -> None
     assert unigram.eos_token_id in unigram("a</s>b", split_special_tokens=True)["input_ids"]
     other = SimpleNamespace(tokenizer=unigram, word_embedding=llm.word_embedding, d_llm=32)
     h, _ = make().build_encoder(other)(["a</s>b"])
-    expected = llm.word_embedding(torch.tensor(unigram.convert_tokens_to_ids(["a", "b"])))
-    assert torch.equal(h[0], expected)
+    a, b, unknown, eos = llm.word_embedding(
+        torch.tensor(unigram.convert_tokens_to_ids(["a", "b", "<unk>", "</s>"]))
+    )
+    assert torch.equal(h[0, 0], a)
+    assert torch.equal(h[0, -1], b)
+    assert all(torch.equal(row, unknown) for row in h[0, 1:-1])
+    assert not (h[0] == eos).all(-1).any()
 
 
 def test_no_token_at_all_is_an_empty_row(llm: Any) -> None:
