@@ -156,7 +156,7 @@ class RecommenderConfig(Section):
     similarity: Literal["inner", "cosine"] = Field("inner", description="inner: Eq. 8; cosine: the release.")
     temperature: float = Field(0.07, gt=0, description="Divides the cosine.")
     table: str = Field(
-        "linear",
+        "mlp",
         description="How frozen vectors become items: linear, mlp, moe, a plugin's; with +ids a trained embedding "
         "per id is added (mlp+ids).",
     )
@@ -231,6 +231,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "prompt": _PAPER_PROMPT,
         "lora": {"r": 128, "alpha": 256},
         "align": {"lr": 2e-4, "projector_lr": 2e-5, "batch_size": 16, "schedule": "constant", "warmup": 0.0},
+        "recommender": {"table": "linear"},
     },
     "release": {
         "backbone": {"model": "lmsys/vicuna-7b-v1.5"},
@@ -245,6 +246,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "projector_warmup_epochs": 2,
             "epochs": 2,
         },
+        "recommender": {"table": "linear"},
     },
 }
 """The choices where the paper and its authors' release differ; docs/method.md says why ours."""

@@ -26,7 +26,6 @@ from earec_core.catalog import Sequences
 
 _WINDOW = 3
 """Places apart, at most, as for relations."""
-_EXAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,12 @@ class Contrast:
     """InfoNCE over a batch: of all its items, an item's companion is to be the nearest.
 
     Vectors are read off as `encode` would, of the prompt without the anchor. They are compared by the cosine of
-    their standardised dimensions, by the mean and deviation that they have before training: a few large dimensions
-    would be all that counts otherwise. Other companions in the batch are no negatives. Each score is less the log
-    of the item's chance to be in the batch, so that the popular are not pushed away for being drawn often.
+    their dimensions, standardised over the batch: a few large ones, and what all items have in common, would be all
+    that counts otherwise, and what they have in common changes fastest. Other companions in the batch are no
+    negatives. Each score is less the log of the item's chance to be in the batch, so that the popular are not
+    pushed away for being drawn often.
 
     Args:
-        model: as training starts.
         samples: to train on.
         companions: over their items.
         readout: of the vectors.
@@ -105,7 +104,6 @@ class Contrast:
 
     def __init__(
         self,
-        model: AlignedModel,
         samples: Sequence[Sample],
         companions: Companions,
         readout: Readout,
@@ -114,12 +112,6 @@ class Contrast:
         self.companions, self._readout, self._temperature = companions, readout, temperature
         shares = companions.chances([sample.prompt.item for sample in samples])
         self._log_share = {row: float(np.log(share)) for row, share in shares.items()}
-        with torch.no_grad():
-            shown = samples[:: max(1, len(samples) // _EXAMPLES)][:_EXAMPLES]
-            vectors = [readout.read(model.states([sample.prompt]))[0] for sample in shown]
-        stacked = torch.stack(vectors)
-        self._mean, deviation = stacked.mean(0), stacked.std(0)
-        self._deviation = deviation.clamp_min(1e-3 * float(deviation.max()))
 
     def loss(self, states: States, rows: Sequence[int]) -> Float[Tensor, ""]:
         """The loss of every item whose companion stands beside it in a batch, summed.
@@ -128,7 +120,7 @@ class Contrast:
             states: of the batch's prompts.
             rows: their items; pairs are at places 2k and 2k + 1.
         """
-        vectors = F.normalize((self._readout.read(states) - self._mean) / self._deviation, dim=-1)
+        vectors = F.normalize(_standardised(self._readout.read(states)), dim=-1)
         share = torch.tensor([self._log_share[row] for row in rows], device=vectors.device)
         scores = vectors @ vectors.T / self._temperature - share
         together = self.companions.together
@@ -141,6 +133,12 @@ class Contrast:
         hidden = torch.tensor(left_out, device=scores.device)[anchors]
         hidden[torch.arange(len(pairs)), targets] = False
         return F.cross_entropy(scores[anchors].masked_fill(hidden, -torch.inf), targets, reduction="sum")
+
+
+def _standardised(vectors: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    deviation = vectors.std(0, correction=0)
+    least = 1e-3 * deviation.detach().max() + 1e-12
+    return (vectors - vectors.mean(0)) / deviation.clamp_min(least)
 
 
 def paired_batches(

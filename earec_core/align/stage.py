@@ -292,7 +292,7 @@ class _Job:
             )
         self.workspace.note(f"{len(companions.of)} of {len(rows)} items have others that follow them.")
         readout, temperature = get_readout(self.config.encode.readout), self.config.align.pairs_temperature
-        contrast = Contrast(self.model, train, companions, readout, temperature)
+        contrast = Contrast(train, companions, readout, temperature)
         return {"contrast": contrast, "alike": inputs_alike(self.model, self.modality, rows)}
 
     def manifest(

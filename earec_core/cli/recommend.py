@@ -31,7 +31,7 @@ def command() -> None:
     help="sasrec, earec, or one that a plugin brings.  [default: earec with --vectors, sasrec with --ids]",
 )
 @click.option("--name", help="What to register it as.  [default: recommender/DATASET]")
-@options.config_options()
+@options.config_options("preset")
 @options.session_options
 @options.json_option
 def train(
@@ -76,7 +76,7 @@ def train(
     type=options.PathType,
     help="The file of settings.  [default: best.toml in the run's folder]",
 )
-@options.config_options()
+@options.config_options("preset")
 @options.session_options
 @options.json_option
 def tune(

@@ -61,6 +61,7 @@ projector_lr = 1e-2
 max_new_tokens = 8
 
 [recommender]
+table = "linear"
 dim = 16
 inner = 32
 lr = 1e-2
@@ -77,6 +78,7 @@ projector_lr = 1e-4
 max_new_tokens = 10
 
 [recommender]
+table = "linear"
 dim = 32
 inner = 64
 lr = 1e-2

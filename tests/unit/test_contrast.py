@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -96,11 +95,11 @@ def test_the_loss_is_infonce_over_the_batch_with_known_companions_and_chances_le
         lengths = torch.ones(len(hidden), dtype=torch.long)
         return States(hidden, lengths, torch.full((len(hidden), 1), -1), ("text",))
 
-    model: Any = SimpleNamespace(states=lambda prompts: states(prompt.item for prompt in prompts))
-    contrast = Contrast(model, _samples(range(N)), companions, READOUTS["last"], 0.2)
+    contrast = Contrast(_samples(range(N)), companions, READOUTS["last"], 0.2)
     batch = next(iter(paired_batches(_samples(range(N)), companions, np.eye(N), 8, 3, 0)))
     rows = [sample.prompt.item for sample in batch] + [N - 1]  # the last one has no companion
-    standard = (vectors - vectors.mean(0)) / vectors.std(0)
+    mine = vectors[rows]
+    standard = (mine - mine.mean(0)) / mine.std(0, correction=0)
     unit = standard / standard.norm(dim=1, keepdim=True)
     shares = np.full(N, 0.5 / N)
     for row in range(N):
@@ -115,7 +114,7 @@ def test_the_loss_is_infonce_over_the_batch_with_known_companions_and_chances_le
         for c in range(len(rows)):
             stays = c == b or (rows[c] != rows[a] and not companions.together(rows[a], rows[c]))
             if stays:
-                scores[c] = float(unit[rows[a]] @ unit[rows[c]]) / 0.2 - math.log(shares[rows[c]])
+                scores[c] = float(unit[a] @ unit[c]) / 0.2 - math.log(shares[rows[c]])
         expected += math.log(sum(math.exp(s) for s in scores.values())) - scores[b]
     assert float(contrast.loss(states(rows), rows)) == pytest.approx(expected)
     assert float(contrast.loss(states([N - 1, N - 2]), [N - 1, N - 2])) == 0.0

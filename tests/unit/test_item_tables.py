@@ -90,7 +90,7 @@ def test_an_items_embedding_is_dropped_as_a_whole_and_as_often_as_said() -> None
 def test_items_start_at_the_size_of_trained_ids() -> None:
     items = Items(torch.ones(500, dtype=torch.long), torch.randn(500, 64))
     torch.manual_seed(0)
-    table = build_table(RecommenderConfig(dim=64, scaling="standardise"), items).eval()
+    table = build_table(RecommenderConfig(dim=64, scaling="standardise", table="linear"), items).eval()
     assert table().std(0).mean().item() == pytest.approx(0.02, rel=0.25)
 
 
