@@ -31,7 +31,7 @@ contestant() { # NAME TABLE ITEMS...: tune, then train three seeds
   step "tune-$out" earec recommend tune "$@" "${on[@]}" "${settings[@]}" --trials "$trials" --out "$work/tuned/$out.toml"
   for seed in 0 1 2; do
     step "train-$out-$seed" earec recommend train "$@" --data "$catalog" --config "$work/tuned/$out.toml" \
-      --set recommender.batch_size=1024 --set recommender.epochs=60 --set recommender.patience=8 \
+      --set recommender.epochs=60 --set recommender.patience=8 \
       --set "recommender.seed=$seed" --name "recommender/$out-$seed"
   done
 }

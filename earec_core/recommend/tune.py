@@ -67,9 +67,11 @@ class Tuning:
         return max(self.trials, key=lambda trial: trial.ndcg10)
 
     def toml(self) -> str:
-        """The best settings as a file for `--config`."""
-        lines = (f"{key} = {_toml(value)}" for key, value in self.best.settings.items())
-        return "\n".join(("[recommender]", *lines, ""))
+        """All settings of the best trial, those that were given too, as a file for `--config`."""
+        settings = self.config.model_dump(mode="json", exclude_none=True)
+        return "\n".join(
+            ("[recommender]", *(f"{key} = {_toml(value)}" for key, value in settings.items()), "")
+        )
 
 
 def tune(

@@ -129,7 +129,7 @@ def test_the_command_writes_settings_that_train_reads(
     assert run(argv) == 0
     file = capsys.readouterr().out.strip()
     assert file == said["file"]
-    argv = ["recommend", "train", "--data", str(catalog.path), "--ids", "--config", file, *registry, *quick]
+    argv = ["recommend", "train", "--data", str(catalog.path), "--ids", "--config", file, *registry]
     assert run([*argv, "--json"]) == 0
     trained = json.loads(capsys.readouterr().out)
     assert trained["valid"]["ndcg@10"] == pytest.approx(said["best"]["ndcg10"], abs=1e-6)
