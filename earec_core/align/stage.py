@@ -183,6 +183,8 @@ class _Job:
             "continue_from": self.parent.id if self.parent else None,
             "plugin": plugin_record(self.modality).model_dump(),
         }
+        if self.config.align.pairs:
+            beside["readout"] = self.config.encode.readout
         return model_run(
             self.workspace, "align", self.catalog, self.model, self.config, beside, label=self.modality
         )
@@ -275,13 +277,18 @@ class _Job:
 
         Raises:
             DataError: no two items to train on follow each other.
-            UsageError: catalogs are to be sampled otherwise than by size.
+            UsageError: catalogs are to be sampled otherwise than by size, or another layer is to be read.
         """
         if not self.config.align.pairs:
             return {}
         if self.config.align.catalog_temperature != 1:
             raise UsageError(
                 "With align.pairs every item comes once in an epoch.", "Leave align.catalog_temperature at 1."
+            )
+        if self.config.encode.layer is not None:
+            raise UsageError(
+                "align.pairs draws together what the last layer says.",
+                "Leave encode.layer out while aligning.",
             )
         rows = [sample.prompt.item for sample in train]
         companions = Companions.read(self.catalog.leave_one_out().train, rows)

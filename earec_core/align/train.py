@@ -107,7 +107,7 @@ class Trainer:
         self.loss = self.engine.wrap(model)
         # With companions beside them, half as many samples of its own are in a batch.
         per_epoch = math.ceil(
-            len(train) / (config.batch_size if contrast is None else config.batch_size // 2)
+            len(train) / (config.batch_size if contrast is None else max(1, config.batch_size // 2))
         )
         self.warm_steps = round(per_epoch * config.projector_warmup_epochs) if projectors else 0
         self.steps = self.warm_steps + max(1, round(per_epoch * config.epochs))

@@ -76,6 +76,24 @@ def test_a_killed_run_ends_the_same(in_home: Pipeline, monkeypatch: pytest.Monke
     assert bytes_of[0] == bytes_of[1]
 
 
+def test_another_readout_is_another_run_and_another_layer_is_refused(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With batches of one item, too, beside which its companion stands."""
+    ids = set()
+    for readout in ("last", "mean"):
+        settings = in_home.settings(
+            align__pairs=1.0, align__batch_size=1, align__epochs=1, encode__readout=readout
+        )
+        on = ["--data", str(in_home.data), *settings, "--name", f"text/{readout}"]
+        assert in_home.run("align", "--modality", "text", *on) == 0
+        ids.add(in_home.workspace.registry.resolve(f"text/{readout}"))
+    assert len(ids) == 2
+    on = ["--data", str(in_home.data), *in_home.settings(align__pairs=1.0, encode__layer=1)]
+    assert in_home.run("align", "--modality", "text", *on) == 2
+    assert "Leave encode.layer out" in capsys.readouterr().err
+
+
 def test_a_catalog_without_companions_is_refused(
     in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,8 +46,8 @@ def _linear(x: Tensor, p: dict[str, Tensor]) -> Tensor:
 
 
 def _mlp(x: Tensor, p: dict[str, Tensor]) -> Tensor:
-    wide = F.gelu(x @ p["adaptor.1.weight"].T + p["adaptor.1.bias"])
-    return wide @ p["adaptor.4.weight"].T + p["adaptor.4.bias"]
+    wide = F.gelu(x @ p["adaptor.0.weight"].T + p["adaptor.0.bias"])
+    return wide @ p["adaptor.3.weight"].T + p["adaptor.3.bias"]
 
 
 def _moe(x: Tensor, p: dict[str, Tensor]) -> Tensor:

@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from earec_core.config import RecommenderConfig
+from earec_core.recommend.dropout import Dropout
+from earec_core.recommend.scaling import scaled
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,28 @@ class TableKind:
     build: Callable[[RecommenderConfig, Items], ItemTable]
 
 
+class VectorTable(ItemTable):
+    """What tables over frozen vectors have in common: the vectors, scaled, and dropout on them.
+
+    The vectors are neither trained nor stored with the table.
+
+    Args:
+        config: `dim`, `scaling` and `table_dropout`.
+        items: with vectors.
+    """
+
+    vectors: Tensor
+
+    def __init__(self, config: RecommenderConfig, items: Items) -> None:
+        super().__init__()
+        self.register_buffer("vectors", scaled(items.known(), config), persistent=False)
+        self.dropout = Dropout(config.table_dropout)
+
+
 def small(layer: nn.Linear) -> nn.Linear:
     """A layer whose outputs start at the size of trained ids (0.02) where its inputs have deviation 1."""
     nn.init.normal_(layer.weight, std=0.02 / layer.in_features**0.5)
     return layer
-
-
-def frozen(table: nn.Module, vectors: Float[Tensor, "n d_in"]) -> None:
-    """Give a table vectors that are neither trained nor stored with it, as `table.vectors`."""
-    table.register_buffer("vectors", vectors, persistent=False)
 
 
 def drawn(p: float, n: int, device: torch.device) -> Float[Tensor, "n 1"]:

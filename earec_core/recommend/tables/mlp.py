@@ -7,30 +7,21 @@ from torch import Tensor, nn
 
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.dropout import Dropout
-from earec_core.recommend.scaling import scaled
-from earec_core.recommend.tables.base import Items, ItemTable, TableKind, frozen, small
+from earec_core.recommend.tables.base import Items, TableKind, VectorTable, small
 
 _WIDER, _DROPOUT = 4, 0.2
 
 
-class MlpTable(ItemTable):
+class MlpTable(VectorTable):
     """Scaled vectors, dropout, a layer of 4 x dim with GELU and dropout 0.2, a layer of dim.
 
     WhitenRec (arXiv 2402.10602) found on three of four data sets that whitened text needs more than a linear map.
-
-    Args:
-        vectors: frozen.
-        config: `dim`, `scaling` and `table_dropout`.
     """
 
-    vectors: Tensor
-
-    def __init__(self, vectors: Float[Tensor, "n d_in"], config: RecommenderConfig) -> None:
-        super().__init__()
-        frozen(self, scaled(vectors, config))
+    def __init__(self, config: RecommenderConfig, items: Items) -> None:
+        super().__init__(config, items)
         wide = _WIDER * config.dim
         self.adaptor = nn.Sequential(
-            Dropout(config.table_dropout),
             nn.Linear(self.vectors.shape[1], wide),
             nn.GELU(),
             Dropout(_DROPOUT),
@@ -38,12 +29,8 @@ class MlpTable(ItemTable):
         )
 
     def forward(self) -> Float[Tensor, "n d"]:
-        mapped: Tensor = self.adaptor(self.vectors)
+        mapped: Tensor = self.adaptor(self.dropout(self.vectors))
         return mapped
 
 
-def _build(config: RecommenderConfig, items: Items) -> MlpTable:
-    return MlpTable(items.known(), config)
-
-
-MLP = TableKind("mlp", "frozen vectors through two layers", True, _build)
+MLP = TableKind("mlp", "frozen vectors through two layers", True, MlpTable)

@@ -8,31 +8,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from earec_core.config import RecommenderConfig
-from earec_core.recommend.dropout import Dropout
-from earec_core.recommend.scaling import scaled
-from earec_core.recommend.tables.base import Items, ItemTable, TableKind, frozen, small
+from earec_core.recommend.tables.base import Items, TableKind, VectorTable, small
 
 _EXPERTS = 8
 
 
-class MoeTable(ItemTable):
+class MoeTable(VectorTable):
     """The adaptor of UniSRec (Hou et al., KDD 2022, arXiv 2206.05941): experts W_k (x - b_k), mixed by a gate.
 
     The gate is softmax of x W_g, while training with noise of a learned deviation, softplus(x W_n). Each expert
     drops some of what it reads.
-
-    Args:
-        vectors: frozen.
-        config: `dim`, `scaling` and `table_dropout`.
     """
 
-    vectors: Tensor
-
-    def __init__(self, vectors: Float[Tensor, "n d_in"], config: RecommenderConfig) -> None:
-        super().__init__()
-        frozen(self, scaled(vectors, config))
+    def __init__(self, config: RecommenderConfig, items: Items) -> None:
+        super().__init__(config, items)
         d_in = self.vectors.shape[1]
-        self.dropout = Dropout(config.table_dropout)
         self.centres = nn.Parameter(torch.zeros(_EXPERTS, d_in))
         self.experts = nn.ModuleList(small(nn.Linear(d_in, config.dim, bias=False)) for _ in range(_EXPERTS))
         self.gate, self.noise = (nn.Parameter(torch.zeros(d_in, _EXPERTS)) for _ in range(2))
@@ -50,8 +40,4 @@ class MoeTable(ItemTable):
         return torch.stack(mixed).sum(0)
 
 
-def _build(config: RecommenderConfig, items: Items) -> MoeTable:
-    return MoeTable(items.known(), config)
-
-
-MOE = TableKind("moe", "frozen vectors through UniSRec's mixture of experts", True, _build)
+MOE = TableKind("moe", "frozen vectors through UniSRec's mixture of experts", True, MoeTable)
