@@ -155,6 +155,11 @@ class RecommenderConfig(Section):
     valid_users: int | None = Field(None, ge=1, description="Validate on a fixed random part of the users.")
     similarity: Literal["inner", "cosine"] = Field("inner", description="inner: Eq. 8; cosine: the release.")
     temperature: float = Field(0.07, gt=0, description="Divides the cosine.")
+    candidates: Literal["catalog", "trained"] = Field(
+        "catalog",
+        description="Whom a target competes with in training: all items (Eq. 8), or those with a training "
+        "interaction, so that the others are not pushed down for never having been chosen.",
+    )
     table: str = Field(
         "mlp",
         description="How frozen vectors become items: linear, mlp, moe, a plugin's; with +ids a trained embedding "

@@ -126,6 +126,32 @@ def test_all_positions_at_once_equal_one_row_per_prefix(similarity: str) -> None
     torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("similarity", ["inner", "cosine"])
+@pytest.mark.parametrize("kind", ["sasrec", "earec"])
+def test_an_item_that_nobody_chose_is_left_alone_where_it_does_not_compete(
+    kind: str, similarity: str
+) -> None:
+    config = SMALL.model_copy(update={"similarity": similarity, "candidates": "trained", "table": "mlp+ids"})
+    counts = torch.tensor([0, 2, 1, 2, 1, 0, 0, 3, 1, 1, 1, 0])
+    rows = counts.nonzero().squeeze(1).tolist()
+    torch.manual_seed(0)
+    vectors = torch.randn(12, 6) if kind == "earec" else None
+    model = MODELS[kind].build(config, Items(counts, vectors)).eval()
+    assert isinstance(model, TransformerRecommender)
+    loss, count = model.loss([np.array([1, 4, 2, 9])])
+    items = model.items()
+    states = model(items, torch.tensor([[1, 4, 2]]))[0]
+    scores = model.scores(states, items)[:, rows]
+    expected = F.cross_entropy(scores, torch.tensor([rows.index(i) for i in (4, 2, 9)]), reduction="sum")
+    assert count == 3
+    torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-5)
+    loss.backward()
+    embedding = next(p for name, p in model.named_parameters() if name.endswith("embedding"))
+    assert embedding.grad is not None
+    assert not embedding.grad[counts == 0].any()
+    assert embedding.grad[7].any()
+
+
 def test_no_position_sees_a_later_one() -> None:
     model = _model()
     items = model.items()

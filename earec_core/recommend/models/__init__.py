@@ -6,6 +6,9 @@ Another one is a row more, or installed: a plugin of the kind `RECOMMENDER`, an 
 
 from __future__ import annotations
 
+from jaxtyping import Int
+from torch import Tensor
+
 from earec_core import plugins
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.models.base import RecommenderModel
@@ -15,12 +18,19 @@ from earec_core.recommend.tables import IdTable, Items, build_table
 
 def _sasrec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
     """SASRec (Kang & McAuley, ICDM 2018): the transformer over a trained embedding per item id."""
-    return TransformerRecommender(IdTable(len(items), config.dim), config)
+    return TransformerRecommender(
+        IdTable(len(items), config.dim), config, candidates=_candidates(config, items)
+    )
 
 
 def _earec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
     """EARec's (Eqs. 6-8): the transformer over frozen item vectors through a table of `recommender.table`."""
-    return TransformerRecommender(build_table(config, items), config)
+    return TransformerRecommender(build_table(config, items), config, candidates=_candidates(config, items))
+
+
+def _candidates(config: RecommenderConfig, items: Items) -> Int[Tensor, " c"] | None:
+    """Rows of the items that `recommender.candidates` lets compete in training; None: all."""
+    return items.counts.nonzero().squeeze(1) if config.candidates == "trained" else None
 
 
 _load = TransformerRecommender.stored

@@ -66,11 +66,17 @@ class TransformerRecommender(Recommender):
     Args:
         table: the items, read and scored against.
         config: sizes and similarity.
+        candidates: rows of the items that compete in training, every target among them; default: all.
     """
 
-    def __init__(self, table: ItemTable, config: RecommenderConfig) -> None:
+    candidates: Tensor | None
+
+    def __init__(
+        self, table: ItemTable, config: RecommenderConfig, *, candidates: Int[Tensor, " c"] | None = None
+    ) -> None:
         super().__init__(config)
         self.table = table
+        self.register_buffer("candidates", candidates, persistent=False)
         self.positions = nn.Parameter(torch.randn(config.max_len, config.dim) * 0.02)
         self.norm = nn.LayerNorm(config.dim)
         self.dropout = Dropout(config.dropout)
@@ -88,10 +94,12 @@ class TransformerRecommender(Recommender):
         return states
 
     def loss(self, windows: Sequence[Int[np.ndarray, " _"]]) -> tuple[Float[Tensor, ""], int]:
-        """Eq. 8 summed over every position of the windows but the last, and how many those are."""
+        """Eq. 8 over the candidates, summed over every position of the windows but the last, and their number."""
         inputs, places, targets = transitions(windows, self.positions.device)
         items = self.items()
         states = self(items, inputs).flatten(0, 1)[places]
+        if self.candidates is not None:
+            items, targets = items[self.candidates], torch.searchsorted(self.candidates, targets)
         loss: Tensor = FullSoftmax.apply(self.queries(states), self.keys(items), targets)  # type: ignore[no-untyped-call]
         return loss, len(targets)
 
