@@ -150,6 +150,8 @@ class Backbone:
         )
         if loaded.left and workspace is not None:
             workspace.note(f"Of {path} these parts are left alone: {', '.join(loaded.left)}.")
+        if device.type == "cpu":
+            layers.keep_in(model, dtype)
         backbone = cls(model, loaded.tokenizer, store.info(config.model, path, workspace), dtype)
         backbone.abilities = architecture.tried(backbone)
         return backbone

@@ -52,6 +52,21 @@ def adapted(model: Any) -> list[str]:
     return _kept_by_peft(model, plain or list(layers))
 
 
+@torch.no_grad()
+def keep_in(model: Any, dtype: torch.dtype) -> None:
+    """Keep the weights of the layers that LoRA adapts in the type that they are multiplied in.
+
+    Autocast would cast them again in every pass. All else (embeddings, norms, the output layer) stays as it is.
+
+    Args:
+        model: a transformers causal LM.
+        dtype: float32: nothing changes.
+    """
+    for name in adapted(model) if dtype != torch.float32 else ():
+        layer = model.get_submodule(name)
+        layer.weight.data = layer.weight.data.to(dtype)
+
+
 def left_out(model: Any, names: set[str]) -> list[str]:
     """The matrices of an LLM's blocks outside of some layers: `kind of module (names)`, sorted.
 

@@ -26,6 +26,7 @@ from earec_core.errors import IntegrityError, UsageError, one_line
 from earec_core.llm.backbone import Adapter, Backbone
 from earec_core.llm.layers import linear_weight
 from earec_core.llm.peft_adapter import WEIGHTS, LoraAdapter, layer_of
+from earec_core.llm.products import Casts, LoraLinear
 
 _NAME = "default"
 
@@ -91,6 +92,17 @@ class TrainableLora(Adapter):
                 self.parameters[f"base_model.model.{name.replace(f'.{_NAME}.', '.')}"] = parameter
         by_layer = [getattr(module, "lora_dropout", {}) for module in self._model.modules()]
         self._dropouts = [dropout for dropouts in by_layer for dropout in dropouts.values()]
+        if not self.settings.dropout:
+            self._in_one_step()
+
+    def _in_one_step(self) -> None:
+        """Let the plain layers compute as `LoraLinear`; others, and any with dropout, as PEFT has them."""
+        casts = Casts()
+        for name, layer in self._layers.items():
+            if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
+                adapted: Any = self._model.get_submodule(name)
+                a, b = adapted.lora_A[_NAME].weight, adapted.lora_B[_NAME].weight
+                adapted.forward = LoraLinear(layer, a, b, adapted.scaling[_NAME], casts)
 
     def take_off(self) -> None:
         for name, layer in self._layers.items():
@@ -172,7 +184,7 @@ class MergedLora(Adapter):
             a, b, scale = adapter.factors(module)
             delta = (torch.from_numpy(b) @ torch.from_numpy(a)) * scale
             self._kept.append((weight, weight.detach().to("cpu", copy=True)))
-            weight.add_(delta.to(weight.device, weight.dtype))
+            weight.copy_(weight.float() + delta.to(weight.device))
 
     @torch.no_grad()
     def take_off(self) -> None:

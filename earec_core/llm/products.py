@@ -1,0 +1,88 @@
+"""A frozen linear layer with LoRA as one step of autograd: y = W x + s B (A x).
+
+The input is cast once to the type that is computed in and kept once for the backward pass, where plain layers would
+do both for W and for A, and so for each of the layers that read the same input.
+Symbols: n positions, r the rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Casts:
+    """The last input that was cast: attention's three projections and the two of a gated network read the same."""
+
+    def __init__(self) -> None:
+        self._of: tuple[Tensor, int, Tensor] | None = None
+
+    def __call__(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """x in another type."""
+        if x.dtype == dtype or x.is_inference():
+            return x.to(dtype)
+        if self._of is None or self._of[0] is not x or self._of[1] != x._version:
+            self._of = (x, x._version, x.detach().to(dtype))
+        return self._of[2]
+
+    def forget(self) -> None:
+        """Let go of the last input."""
+        self._of = None
+
+
+class LoraLinear:
+    """What a frozen linear layer with LoRA computes, in autocast's type where that is on.
+
+    Args:
+        base: the frozen layer.
+        a, b: the factors [r, d_in] and [d_out, r].
+        scale: s.
+        casts: shared by the layers of a model.
+    """
+
+    def __init__(self, base: nn.Linear, a: Tensor, b: Tensor, scale: float, casts: Casts) -> None:
+        self._base, self._a, self._b, self._scale, self._casts = base, a, b, scale, casts
+
+    def __call__(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_out"]:
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        cast = self._casts(x, dtype)
+        y: Tensor = _Product.apply(x, cast, self._base.weight, self._base.bias, self._a, self._b, self._scale)  # type: ignore[no-untyped-call]
+        return y
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        _: Float[Tensor, "*n d_in"],
+        cast: Float[Tensor, "*n d_in"],
+        weight: Float[Tensor, "d_out d_in"],
+        bias: Float[Tensor, " d_out"] | None,
+        a: Float[Tensor, "r d_in"],
+        b: Float[Tensor, "d_out r"],
+        scale: float,
+    ) -> Float[Tensor, "*n d_out"]:
+        dtype = cast.dtype
+        rows = cast.reshape(-1, cast.shape[-1])
+        weight, a, b = weight.to(dtype), a.to(dtype), b.to(dtype)
+        inner = rows @ a.T
+        y = nn.functional.linear(rows, weight, None if bias is None else bias.to(dtype))
+        y.addmm_(inner, b.T, alpha=scale)
+        ctx.save_for_backward(rows, inner, weight, a, b)
+        ctx.scale = scale
+        return y.view(*cast.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, inner, weight, a, b = ctx.saved_tensors
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        through = (grad @ b) * ctx.scale
+        d_x = None
+        if ctx.needs_input_grad[0]:
+            d_x = (grad @ weight).addmm_(through, a).view(*grads[0].shape[:-1], -1)
+        d_b = (grad.T @ inner) * ctx.scale
+        return d_x, None, None, None, through.T @ rows, d_b, None
