@@ -1,98 +1,96 @@
 """Encoding a catalog: `earec encode`'s loop against the plain transformers loop, side by side in one process.
 
-Both get the same prompts, the same slot embeddings and the same merged weights; both are warmed; their vectors
-are compared before a ratio is printed. The plain loop is what a script with transformers does: batches in the
-catalog's order, padded on the left, a causal LM with `output_hidden_states`, the last position kept.
+Both get the same prompts; both are warmed; vectors are compared before a ratio is printed. The plain loop is what a
+script with transformers does: batches in the catalog's order, padded on the left, a causal LM with
+`output_hidden_states` and its logits, the last position kept. It runs in float32 and in bfloat16.
 
-    python benchmarks/encode.py [--items 256] [--batch 16] [--repeat 3]
+    python benchmarks/encode.py [--items 256] [--batch 16] [--repeat 3] [--threads 2] [--json]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import time
-from collections.abc import Callable
+import tempfile
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
+from workload import Workload, arithmetic, ceiling, load_plain, plain_steps, timed
 
-from earec_core.aligned.model import AlignedModel
-from earec_core.config import BackboneConfig, PromptConfig
 from earec_core.encode import item_vectors
-from earec_core.llm.backbone import Backbone, Spliced
-from earec_core.llm.prompts import Prompt, PromptBuilder
-from earec_core.types import Item, Slot
-from earec_core.workspace import Reporter, Workspace
+from earec_core.workspace import Workspace
 
-
-class Prompts:
-    """A model whose prompts have one slot of 4 to 60 positions each, in the shape that `item_vectors` asks for."""
-
-    def __init__(self, backbone: Backbone, n: int) -> None:
-        generator = torch.Generator().manual_seed(0)
-        lengths = torch.randint(4, 60, (n,), generator=generator).tolist()
-        scale = backbone.embedding_rms
-        self.backbone = backbone
-        self.slots = {
-            Slot("m", i): torch.randn(k, backbone.d_llm, generator=generator) * scale
-            for i, k in enumerate(lengths)
-        }
-        builder = PromptBuilder(PromptConfig(), backbone.tokenizer, "Office Products")
-        self.all = [
-            builder.prompt(Item(i, str(i), "t"), lambda _: ["m"], lambda s: len(self.slots[s]))
-            for i in range(n)
-        ]
-
-    @property
-    def prompts(self) -> Prompts:
-        return self
-
-    def prompt(self, row: int) -> Prompt:
-        return self.all[row]
-
-    def length(self, prompt: Prompt) -> int:
-        return prompt.length(lambda s: len(self.slots[s]))
-
-    def splice(self, prompts: list[Prompt], _: object = None) -> Spliced:
-        return self.backbone.splice(prompts, self.slots)
-
-    hidden = AlignedModel.hidden
+_ALIKE = 0.999
+"""The least cosine to float32."""
 
 
 @torch.inference_mode()
-def plain(one: Prompts, batch: int) -> np.ndarray:
+def plain(model: Any, rows: list[list[int]], batch: int, padding: int) -> np.ndarray:
     """The loop of a plain script."""
-    backbone, rows = one.backbone, []
-    for start in range(0, len(one.all), batch):
-        embedded = [
-            torch.cat([one.slots[p] if isinstance(p, Slot) else backbone.embed(p) for p in prompt.pieces])
-            for prompt in one.all[start : start + batch]
-        ]
-        longest = max(map(len, embedded))
-        inputs = torch.zeros(len(embedded), longest, backbone.d_llm)
-        mask = torch.zeros(len(embedded), longest, dtype=torch.long)
-        for i, words in enumerate(embedded):
-            inputs[i, longest - len(words) :] = words
-            mask[i, longest - len(words) :] = 1
+    found = []
+    for start in range(0, len(rows), batch):
+        chunk = rows[start : start + batch]
+        longest = max(map(len, chunk))
+        ids = torch.tensor([[padding] * (longest - len(row)) + row for row in chunk])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in chunk])
         positions = (mask.cumsum(1) - 1).clamp_min(0)
-        out = backbone.model(
-            inputs_embeds=inputs, attention_mask=mask, position_ids=positions, output_hidden_states=True
-        )
-        rows.append(out.hidden_states[-1][:, -1].float().numpy())
-    return np.concatenate(rows)
+        out = model(input_ids=ids, attention_mask=mask, position_ids=positions, output_hidden_states=True)
+        found.append(out.hidden_states[-1][:, -1].float().numpy())
+    return np.concatenate(found)
 
 
-def timed(function: Callable[[], np.ndarray], repeat: int) -> tuple[np.ndarray, float]:
-    """Result and the best of `repeat` runs after one that is not counted."""
-    result, best = function(), float("inf")
-    for _ in range(repeat):
-        started = time.perf_counter()
-        result = function()
-        best = min(best, time.perf_counter() - started)
-    return result, best
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """The least cosine of two tables' rows."""
+    return float(((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))).min())
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    workload = Workload.make(folder, options.model, options.dtype, options.items)
+    model, backbone = workload.model, workload.model.backbone
+    prompts = [model.prompts.prompt(row) for row in range(options.items)]
+    rows = [workload.ids(prompt) for prompt in prompts]
+    padding = backbone.tokenizer.pad_token_id or backbone.tokenizer.eos_token_id
+    home = Workspace.open(registry=folder / "registry")
+    seconds: dict[str, float] = {}
+    expected = None
+    for name, dtype in (("plain_float32", torch.float32), ("plain_bf16", torch.bfloat16)):
+        llm = load_plain(options.model, dtype, home)
+        repeat = options.repeat if name != "plain_float32" else 1
+        vectors, seconds[name] = timed(lambda: plain(llm, rows, options.batch, padding), repeat)  # noqa: B023
+        expected = vectors if expected is None else expected
+    vectors, seconds["earec"] = timed(lambda: item_vectors(model, range(options.items)), options.repeat)
+    assert expected is not None
+    alike = cosine(vectors, expected)
+    if alike < _ALIKE:
+        raise SystemExit(f"The vectors differ: cosine {alike}.")
+    ladder = {}
+    for step, (off, on) in plain_steps(backbone).items():
+        off()
+        ladder[step] = timed(lambda: item_vectors(model, range(options.items)), 1)[1] / seconds["earec"]
+        on()
+    prefix = len(prompts[0].pieces[0])
+    positions = sum(map(len, rows)) - options.items * prefix
+    rate = arithmetic(backbone, positions) / seconds["earec"]
+    return {
+        "items": options.items,
+        "positions": sum(map(len, rows)),
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "cosine_to_float32": alike,
+        "seconds": seconds,
+        "items_per_s": options.items / seconds["earec"],
+        "times_plain_float32": seconds["plain_float32"] / seconds["earec"],
+        "times_plain_bf16": seconds["plain_bf16"] / seconds["earec"],
+        "gflops": rate / 1e9,
+        "ceiling_gflops": (most := ceiling(backbone, 1024)) / 1e9,
+        "share_of_matrix_rate": rate / most,
+        "times_without": ladder,
+    }
 
 
 def main() -> None:
@@ -100,20 +98,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--items", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=16, help="Of the plain loop.")
+    parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    backbone = Backbone.load(BackboneConfig(model=options.model), Workspace.open(reporter=Reporter(print)))
-    one = Prompts(backbone, options.items)
-    rows = range(options.items)
-    expected, slow = timed(lambda: plain(one, options.batch), options.repeat)
-    found, fast = timed(lambda: item_vectors(one, rows), options.repeat)
-    worst = float(np.abs(found - expected).max() / np.abs(expected).max())
-    assert worst < 1e-4, f"the vectors differ by {worst}"
-    print(f"{options.items} items, {backbone.dtype}, largest relative difference {worst:.1e}")
-    print(f"plain transformers loop  {slow:8.2f} s   1.00")
-    print(f"earec encode             {fast:8.2f} s   {slow / fast:.2f} times faster")
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(options, Path(folder))
+    if options.json:
+        print(json.dumps(found))
+        return
+    for key, value in found.items():
+        print(f"{key:24} {value:.4g}" if isinstance(value, float) else f"{key:24} {value}")
 
 
 if __name__ == "__main__":

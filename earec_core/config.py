@@ -112,7 +112,7 @@ class AlignConfig(Section):
     pairs: float = Field(
         0.0, ge=0, description="Weight of InfoNCE on items that follow each other; 0 is the paper."
     )
-    pairs_temperature: float = Field(0.1, gt=0, description="Divides the cosine of a pair's vectors.")
+    pairs_temperature: float = Field(0.2, gt=0, description="Divides the cosine of a pair's vectors.")
 
 
 class ExplainConfig(Section):

@@ -23,7 +23,7 @@ adapter() { # NAME SETTING...: align, explain, encode, train three seeds
   step "encode-$name" earec encode "figure5/$name" "${on[@]}" --name "vectors/figure5-$name"
   for seed in 0 1 2; do
     step "train-$name-$seed" earec recommend train --vectors "vectors/figure5-$name" --data "$catalog" \
-      --set recommender.batch_size=1024 --set recommender.epochs=60 --set recommender.patience=8 \
+      --set recommender.batch_size=1024 --set recommender.lr=2e-3 --set recommender.epochs=25 --set recommender.patience=5 \
       --set "recommender.seed=$seed" --name "recommender/figure5-$name-$seed"
   done
 }
@@ -34,7 +34,6 @@ adapter 10-steps align.max_steps=10
 adapter 20-steps align.max_steps=20
 adapter 40-steps align.max_steps=40
 adapter 80-steps align.max_steps=80
-adapter 160-steps align.max_steps=160
 adapter slow align.max_steps=80 align.lr=1e-4 align.projector_lr=1e-4
 adapter rank-2 align.max_steps=80 lora.r=2 lora.alpha=4
 adapter few-items align.max_steps=80 align.max_items=100

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,6 +24,15 @@ from earec_core.config import RunConfig
 )
 @click.option("--name", help="What to register the adapter as.  [default: MODALITY/DATASET]")
 @click.option("--from", "continue_from", metavar="ADAPTER", help="Go on from this adapter, on this dataset.")
+@click.option(
+    "--plan", is_flag=True, help="Say what it would do and cost, from ten seconds of trying; no training."
+)
+@click.option(
+    "--show-samples",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Print N training samples as the LLM reads them; no training.",
+)
 @config_options("preset", "backbone")
 @session_options
 @json_option
@@ -30,6 +41,8 @@ def command(
     data: tuple[Path, ...],
     name: str | None,
     continue_from: str | None,
+    plan: bool,
+    show_samples: int | None,
     config: RunConfig,
     session: Session,
     as_json: bool,
@@ -41,7 +54,8 @@ def command(
     adapter's id.
     """
     from earec_core import plugins
-    from earec_core.align import align
+    from earec_core.align import align, samples_shown
+    from earec_core.align import plan as planned
     from earec_core.catalog import Catalog
     from earec_core.catalog.joining import join_once
     from earec_core.modality import Modality, PluginConfig
@@ -54,11 +68,20 @@ def command(
     with session(f"align {modality}") as workspace:
         several = len(catalogs) > 1
         catalog = join_once(catalogs, workspace.home / "cache" / "joined") if several else catalogs[0]
+        if plan or show_samples is not None:
+            given = (workspace, catalog, modality, config)
+            facts: dict[str, Any] = {}
+            if show_samples is not None:
+                facts["samples"] = samples_shown(*given, show_samples, continue_from=continue_from)
+            if plan:
+                facts["plan"] = planned(*given, continue_from=continue_from)
+            _say(facts, as_json)
+            return
         aligned = align(workspace, catalog, modality, config, name=name, continue_from=continue_from)
     if not as_json:
         for metric, value in sorted(aligned.metrics.items()):
             out.note(f"{metric}: {value:.4f}")
-    facts = {
+    made = {
         "id": aligned.id,
         "name": aligned.name,
         "run": str(aligned.run),
@@ -66,4 +89,19 @@ def command(
         "items": aligned.counts,
         "minutes": round(aligned.minutes, 2),
     }
-    out.result(aligned.id, facts, as_json)
+    out.result(aligned.id, made, as_json)
+
+
+def _say(facts: Mapping[str, Any], as_json: bool) -> None:
+    """Write samples and a plan."""
+    if as_json:
+        out.json({name: part.facts() if name == "plan" else part for name, part in facts.items()})
+        return
+    for sample in facts.get("samples", ()):
+        out.data(f"item {sample['item']}: {sample['positions']} positions")
+        for piece in sample["pieces"]:
+            of = f"{piece['modality']} of {piece['item']}" if "modality" in piece else repr(piece["text"])
+            out.data(f"{piece['positions']:>6}  {of}")
+        out.data(f"{sample['loss']['positions']:>6}  loss: {sample['loss']['text']!r}")
+    for line in facts["plan"].lines() if "plan" in facts else ():
+        out.data(line)

@@ -362,7 +362,7 @@ def test_a_parent_that_lacks_a_file_is_refused_before_the_work(
         (recommend_stage, "train"),
     ]:
         monkeypatch.setattr(stage, work, lambda *_, **__: pytest.fail("it works"))
-    monkeypatch.setattr("earec_core.align.stage.Trainer", lambda *_, **__: pytest.fail("it trains"))
+    monkeypatch.setattr("earec_core.align.job.Trainer", lambda *_, **__: pytest.fail("it trains"))
     try:
         capsys.readouterr()
         assert in_home.run(*argv, *data, *llm) == 4

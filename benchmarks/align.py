@@ -1,0 +1,212 @@
+"""A training step of stage 1: earec's against Hugging Face's Trainer with PEFT, side by side in one process.
+
+Both train LoRA of the same rank on the same samples in the same order and batches, in bfloat16 where the processor
+has it; the loss on held-back samples must agree to 1% before a ratio is printed. The Trainer is set up as a user
+would: `bf16`, a collator that pads, full logits. Rates count the tokens of prompts and anchors, not padding.
+
+    python benchmarks/align.py [--steps 8] [--batch 16] [--threads 2] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from torch import Tensor
+from workload import Workload, arithmetic, ceiling, load_plain, plain_steps
+
+from earec_core.aligned.prompts import Sample
+from earec_core.config import LoraSettings
+from earec_core.llm.lora import TrainableLora
+from earec_core.train.engine import TorchEngine
+from earec_core.workspace import Workspace
+
+_LR, _HELD = 1e-3, 32
+_ALIKE = 0.01
+"""How far the validation losses may be apart, relatively."""
+
+
+def batched(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
+    """Samples in their order."""
+    for start in range(0, len(samples), size):
+        yield samples[start : start + size]
+
+
+def own(
+    workload: Workload, train: Sequence[Sample], held: Sequence[Sample], size: int, *, peft: bool = False
+):
+    """Validation loss and seconds of earec's steps; with `peft`, LoRA's layers are computed by PEFT."""
+    model = workload.model
+    with model.backbone.adapted(TrainableLora(LoraSettings())) as adapter:
+        for module in model.backbone.model.modules() if peft else ():
+            module.__dict__.pop("forward", None)
+        parameters = list(adapter.parameters.values())
+        engine = TorchEngine(torch.optim.AdamW(parameters, lr=_LR, weight_decay=0.0), clip=1.0)
+        model.train()
+        seconds = 0.0
+        for k, batch in enumerate(batched(train, size)):
+            started = time.perf_counter()
+            engine.backward(model(batch) / sum(len(sample.response) for sample in batch))
+            engine.step()
+            seconds += time.perf_counter() - started if k else 0.0  # the first step warms up
+        model.eval()
+        with torch.no_grad():
+            total = sum(model(batch).item() for batch in batched(held, size))
+        return total / sum(len(sample.response) for sample in held), seconds
+
+
+def rows_of(workload: Workload, samples: Sequence[Sample]) -> list[dict[str, list[int]]]:
+    """Samples as a plain script has them."""
+    rows = []
+    for sample in samples:
+        prompt = workload.ids(sample.prompt)
+        rows.append(
+            {"input_ids": [*prompt, *sample.response], "labels": [-100] * len(prompt) + list(sample.response)}
+        )
+    return rows
+
+
+def trainer(
+    options: argparse.Namespace,
+    train: list[dict[str, list[int]]],
+    held: list[dict[str, list[int]]],
+    folder: Path,
+) -> tuple[float, float]:
+    """Validation loss and seconds of the Trainer's steps."""
+    from peft import LoraConfig, get_peft_model
+    from torch.utils.data import SequentialSampler
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    llm = load_plain(options.model, torch.float32, Workspace.open(registry=folder / "registry"))
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    settings = LoraSettings()
+    torch.manual_seed(settings.seed)
+    llm = get_peft_model(llm, LoraConfig(r=settings.r, lora_alpha=settings.alpha, target_modules=names))
+
+    def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
+        longest = max(len(row["input_ids"]) for row in rows)
+        filled = {"input_ids": 0, "labels": -100}
+        batch = {
+            key: torch.tensor([row[key] + [value] * (longest - len(row[key])) for row in rows])
+            for key, value in filled.items()
+        }
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        return {**batch, "attention_mask": (torch.arange(longest)[None] < lengths[:, None]).long()}
+
+    class InOrder(Trainer):
+        def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+            return SequentialSampler(train)
+
+    class Clock(TrainerCallback):
+        started, seconds = 0.0, []
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.seconds.append(time.perf_counter() - self.started)
+
+    clock = Clock()
+    arguments = TrainingArguments(
+        output_dir=str(folder / "trainer"),
+        per_device_train_batch_size=options.batch,
+        num_train_epochs=1,
+        learning_rate=_LR,
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        bf16=options.bf16,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+    )
+    InOrder(llm, arguments, collate, train, callbacks=[clock]).train()
+    llm.eval()
+    total = tokens = 0.0
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+        for start in range(0, len(held), options.batch):
+            chunk = held[start : start + options.batch]
+            n = sum(label >= 0 for row in chunk for label in row["labels"])
+            total, tokens = total + llm(**collate(chunk)).loss.item() * n, tokens + n
+    return total / tokens, sum(clock.seconds[1:])
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    items = options.steps * options.batch
+    workload = Workload.make(folder, options.model, options.dtype, items + _HELD)
+    backbone = workload.model.backbone
+    options.bf16 = backbone.dtype == torch.bfloat16
+    train, held = workload.samples[:items], workload.samples[items:]
+    counted = train[options.batch :]
+    tokens = sum(sample.length for sample in counted)
+    loss, seconds = own(workload, train, held, options.batch)
+    rows = rows_of(workload, train), rows_of(workload, held)
+    plain_loss, plain_seconds = trainer(options, *rows, folder)
+    if abs(loss / plain_loss - 1) > _ALIKE:
+        raise SystemExit(f"The validation losses differ: {loss:.4f}, the Trainer's {plain_loss:.4f}.")
+    ladder = {"LoRA in one step": own(workload, train, held, options.batch, peft=True)[1] / seconds}
+    for step, (off, on) in plain_steps(backbone).items():
+        off()
+        ladder[step] = own(workload, train, held, options.batch)[1] / seconds
+        on()
+    abilities = backbone.abilities
+    backbone.abilities = replace(abilities, shares_prefix=False)
+    ladder["prefix once a batch"] = own(workload, train, held, options.batch)[1] / seconds
+    backbone.abilities = abilities
+    prefix = len(train[0].prompt.pieces[0])
+    positions = tokens - prefix * (len(counted) - options.steps + 1)
+    rate = (
+        2 * arithmetic(backbone, positions) / seconds
+    )  # forward, and back to the inputs: weights are frozen
+    most = ceiling(backbone, 1024)
+    return {
+        "steps": options.steps - 1,
+        "tokens": tokens,
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "valid_loss": loss,
+        "valid_loss_trainer": plain_loss,
+        "tokens_per_s": tokens / seconds,
+        "tokens_per_s_trainer": tokens / plain_seconds,
+        "times_trainer": plain_seconds / seconds,
+        "gflops": rate / 1e9,
+        "ceiling_gflops": most / 1e9,
+        "share_of_matrix_rate": rate / most,
+        "times_without": ladder,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(options, Path(folder))
+    if options.json:
+        print(json.dumps(found))
+        return
+    for key, value in found.items():
+        print(f"{key:24} {value:.4g}" if isinstance(value, float) else f"{key:24} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""What the benchmarks of alignment, encoding and generation work on: made-up items, and the same as token ids.
+
+A plain script sees a prompt as token ids, so the only modality is text, whose slot is the words' own embeddings.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from earec_core.align.samples import build
+from earec_core.aligned.build import new_model
+from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.prompts import Sample
+from earec_core.catalog.importing import import_dataset
+from earec_core.config import BackboneConfig, PromptConfig
+from earec_core.llm.attention import use_kernel, use_short
+from earec_core.llm.backbone import Backbone
+from earec_core.llm.prompts import Prompt
+from earec_core.types import Slot
+from earec_core.workspace import Workspace
+
+_WORDS = (  # noqa: SIM905
+    "office chair desk pen black blue steel paper printer ink storage box shelf lamp cable label cordless phone "
+    "pack of refill heavy duty premium letter size filing folder holder adjustable with for classic"
+).split()
+_TOKENS = 60
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model over made-up items.
+
+    Attributes:
+        model: text alone, LLM frozen.
+        samples: a prompt and the anchor of each item.
+    """
+
+    model: AlignedModel
+    samples: Sequence[Sample]
+
+    @classmethod
+    def make(cls, folder: Path, model: str, dtype: str, items: int) -> Workload:
+        """Items with a title of 3 to 8 words and a text of 5 to 45, imported and read as any others."""
+        draw = random.Random(0)  # noqa: S311 - no secret
+        lines = [
+            json.dumps(
+                {
+                    "item_id": f"i{row}",
+                    "title": " ".join(draw.choices(_WORDS, k=draw.randint(3, 8))),
+                    "description": " ".join(draw.choices(_WORDS, k=draw.randint(5, 45))),
+                }
+            )
+            for row in range(items)
+        ]
+        source = folder / "source"
+        source.mkdir(parents=True)
+        (source / "items.jsonl").write_text("\n".join(lines))
+        catalog = import_dataset(source, folder / "catalog")
+        workspace = Workspace.open(registry=folder / "registry")
+        backbone = Backbone.load(BackboneConfig(model=model, dtype=dtype), workspace)
+        settings = {"text": {"max_tokens": _TOKENS}}
+        aligned = new_model(workspace, catalog, backbone, settings, PromptConfig(), seed=0)
+        return cls(aligned, build(aligned.prompts, "text", range(items)).samples)
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        """A prompt as token ids."""
+        inputs = self.model.inputs["text"]
+        found: list[int] = []
+        for piece in prompt.pieces:
+            found += self._slot(inputs, piece) if isinstance(piece, Slot) else piece
+        return found
+
+    def _slot(self, inputs: Any, slot: Slot) -> list[int]:
+        """The tokens whose embeddings a slot holds."""
+        h, mask = inputs.projector(inputs.encoded([slot.item]))
+        table = self.model.backbone.word_embedding.weight.float()
+        distances = torch.cdist(h[0, mask[0]].float(), table)
+        return distances.argmin(1).tolist()
+
+
+def plain_steps(backbone: Backbone) -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
+    """What of how an LLM is run can be switched off and on again, by name, while no adapter is on it."""
+    types = {name: layer.weight.dtype for name, layer in _layers(backbone).items()}
+
+    def weights(wide: bool) -> None:
+        for name, layer in _layers(backbone).items():
+            layer.weight.data = layer.weight.data.to(torch.float32 if wide else types[name])
+
+    def attend(kernel: bool) -> None:
+        if kernel:
+            use_kernel(backbone.model)
+        else:
+            use_short(backbone.model)
+
+    return {
+        "frozen weights in the compute type": (lambda: weights(True), lambda: weights(False)),
+        "attention for short rows": (lambda: attend(True), lambda: attend(False)),
+    }
+
+
+def _layers(backbone: Backbone) -> dict[str, nn.Linear]:
+    layers = {name: backbone.model.get_submodule(name) for name in backbone.linear_modules()}
+    return {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+
+
+def arithmetic(backbone: Backbone, positions: int) -> float:
+    """Floating-point operations of the LLM's layers over so many positions, forward, attention left out."""
+    return 2.0 * positions * sum(layer.weight.numel() for layer in _layers(backbone).values())
+
+
+def ceiling(backbone: Backbone, positions: int) -> float:
+    """Operations a second of the layers' products alone, at their shapes and in the compute type."""
+    products = [
+        (torch.randn(positions, layer.in_features).to(layer.weight.dtype), layer.weight.data)
+        for layer in list(_layers(backbone).values())[:7]
+    ]
+
+    def once() -> None:
+        for x, weight in products:
+            nn.functional.linear(x, weight)
+
+    with torch.inference_mode():
+        seconds = timed(once, 10)[1]
+    return sum(2.0 * x.shape[0] * weight.numel() for x, weight in products) / seconds
+
+
+def timed(function: Callable[[], Any], repeat: int) -> tuple[Any, float]:
+    """Result, and the least seconds of `repeat` runs after one that is not counted."""
+    result, best = function(), float("inf")
+    for _ in range(repeat):
+        started = time.perf_counter()
+        result = function()
+        best = min(best, time.perf_counter() - started)
+    return result, best
+
+
+def load_plain(model: str, dtype: torch.dtype, home: Workspace) -> Any:
+    """The LLM as a plain script loads it."""
+    from transformers import AutoModelForCausalLM
+
+    from earec_core.llm.store import folder
+
+    auto: Any = AutoModelForCausalLM
+    return auto.from_pretrained(str(folder(model, home)), dtype=dtype).eval()

@@ -1,0 +1,93 @@
+"""`align --plan` and `--show-samples`: what they say is what an alignment then does, and they do nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from earec_core.align import planning
+from earec_core.artifacts import AdapterManifest, open_as
+
+from .conftest import Pipeline
+
+ON = {"align__epochs": 2, "align__batch_size": 4, "align__micro_batch": 3}
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps are calibration enough here."""
+    monkeypatch.setattr(planning, "_SECONDS", 0.0)
+
+
+def _asked(pipeline: Pipeline, capsys: pytest.CaptureFixture[str], *options: str, **more: Any) -> Any:
+    on = ["--data", str(pipeline.data), *pipeline.settings(**{**ON, **more})]
+    capsys.readouterr()
+    assert pipeline.run("align", "--modality", "text", *on, *options, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_samples_are_shown_as_the_llm_reads_them(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = _asked(in_home, capsys, "--show-samples", "100")["samples"]
+    items = {item.id: item for item in in_home.catalog.all_items()}
+    assert len(samples) > 5
+    assert len({sample["item"] for sample in samples}) == len(samples)
+    for sample in samples:
+        pieces = [*sample["pieces"], sample["loss"]]
+        assert sum(piece["positions"] for piece in pieces) == sample["positions"]
+        assert sample["loss"]["text"].startswith(items[sample["item"]].title)
+        said = "".join(piece.get("text", "") for piece in sample["pieces"])
+        assert "Say it." in said
+        assert items[sample["item"]].title not in said
+        assert {"modality": "text", "item": sample["item"]}.items() <= next(
+            piece for piece in sample["pieces"] if piece.get("item") == sample["item"]
+        ).items()
+
+
+def test_a_plan_is_what_the_alignment_then_does(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = _asked(in_home, capsys, "--plan", "--show-samples", "100", align__lr=0.011)
+    plan, lengths = asked["plan"], sorted(sample["positions"] for sample in asked["samples"])
+    assert (plan["samples"]["least"], plan["samples"]["most"]) == (lengths[0], lengths[-1])
+    assert plan["samples"]["median"] == pytest.approx(lengths[len(lengths) // 2], abs=1)
+    responses = [sample["loss"]["positions"] for sample in asked["samples"]]
+    assert (plan["anchors"]["least"], plan["anchors"]["most"]) == (min(responses), max(responses))
+    assert 0 <= plan["padding"] < 0.5
+    assert plan["minutes"]["steps"] == pytest.approx(plan["positions"] / plan["positions_per_s"] / 60)
+    names = {entry.name for entry in in_home.workspace.registry.list().entries}
+    aligned = _asked(in_home, capsys, "--name", "text/planned", align__lr=0.011)
+    assert "text/planned" not in names
+    manifest = open_as(in_home.workspace.registry, aligned["id"], AdapterManifest).manifest
+    assert manifest.training.steps == plan["steps"]
+    assert manifest.training.items == plan["items"]
+    again = _asked(in_home, capsys, "--plan", align__lr=0.011)["plan"]
+    assert {key: again[key] for key in ("items", "positions", "padding", "steps")} == {
+        key: plan[key] for key in ("items", "positions", "padding", "steps")
+    }
+
+
+def test_positions_and_padding_are_those_of_the_batches(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All samples in one batch, one pass: every row is as long as the longest, the prefix is there once."""
+    asked = _asked(
+        in_home, capsys, "--plan", "--show-samples", "100", align__batch_size=100, align__micro_batch=100
+    )
+    plan, prefix = asked["plan"], asked["samples"][0]["pieces"][0]["positions"]
+    bodies = [sample["positions"] - prefix - 1 for sample in asked["samples"]]
+    computed = prefix + len(bodies) * max(bodies)
+    assert plan["shared"] == prefix
+    assert plan["positions"] == plan["steps"] * computed
+    assert plan["padding"] == pytest.approx(1 - (prefix + sum(bodies)) / computed)
+
+
+def test_a_run_without_a_sample_is_refused_with_the_reason(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on = ["--data", str(in_home.data), *in_home.settings(prompt__max_tokens=16)]
+    assert in_home.run("align", "--modality", "text", *on, "--plan") == 2
+    assert "prompt.max_tokens" in capsys.readouterr().err
