@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import polars as pl
+from jaxtyping import Float, Int
 
 from earec_core.catalog.formats.columns import Table, check_scalar, named
 from earec_core.catalog.formats.files import several
@@ -28,20 +32,80 @@ def filtered(source: Table, *, core: int, min_rating: float | None, max_len: int
                 "Leave out --min-rating, or say which column it is: --column rating=SOURCE",
             )
         table = table.filter(_ratings(table, source) >= min_rating)
-    table = _timed(table, source).unique(
-        ["user_id", "item_id", "timestamp"], keep="first", maintain_order=True
-    )
-    table = k_core(table, core)
-    # Users in the order of their first row in the source; sorts are stable.
-    firsts = table.select("user_id").unique(maintain_order=True).with_row_index("_user")
-    table = table.join(firsts, on="user_id", maintain_order="left").sort(
-        "_user", "timestamp", maintain_order=True
-    )
+    table = _timed(table, source)
+    coded = _Coded.of(table).once_each().core(core).by_user()
     if max_len is not None:
-        # Lengths are unsigned, so that less than nothing would be very much.
-        length = pl.len().over("user_id").cast(pl.Int64)
-        table = table.filter(pl.int_range(pl.len()).over("user_id") >= length - max_len)
-    return table.select("user_id", "item_id", "timestamp")
+        coded = coded.recent(max_len)
+    return table.select("user_id", "item_id", "timestamp")[coded.rows]
+
+
+@dataclass(frozen=True)
+class _Coded:
+    """Interactions as numbers: strings are compared once, not in every step.
+
+    Attributes:
+        rows: of the table that they come from.
+        users, items: a number for each id.
+        times: seconds.
+    """
+
+    rows: Int[np.ndarray, " n"]
+    users: Int[np.ndarray, " n"]
+    items: Int[np.ndarray, " n"]
+    times: Float[np.ndarray, " n"]
+
+    @classmethod
+    def of(cls, table: pl.DataFrame) -> _Coded:
+        """All interactions of a table, by user in time order; equal times keep the table's order."""
+        users, items = (
+            table[column].cast(pl.Categorical).to_physical().to_numpy() for column in ("user_id", "item_id")
+        )
+        times = table["timestamp"].to_numpy()
+        order = np.lexsort((times, users))
+        return cls(order, users[order], items[order], times[order])
+
+    def once_each(self) -> _Coded:
+        """Without those that repeat the user, item and time of an earlier one."""
+        again = (self.users[1:] == self.users[:-1]) & (self.times[1:] == self.times[:-1])
+        together = np.zeros(len(self.rows), dtype=bool)
+        together[1:] |= again
+        together[:-1] |= again
+        places = np.flatnonzero(together)
+        group = np.cumsum(np.concatenate([[True], ~again]))[places] if len(places) else places
+        # Among those of one user and time the first of each item stays.
+        order = np.lexsort((self.items[places], group))
+        group, items = group[order], self.items[places][order]
+        repeats = np.concatenate([[False], (group[1:] == group[:-1]) & (items[1:] == items[:-1])])[
+            : len(places)
+        ]
+        kept = np.ones(len(self.rows), dtype=bool)
+        kept[places[order[repeats]]] = False
+        return self._only(kept)
+
+    def core(self, core: int) -> _Coded:
+        """Those whose user and item both have at least `core` of them, to a fixed point."""
+        kept = np.ones(len(self.rows), dtype=bool)
+        while True:
+            before = np.count_nonzero(kept)
+            for ids in (self.users, self.items):
+                kept &= np.bincount(ids[kept], minlength=ids.max(initial=0) + 1)[ids] >= core
+            if np.count_nonzero(kept) == before:
+                return self._only(kept)
+
+    def by_user(self) -> _Coded:
+        """Users in the order of their first row in the table, each in time order."""
+        first = np.full(self.users.max(initial=0) + 1, len(self.rows) and self.rows.max() + 1)
+        np.minimum.at(first, self.users, self.rows)
+        return self._only(np.argsort(first[self.users], kind="stable"))
+
+    def recent(self, most: int) -> _Coded:
+        """Each user's most recent ones, by user in time order as they are."""
+        ends = np.flatnonzero(np.concatenate([self.users[1:] != self.users[:-1], [True]]))
+        end = np.repeat(ends, np.diff(ends, prepend=-1)) if len(self.rows) else ends
+        return self._only(end - np.arange(len(self.rows)) < most)
+
+    def _only(self, places: np.ndarray) -> _Coded:
+        return _Coded(self.rows[places], self.users[places], self.items[places], self.times[places])
 
 
 def by_row(interactions: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
@@ -52,16 +116,6 @@ def by_row(interactions: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
         .join(users.cast({"user": pl.Int64}), on="user_id", maintain_order="left")
         .select("user", "user_id", "item", "timestamp")
     )
-
-
-def k_core(interactions: pl.DataFrame, core: int) -> pl.DataFrame:
-    """Interactions whose user and item both have at least `core` of them, to a fixed point, order kept."""
-    while True:
-        before = interactions.height
-        for key in ("user_id", "item_id"):
-            interactions = interactions.filter(pl.len().over(key) >= core)
-        if interactions.height == before:
-            return interactions
 
 
 def _timed(table: pl.DataFrame, source: Table) -> pl.DataFrame:

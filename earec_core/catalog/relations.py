@@ -72,14 +72,18 @@ def cooccurrence(interactions: pl.DataFrame) -> pl.DataFrame:
         train.with_columns(related=pl.col("item").shift(-step).over("user")).drop_nulls()
         for step in range(1, _WINDOW + 1)
     ]
-    pairs = pl.concat(steps).filter(pl.col("item") != pl.col("related"))
-    both = pl.concat(
-        [pairs, pairs.select("user", pl.col("related").alias("item"), pl.col("item").alias("related"))]
-    )
-    return (
-        both.unique()
-        .group_by("item", "related")
+    pair = ("item", "related")
+    pairs = (
+        pl.concat(steps)
+        .filter(pl.col("item") != pl.col("related"))
+        .select("user", item=pl.min_horizontal(*pair), related=pl.max_horizontal(*pair))
+        .unique()
+        .group_by(*pair)
         .len()
+    )
+    mirrored = pairs.select(pl.col("related").alias("item"), pl.col("item").alias("related"), "len")
+    return (
+        pl.concat([pairs, mirrored])
         .sort("item", "len", "related", descending=[False, True, False])
         .with_columns(rank=pl.int_range(pl.len()).over("item"), kind=pl.lit("cooccurrence"))
         .filter(pl.col("rank") < _TOP)

@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earec_core.catalog import Catalog, Sequences, import_dataset, importing
-from earec_core.catalog.interactions import k_core
+from earec_core.catalog.formats.columns import Table
+from earec_core.catalog.interactions import filtered
 from earec_core.catalog.relations import cooccurrence
 from earec_core.catalog.splits import item_split, leave_one_out, random_part
 from earec_core.cli import run
@@ -74,10 +75,35 @@ def test_k_core_equals_removing_one_row_at_a_time(uses: list[tuple[int, int]], c
         left.remove(weak)
     table = pl.DataFrame(
         [(n, str(u), str(i)) for n, (u, i) in enumerate(uses)],
-        schema={"n": pl.Int64, "user_id": pl.String, "item_id": pl.String},
+        schema={"timestamp": pl.Int64, "user_id": pl.String, "item_id": pl.String},
         orient="row",
     )
-    assert k_core(table, core)["n"].to_list() == [n for n, _ in left]
+    found = filtered(Table(table), core=core, min_rating=None, max_len=None)
+    users = list(dict.fromkeys(u for _, (u, _) in left))
+    expected = sorted(left, key=lambda row: users.index(row[1][0]))
+    assert found["timestamp"].to_list() == [n for n, _ in expected]
+
+
+@given(
+    uses=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)), max_size=30),
+    max_len=st.none() | st.integers(1, 4),
+)
+def test_repeats_count_once_and_the_rest_is_in_time_order(
+    uses: list[tuple[int, int, int]], max_len: int | None
+) -> None:
+    once = list(dict.fromkeys(uses))
+    users = list(dict.fromkeys(u for u, _, _ in once))
+    expected = []
+    for user in users:
+        own = sorted((use for use in once if use[0] == user), key=lambda use: use[2])
+        expected += own if max_len is None else own[-max_len:]
+    table = pl.DataFrame(
+        [(str(u), str(i), t) for u, i, t in uses],
+        schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64},
+        orient="row",
+    )
+    found = filtered(Table(table), core=1, min_rating=None, max_len=max_len)
+    assert found.rows() == [(str(u), str(i), t) for u, i, t in expected]
 
 
 @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=8))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -15,6 +16,8 @@ from earec_core.errors import DataError
 
 _FIELD = rb'(?:"(?:[^"]++|"")*+"|[^",\r\n]*+)'
 _WELL_FORMED = re.compile(rb"(?:" + _FIELD + rb"(?:,|\r?\n))*+" + _FIELD)
+_FIRST = 10_000
+"""Rows."""
 _END = "\x00end of the file\x00"
 
 
@@ -48,12 +51,28 @@ def _parsed(content: bytes, file: Path, texts: Collection[str], infer: bool = Tr
     have = pl.read_csv(content, n_rows=0).columns
     check_columns_count(len(have), file)
     if infer:
-        kinds = dict.fromkeys((name for name in have if name in texts), pl.String)
-        table = pl.read_csv(content, infer_schema_length=None, schema_overrides=kinds)
+        table = _inferred(content, dict.fromkeys((name for name in have if name in texts), pl.String))
     else:
         table = pl.read_csv(content, infer_schema=False)
         table = table.with_columns(_numbers(column) for column in table if column.name not in texts)
+    if any(column.dtype != pl.String and not column.null_count() for column in table.iter_columns()):
+        return table
     return table.filter(pl.any_horizontal(_says(column) for column in table.iter_columns()))
+
+
+def _inferred(content: bytes, kinds: Mapping[str, Any]) -> pl.DataFrame:
+    """A table whose other columns have the kind that all their values have.
+
+    Looking at all of them takes ten times as long as reading them. So the first ones say the kind, unless a later
+    one has another, or they are texts, which a column of numbers whose first cells are empty looks like.
+    """
+    try:
+        table = pl.read_csv(content, infer_schema_length=_FIRST, schema_overrides=kinds)
+    except pl.exceptions.PolarsError:
+        table = None
+    if table is None or any(kind == pl.String and name not in kinds for name, kind in table.schema.items()):
+        table = pl.read_csv(content, infer_schema_length=None, schema_overrides=kinds)
+    return table
 
 
 def _says(column: pl.Series) -> pl.Expr:
