@@ -19,6 +19,7 @@ from earec_core.aligned.prompts import Sample
 from earec_core.catalog import Catalog
 from earec_core.config import AlignConfig, RunConfig
 from earec_core.llm.backbone import Backbone
+from earec_core.metrics.lengths import Lengths
 from earec_core.types import Slot
 from earec_core.workspace import Workspace
 
@@ -26,27 +27,6 @@ _SECONDS = 10.0
 """Of calibration, at least one step of each kind."""
 _STATES = 16
 """Bytes of a trained parameter: itself, its gradient, and Adam's two moments, in float32."""
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """How long samples are, in positions."""
-
-    least: int
-    median: int
-    most_of_them: int
-    most: int
-
-    @classmethod
-    def of(cls, lengths: Sequence[int]) -> Lengths:
-        """Of some samples; `most_of_them` is what 95% keep within."""
-        values = np.array(lengths)
-        return cls(
-            int(values.min()),
-            int(np.median(values)),
-            int(np.quantile(values, 0.95, method="higher")),
-            int(values.max()),
-        )
 
 
 @dataclass(frozen=True)

@@ -71,11 +71,15 @@ def command(
         if plan or show_samples is not None:
             given = (workspace, catalog, modality, config)
             facts: dict[str, Any] = {}
+            lines: list[str] = []
             if show_samples is not None:
                 facts["samples"] = samples_shown(*given, show_samples, continue_from=continue_from)
+                lines += [line for sample in facts["samples"] for line in _said(sample)]
             if plan:
-                facts["plan"] = planned(*given, continue_from=continue_from)
-            _say(facts, as_json)
+                worked_out = planned(*given, continue_from=continue_from)
+                facts["plan"] = worked_out.facts()
+                lines += worked_out.lines()
+            out.facts(lines, facts, as_json)
             return
         aligned = align(workspace, catalog, modality, config, name=name, continue_from=continue_from)
     if not as_json:
@@ -92,16 +96,10 @@ def command(
     out.result(aligned.id, made, as_json)
 
 
-def _say(facts: Mapping[str, Any], as_json: bool) -> None:
-    """Write samples and a plan."""
-    if as_json:
-        out.json({name: part.facts() if name == "plan" else part for name, part in facts.items()})
-        return
-    for sample in facts.get("samples", ()):
-        out.data(f"item {sample['item']}: {sample['positions']} positions")
-        for piece in sample["pieces"]:
-            of = f"{piece['modality']} of {piece['item']}" if "modality" in piece else repr(piece["text"])
-            out.data(f"{piece['positions']:>6}  {of}")
-        out.data(f"{sample['loss']['positions']:>6}  loss: {sample['loss']['text']!r}")
-    for line in facts["plan"].lines() if "plan" in facts else ():
-        out.data(line)
+def _said(sample: Mapping[str, Any]) -> list[str]:
+    """A sample, a piece a line."""
+    lines = [f"item {sample['item']}: {sample['positions']} positions"]
+    for piece in sample["pieces"]:
+        of = f"{piece['modality']} of {piece['item']}" if "modality" in piece else repr(piece["text"])
+        lines.append(f"{piece['positions']:>6}  {of}")
+    return [*lines, f"{sample['loss']['positions']:>6}  loss: {sample['loss']['text']!r}"]

@@ -20,6 +20,9 @@ from earec_core.errors import UsageError
     "--unaligned", is_flag=True, help="The backbone without adapter, for comparison; no MODEL then."
 )
 @click.option("--name", help="What to register the vectors as.  [default: vectors/DATASET]")
+@click.option(
+    "--plan", is_flag=True, help="Say what it would do and cost, from ten seconds of trying; no vectors."
+)
 @options.config_options("preset", "backbone")
 @options.session_options
 @options.json_option
@@ -29,6 +32,7 @@ def command(
     modalities: list[str] | None,
     unaligned: bool,
     name: str | None,
+    plan: bool,
     config: RunConfig,
     session: options.Session,
     as_json: bool,
@@ -36,6 +40,7 @@ def command(
     """Encode every item of a dataset with MODEL, from whichever modalities it has. Prints the vectors' id."""
     from earec_core.catalog import Catalog
     from earec_core.encode import encode
+    from earec_core.encode import plan as planned
 
     if unaligned == (model is not None):
         raise UsageError(
@@ -43,6 +48,10 @@ def command(
         )
     catalog = Catalog.open(data)
     with session("encode") as workspace:
+        if plan:
+            worked_out = planned(workspace, catalog, model, config, names=modalities)
+            out.facts(worked_out.lines(), {"plan": worked_out.facts()}, as_json)
+            return
         vectors = encode(workspace, catalog, model, config, names=modalities, name=name)
     manifest = vectors.manifest
     facts = {"id": vectors.id, "shapes": manifest.shapes.model_dump(), "coverage": manifest.coverage}

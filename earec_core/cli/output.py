@@ -64,6 +64,14 @@ class Output:
         else:
             self.data(text)
 
+    def facts(self, lines: Sequence[str], facts: Mapping[str, Any], as_json: bool) -> None:
+        """Write the facts as JSON, or the lines that say them."""
+        if as_json:
+            self.json(facts)
+            return
+        for line in lines:
+            self.data(line)
+
     def table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bool = False) -> None:
         """Write rows as JSON, as an aligned table on a terminal, or tab-separated into a pipe."""
         if as_json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from earec_core.aligned.build import model_run, new_model
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.readouts import get_readout
-from earec_core.aligned.stored import adapter_of, open_model, stored_model
+from earec_core.aligned.stored import StoredModel, adapter_of, open_model, stored_model
 from earec_core.artifacts import ItemVectors
 from earec_core.catalog import Catalog
 from earec_core.config import EncodeConfig, RunConfig
@@ -42,13 +42,9 @@ def item_vectors(
     readout = get_readout(config.readout)
     prompts = [model.prompts.prompt(row) for row in rows]
     lengths = [model.prompts.length(prompt) for prompt in prompts]
-    order = sorted(range(len(rows)), key=lambda i: -lengths[i])
     vectors = np.empty((len(rows), 0), dtype=np.float32)
     done = 0
-    while done < len(order):
-        # Longest first: the first prompt's length is the whole batch's.
-        size = max(1, config.batch_tokens // max(1, lengths[order[done]]))
-        chunk = order[done : done + size]
+    for chunk in batched(lengths, config):
         states = model.states([prompts[i] for i in chunk], layer=config.layer)
         read = readout.read(states).cpu().numpy()
         if not vectors.shape[1]:
@@ -62,8 +58,19 @@ def item_vectors(
                 "--set backbone.dtype=float32.",
             )
         done += len(chunk)
-        show(done, len(order), "items")
+        show(done, len(rows), "items")
     return vectors
+
+
+def batched(lengths: Sequence[int], config: EncodeConfig) -> Iterator[list[int]]:
+    """Places of prompts that are run together, of similar length, the longest first in every batch."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    done = 0
+    while done < len(order):
+        # The first prompt's length is the whole batch's.
+        size = max(1, config.batch_tokens // max(1, lengths[order[done]]))
+        yield order[done : done + size]
+        done += size
 
 
 def encode(
@@ -89,17 +96,8 @@ def encode(
     """
     name = name or f"vectors/{catalog.name}"
     workspace.registry.check_name(name)
-    readout = get_readout(config.encode.readout)
-    stored = open_model(workspace.registry, model) if model else None
-    if stored is None and not names:
-        raise UsageError("Without a model, the modalities are not known.", "Name them: --modalities text")
-    backbone = backbone or Backbone.load(config.backbone, workspace)
-    _check_layer(config.encode.layer, backbone)
-    if stored is not None:
-        aligned = stored_model(workspace, catalog, backbone, stored, names=names, overrides=config.modalities)
-    else:
-        settings = {m: config.modalities.get(m, {}) for m in names or ()}
-        aligned = new_model(workspace, catalog, backbone, settings, config.prompt, seed=config.run.seed)
+    stored, aligned = opened(workspace, catalog, model, config, names=names, backbone=backbone)
+    readout, backbone = get_readout(config.encode.readout), aligned.backbone
     sources = [source for inputs in aligned.inputs.values() for source in inputs.modality.sources()]
     parents = (*([stored.id] if stored else []), *sources)
     workspace.registry.require(*parents)
@@ -108,7 +106,8 @@ def encode(
     rows = range(len(catalog))
     with backbone.adapted(adapter_of(stored)) if stored else nullcontext():
         vectors = item_vectors(aligned, rows, config.encode, show=workspace.progress)
-    coverage = _coverage(workspace, aligned, len(rows))
+    covered = coverage(aligned, len(rows))
+    _note(workspace, aligned, covered)
     stored_vectors = ItemVectors.save(
         workspace.registry,
         vectors,
@@ -122,10 +121,36 @@ def encode(
         prompt=aligned.prompts.config,
         chat=aligned.prompts.chat,
         parents=parents,
-        coverage=coverage,
+        coverage=covered,
     )
     run.finish({"id": stored_vectors.id}, step=len(rows))
     return stored_vectors
+
+
+def opened(
+    workspace: Workspace,
+    catalog: Catalog,
+    model: str | None,
+    config: RunConfig,
+    *,
+    names: Sequence[str] | None,
+    backbone: Backbone | None,
+) -> tuple[StoredModel | None, AlignedModel]:
+    """What encodes, everything checked: the stored model, if it is one, and the model over the catalog.
+
+    Args, Raises: as `encode`.
+    """
+    get_readout(config.encode.readout)
+    stored = open_model(workspace.registry, model) if model else None
+    if stored is None and not names:
+        raise UsageError("Without a model, the modalities are not known.", "Name them: --modalities text")
+    backbone = backbone or Backbone.load(config.backbone, workspace)
+    _check_layer(config.encode.layer, backbone)
+    if stored is not None:
+        overrides = config.modalities
+        return stored, stored_model(workspace, catalog, backbone, stored, names=names, overrides=overrides)
+    settings = {m: config.modalities.get(m, {}) for m in names or ()}
+    return None, new_model(workspace, catalog, backbone, settings, config.prompt, seed=config.run.seed)
 
 
 def _check_layer(layer: int | None, backbone: Backbone) -> None:
@@ -137,17 +162,20 @@ def _check_layer(layer: int | None, backbone: Backbone) -> None:
         )
 
 
-def _coverage(workspace: Workspace, model: AlignedModel, n: int) -> dict[str, int]:
-    """How many of n items have each modality, none, and too long an input, if any has; said where it matters."""
+def coverage(model: AlignedModel, n: int) -> dict[str, int]:
+    """How many of n items have each modality, `none` of them, and are `too_long`, if any is."""
     none = sum(not model.prompts.has(row) for row in range(n))
-    prompts = [model.prompts.prompt(row) for row in range(n)]
-    too_long, cut = sum(p.too_long for p in prompts), sum(p.cut > 0 for p in prompts)
-    bare = "their vector is the bare prompt's."
-    if none:
+    too_long = sum(model.prompts.prompt(row).too_long for row in range(n))
+    having = {m: len(inputs.rows) for m, inputs in model.inputs.items()} | {"none": none}
+    return having | ({"too_long": too_long} if too_long else {})
+
+
+def _note(workspace: Workspace, model: AlignedModel, covered: Mapping[str, int]) -> None:
+    """Say which items are not shown as they are, where there are any."""
+    n, bare = len(model.prompts.items), "their vector is the bare prompt's."
+    if none := covered["none"]:
         workspace.note(f"{none} of {n} items have none of {', '.join(model.inputs)}; {bare}")
-    if too_long:
+    if too_long := covered.get("too_long"):
         workspace.note(f"{too_long} of {n} items do not fit; {bare}")
-    if cut:
+    if cut := sum(model.prompts.prompt(row).cut > 0 for row in range(n)):
         workspace.note(f"{cut} of {n} items do not fit; they are shown by the start of their input.")
-    coverage = {m: len(inputs.rows) for m, inputs in model.inputs.items()} | {"none": none}
-    return coverage | ({"too_long": too_long} if too_long else {})

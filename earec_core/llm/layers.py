@@ -54,17 +54,23 @@ def adapted(model: Any) -> list[str]:
 
 @torch.no_grad()
 def keep_in(model: Any, dtype: torch.dtype) -> None:
-    """Keep the weights of the layers that LoRA adapts in the type that they are multiplied in.
+    """Keep the weights of LoRA's layers and of the output layer in the type that they are multiplied in.
 
-    Autocast would cast them again in every pass. All else (embeddings, norms, the output layer) stays as it is.
+    Autocast would cast them again in every pass, and for every token that is written. All else (embeddings, norms)
+    stays as it is; an output layer that shares the embeddings' weight gets a copy.
 
     Args:
         model: a transformers causal LM.
         dtype: float32: nothing changes.
     """
-    for name in adapted(model) if dtype != torch.float32 else ():
+    if dtype == torch.float32:
+        return
+    for name in adapted(model):
         layer = model.get_submodule(name)
         layer.weight.data = layer.weight.data.to(dtype)
+    head = model.get_output_embeddings()
+    if type(head) is nn.Linear:
+        head.weight = nn.Parameter(head.weight.detach().to(dtype), requires_grad=False)
 
 
 def left_out(model: Any, names: set[str]) -> list[str]:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from earec_core.align import planning
+from earec_core.aligned.model import AlignedModel
 from earec_core.artifacts import AdapterManifest, open_as
+from earec_core.encode import planning as encoding
 
 from .conftest import Pipeline
 
@@ -19,6 +21,7 @@ ON = {"align__epochs": 2, "align__batch_size": 4, "align__micro_batch": 3}
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps are calibration enough here."""
     monkeypatch.setattr(planning, "_SECONDS", 0.0)
+    monkeypatch.setattr(encoding, "_SECONDS", 0.0)
 
 
 def _asked(pipeline: Pipeline, capsys: pytest.CaptureFixture[str], *options: str, **more: Any) -> Any:
@@ -91,3 +94,29 @@ def test_a_run_without_a_sample_is_refused_with_the_reason(
     on = ["--data", str(in_home.data), *in_home.settings(prompt__max_tokens=16)]
     assert in_home.run("align", "--modality", "text", *on, "--plan") == 2
     assert "prompt.max_tokens" in capsys.readouterr().err
+
+
+def test_a_plan_of_an_encoding_counts_the_positions_that_the_llm_then_reads(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on = ["--data", str(in_home.data), *in_home.settings(encode__batch_tokens=100)]
+    encode = ["encode", "--unaligned", "--modalities", "text", *on]
+    capsys.readouterr()
+    before = in_home.workspace.registry.list().entries
+    assert in_home.run(*encode, "--plan", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert in_home.workspace.registry.list().entries == before
+    bodies: list[tuple[int, int]] = []
+    states = AlignedModel.states
+
+    def counted(model: AlignedModel, prompts: Any, **options: Any) -> Any:
+        found = states(model, prompts, **options)
+        bodies.append((len(prompts), found.hidden.shape[1]))
+        return found
+
+    monkeypatch.setattr(AlignedModel, "states", counted)
+    assert in_home.run(*encode, "--json") == 0
+    assert len(bodies) > 2
+    assert sum(rows for rows, _ in bodies) == len(in_home.catalog)
+    assert plan["positions"] == sum(plan["shared"] + rows * length for rows, length in bodies)
+    assert plan["items"] == json.loads(capsys.readouterr().out)["coverage"]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from earec_core.llm.attention import attend
+from earec_core.llm.layers import adapted, keep_in
 from earec_core.llm.products import Casts, LoraLinear
 
 
@@ -119,3 +123,16 @@ def test_longer_rows_keep_the_kernel(keys: int, monkeypatch: pytest.MonkeyPatch)
     k = v = torch.randn(1, 2, keys, 4)
     attend(_Attention(), torch.randn(1, 6, 3, 4), k, v, torch.ones(1, 1, 3, keys, dtype=torch.bool))
     assert bool(called) is (keys == 513)
+
+
+def test_weights_kept_in_bfloat16_give_the_bits_that_autocast_gives(tiny_llm: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_llm, dtype=torch.float32)
+    ids = torch.arange(12)[None]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = model(ids).logits
+        keep_in(model, torch.bfloat16)
+        after = model(ids).logits
+    assert torch.equal(before, after)
+    assert model.get_input_embeddings().weight.dtype == torch.float32
+    names = {name for name, p in model.named_parameters() if p.dtype == torch.bfloat16}
+    assert names == {"lm_head.weight", *(f"{name}.weight" for name in adapted(model))}

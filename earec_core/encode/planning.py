@@ -1,0 +1,143 @@
+"""What an encoding would do and cost, found out before it starts: items, positions, arithmetic, memory, time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.stored import adapter_of
+from earec_core.catalog import Catalog
+from earec_core.config import EncodeConfig, RunConfig
+from earec_core.encode.stage import batched, coverage, opened
+from earec_core.llm.backbone import Backbone
+from earec_core.llm.prompts import Prompt
+from earec_core.metrics.lengths import Lengths
+from earec_core.workspace import Workspace
+
+_SECONDS = 10.0
+"""Of calibration, at least one batch."""
+_PLACES = 7
+_FLOAT = 4
+"""Bytes."""
+
+
+@dataclass(frozen=True)
+class EncodingPlan:
+    """An encoding before it starts.
+
+    Attributes:
+        items: how many have each modality, `none` of them, and do not fit (`too_long`).
+        prompts: their positions.
+        shared: positions that all begin with and that are computed once a batch.
+        positions: that are computed, padding included.
+        padding: the part of them that is padding.
+        teraflops: 10^12 operations of the LLM's layers; attention is left out.
+        gibibytes: of the vectors and of the LLM's weights.
+        positions_per_s: as measured on this machine.
+        minutes: of the encoding.
+    """
+
+    items: dict[str, int]
+    prompts: Lengths
+    shared: int
+    positions: int
+    padding: float
+    teraflops: float
+    gibibytes: dict[str, float]
+    positions_per_s: float
+    minutes: float
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """In words."""
+        having = ", ".join(f"{n} with {name.replace('_', ' ')}" for name, n in self.items.items())
+        held = ", ".join(f"{name} {size:.2f}" for name, size in self.gibibytes.items())
+        p = self.prompts
+        return [
+            f"items: {having}",
+            f"positions of a prompt: {p.least} to {p.most}, median {p.median}, 95% within {p.most_of_them}; "
+            f"the first {self.shared} are computed once a batch",
+            f"positions: {self.positions:,}, {self.padding:.1%} of them padding",
+            f"arithmetic: {self.teraflops:.2f} TFLOP",
+            f"memory: {sum(self.gibibytes.values()):.2f} GiB ({held}), and a batch's",
+            f"time: {self.minutes:.1f} minutes at {self.positions_per_s:.0f} positions a second",
+        ]
+
+
+def plan(
+    workspace: Workspace,
+    catalog: Catalog,
+    model: str | None,
+    config: RunConfig,
+    *,
+    names: Sequence[str] | None = None,
+    backbone: Backbone | None = None,
+) -> EncodingPlan:
+    """What `encode` would do and cost, its arguments being these; nothing is stored.
+
+    Raises:
+        UsageError, PluginError, IntegrityError: as `encode`.
+    """
+    stored, aligned = opened(workspace, catalog, model, config, names=names, backbone=backbone)
+    prompts = [aligned.prompts.prompt(row) for row in range(len(catalog))]
+    lengths = [aligned.prompts.length(prompt) for prompt in prompts]
+    first = prompts[0].pieces[0]
+    shared = len(first) if isinstance(first, tuple) else 0
+    chunks = list(batched(lengths, config.encode))
+    computed = [shared + len(chunk) * (lengths[chunk[0]] - shared) for chunk in chunks]
+    useful = sum(lengths) - shared * (len(lengths) - len(chunks))
+    with aligned.backbone.adapted(adapter_of(stored)) if stored else nullcontext():
+        rate = _rate(aligned, prompts, chunks, computed, config.encode)
+    llm = aligned.backbone
+    linear = sum(llm.model.get_submodule(name).weight.numel() for name in llm.linear_modules())
+    weights = {id(p): p.numel() * p.element_size() for p in llm.model.parameters()}
+    return EncodingPlan(
+        items=coverage(aligned, len(catalog)),
+        prompts=Lengths.of(lengths),
+        shared=shared,
+        positions=sum(computed),
+        padding=1 - useful / sum(computed),
+        teraflops=2.0 * linear * sum(computed) / 1e12,
+        gibibytes={
+            "weights": sum(weights.values()) / 2**30,
+            "vectors": len(catalog) * llm.d_llm * _FLOAT / 2**30,
+        },
+        positions_per_s=rate,
+        minutes=sum(computed) / rate / 60,
+    )
+
+
+@torch.inference_mode()
+def _rate(
+    model: AlignedModel,
+    prompts: Sequence[Prompt],
+    chunks: Sequence[Sequence[int]],
+    computed: Sequence[int],
+    config: EncodeConfig,
+) -> float:
+    """Positions a second, of batches from all over the catalog."""
+    model.states([prompts[i] for i in chunks[-1]], layer=config.layer)  # warms up
+    seconds, positions = 0.0, 0
+    for number in _spread(len(chunks)):
+        started = time.monotonic()
+        model.states([prompts[i] for i in chunks[number]], layer=config.layer)
+        seconds, positions = seconds + time.monotonic() - started, positions + computed[number]
+        if seconds > _SECONDS:
+            break
+    return positions / seconds
+
+
+def _spread(n: int) -> Iterator[int]:
+    """The numbers below n, so that the first few are from all over them."""
+    step = max(1, n // _PLACES)
+    for start in range(step):
+        yield from range(start, n, step)
