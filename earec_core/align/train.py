@@ -140,8 +140,10 @@ class Trainer:
             state.step += 1
             self._record({**losses, "tokens_per_s": speed})
             said = ", ".join(f"{name.replace('_', ' ')} {loss:.3f}" for name, loss in losses.items())
-            show(state.step, self.steps, f"{said}, {speed:.0f} tokens/s")
-            state.finished = self._part() >= 1
+            part = self._part()
+            # As many steps as there will be at this rate, where the time is limited.
+            show(state.step, max(state.step, round(state.step / part)), f"{said}, {speed:.0f} tokens/s")
+            state.finished = part >= 1
             if state.finished or state.step % self.config.eval_every == 0:
                 self._validate()
                 state.finished |= state.stale >= self.config.patience

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, TextIO
@@ -13,6 +14,8 @@ Progress = Callable[[int, int, str], None]
 """Takes units done, units in all (0: not known), and a few words."""
 
 
+_WORTH_SAYING = 30.0
+"""Seconds."""
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff]")
 """Control characters, separators of lines, marks that turn the direction of text, halves of characters."""
 
@@ -111,16 +114,18 @@ class Output:
             yield self._log(title)
 
     def _log(self, title: str) -> Progress:
-        """Progress in at most twenty lines, so that a log stays readable."""
-        last = -1
+        """Progress in at most twenty lines, so that a log stays readable, with the time that is left."""
+        last, began = -1, (0, 0.0)
 
         def show(done: int, total: int, text: str) -> None:
-            nonlocal last
+            nonlocal last, began
+            if last < 0:
+                began = (done, time.monotonic())
             step = 20 * done // max(total, 1)
             if step != last:
                 last = step
                 count = f"{done}/{total}" if total else str(done)
-                self.note(f"{title}: {count} {text}".rstrip())
+                self.note(f"{title}: {count} {text}".rstrip() + _left(done, total, began))
 
         return show
 
@@ -140,6 +145,20 @@ def _bar(title: str) -> Iterator[Progress]:
     with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None, text="")
         yield lambda done, total, text: bar.update(task, completed=done, total=total or None, text=text)
+
+
+def _left(done: int, total: int, began: tuple[int, float]) -> str:
+    """About how long the rest takes, after half a minute and where it is half a minute or more.
+
+    Args:
+        began: units done and the time when they were, at the first report.
+    """
+    first, started = began
+    elapsed = time.monotonic() - started
+    if done <= first or done >= total or elapsed < _WORTH_SAYING:
+        return ""
+    left = elapsed / (done - first) * (total - done)
+    return f", about {left / 60:.1f} min left" if left >= _WORTH_SAYING else ""
 
 
 def _cell(value: Any) -> str:

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+import time
 import unicodedata
 
 import pytest
@@ -86,6 +87,25 @@ def test_progress_on_a_terminal_reads_no_markup(monkeypatch: pytest.MonkeyPatch)
         show(1, 2, "[/x] thing")
     assert "Checking [/red]" in terminal.getvalue()
     assert "[/x] thing" in terminal.getvalue()
+
+
+def test_a_log_says_the_time_that_is_left_from_where_it_went_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with out.progress("align") as show:
+        for done, at in ((50, 0), (60, 20), (70, 40), (90, 80), (100, 100)):
+            now[0] = 1000.0 + at
+            show(done, 100, "loss 1")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "align: 50/100 loss 1",
+        "align: 60/100 loss 1",
+        "align: 70/100 loss 1, about 1.0 min left",
+        "align: 90/100 loss 1",
+        "align: 100/100 loss 1",
+    ]
 
 
 def test_what_others_print_is_kept_out_of_the_result(capsys: pytest.CaptureFixture[str]) -> None:
