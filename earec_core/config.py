@@ -90,6 +90,11 @@ class AlignConfig(Section):
     )
     batch_size: int = Field(16, ge=1, description="Global batch, items.")
     micro_batch: int | None = Field(None, ge=1, description="Items per forward pass; None: the whole batch.")
+    micro_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Positions per forward pass at most, padding included, but one item's; None: any.",
+    )
     lr: float = Field(1e-3, gt=0, description="Learning rate of LoRA.")
     projector_lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from earec_core.align.job import open_job
-from earec_core.align.samples import batches
+from earec_core.align.samples import batches, parts
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import Sample
 from earec_core.catalog import Catalog
@@ -262,8 +262,8 @@ def _shared(samples: Sequence[Sample]) -> int:
 
 
 def _parts(batch: Sequence[Sample], config: AlignConfig) -> list[Sequence[Sample]]:
-    size = config.micro_batch or len(batch)
-    return [batch[i : i + size] for i in range(0, len(batch), size)]
+    together = 2 if config.pairs else 1
+    return list(parts(batch, most=config.micro_batch, tokens=config.micro_tokens, together=together))
 
 
 def _positions(batch: Sequence[Sample], shared: int, config: AlignConfig) -> int:

@@ -117,3 +117,26 @@ def batches(
         together += [pool[i : i + size] for i in range(0, len(pool), size)]
     for i in rng.permutation(len(together)):
         yield [samples[j] for j in together[i]]
+
+
+def parts(
+    batch: Sequence[Sample], *, most: int | None, tokens: int | None, together: int = 1
+) -> Iterator[Sequence[Sample]]:
+    """A batch in parts that are run one after another; their gradients add up to the batch's.
+
+    Args:
+        most: samples of a part at most; None: any.
+        tokens: positions of a part at most, all rows as long as its longest, but `together` samples'; None: any.
+        together: so many samples that stand beside each other stay in one part.
+    """
+    part: list[Sample] = []
+    for start in range(0, len(batch), together):
+        more = batch[start : start + together]
+        longest = max(sample.length for sample in (*part, *more))
+        n = len(part) + len(more)
+        if part and ((most and n > max(most, together)) or (tokens and n * longest > tokens)):
+            yield part
+            part = []
+        part = [*part, *more]
+    if part:
+        yield part

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from earec_core.align.contrast import Contrast, paired_batches
-from earec_core.align.samples import batches
+from earec_core.align.samples import batches, parts
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import Sample
 from earec_core.catalog.splits import FROM
@@ -193,14 +193,17 @@ class Trainer:
         # Dropout's masks follow from the step, so that a resumed run draws the same.
         torch.manual_seed(self.seed * 1_000_003 + state.step)
         total = sum(len(sample.response) for sample in batch)
-        size = config.micro_batch or len(batch)
-        size += size % 2 if self.contrast is not None else 0  # companions stay side by side
         loss, pairs = 0.0, 0.0
-        for start in range(0, len(batch), size):
-            parts = self.loss(batch[start : start + size], self.contrast and self.contrast.loss)
-            part = parts / total if self.contrast is None else parts[0] / total
+        for samples in parts(
+            batch,
+            most=config.micro_batch,
+            tokens=config.micro_tokens,
+            together=1 if self.contrast is None else 2,  # companions stay side by side
+        ):
+            losses = self.loss(samples, self.contrast and self.contrast.loss)
+            part = losses / total if self.contrast is None else losses[0] / total
             if self.contrast is not None:
-                beside = parts[1] / len(batch)
+                beside = losses[1] / len(batch)
                 pairs += beside.item()
                 self.engine.backward(part + config.pairs * beside)
             else:
@@ -214,8 +217,8 @@ class Trainer:
                 else "Check the backbone's weights; with float16, use --set backbone.dtype=float32.",
             )
         self.engine.step(held=self.lora if warming else ())
-        losses = {"loss": loss} | ({} if self.contrast is None else {"pairs_loss": pairs})
-        return losses, sum(sample.length for sample in batch)
+        said = {"loss": loss} | ({} if self.contrast is None else {"pairs_loss": pairs})
+        return said, sum(sample.length for sample in batch)
 
     @torch.no_grad()
     def _validate(self) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,7 +22,7 @@ from earec_core.aligned.prompts import ItemPrompts, Sample
 from earec_core.config import AlignConfig, BackboneConfig, LoraSettings, PromptConfig
 from earec_core.llm.backbone import Backbone
 from earec_core.llm.lora import TrainableLora
-from earec_core.llm.prompts import PromptBuilder
+from earec_core.llm.prompts import Prompt, PromptBuilder
 from earec_core.modality import Context, Encoded, Encoder, Modality, PluginConfig, pad
 from earec_core.modality.projectors import MlpProjector
 from earec_core.train.engine import TorchEngine
@@ -239,3 +242,49 @@ def test_a_training_does_not_depend_on_the_engine(tiny_llm: Path, one_process: N
     for name, end in ends[0].items():
         torch.testing.assert_close(ends[1][name], end, rtol=1e-6, atol=1e-7)
     assert any(not torch.equal(ends[0][f"projector/{name}"], p) for name, p in start.items())
+
+
+def test_the_parts_of_a_batch_have_its_loss_and_gradients(tiny_llm: Path) -> None:
+    model = _model(tiny_llm, "long", "short")
+    batch = _samples(model)
+    assert len(batch) > 2
+    found = []
+    for tokens in (None, max(sample.length for sample in batch)):
+        model.zero_grad()
+        sizes, total = [], 0.0
+        for part in samples.parts(batch, most=None, tokens=tokens):
+            loss = model(part)
+            loss.backward()
+            sizes.append(len(part))
+            total += loss.item()
+        found.append((sizes, total, {n: p.grad for n, p in model.projectors.named_parameters()}))
+    (whole, loss, gradients), (split, sum_of_losses, added) = found
+    assert (whole, len(split) > 1) == ([len(batch)], True)
+    assert sum_of_losses == pytest.approx(loss, rel=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(added[name], gradient, rtol=1e-3, atol=1e-6)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), max_size=12),
+    most=st.none() | st.integers(1, 5),
+    tokens=st.none() | st.integers(1, 60),
+    together=st.sampled_from([1, 2]),
+)
+def test_parts_keep_order_and_limits(
+    lengths: list[int], most: int | None, tokens: int | None, together: int
+) -> None:
+    batch = [Sample(Prompt(i, ((1,),)), (2,), length) for i, length in enumerate(lengths)]
+    parts = list(samples.parts(batch, most=most, tokens=tokens, together=together))
+    assert [sample for part in parts for sample in part] == batch
+    place = 0
+    for part in parts:
+        assert place % together == 0
+        place += len(part)
+        if len(part) > together:
+            assert most is None or len(part) <= most
+            assert tokens is None or len(part) * max(sample.length for sample in part) <= tokens
+    for part, after in pairwise(parts):  # and no part is smaller than it must be
+        more = [*part, *after[:together]]
+        full = bool(most) and len(more) > max(most or 0, together)
+        assert full or (tokens and len(more) * max(sample.length for sample in more) > tokens)
