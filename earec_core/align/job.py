@@ -36,6 +36,7 @@ from earec_core.llm.backbone import Backbone
 from earec_core.llm.lora import TrainableLora
 from earec_core.llm.peft_adapter import CONFIG, WEIGHTS
 from earec_core.train.checkpoint import not_finite
+from earec_core.train.processes import Processes
 from earec_core.workspace import Run, Workspace
 
 _WORTH_SAYING = 0.05
@@ -49,6 +50,7 @@ def open_job(
     config: RunConfig,
     continue_from: str | None,
     backbone: Backbone | None,
+    processes: Processes | None = None,
 ) -> Job:
     """Open and check everything that an alignment needs; its arguments are those of `align`.
 
@@ -74,7 +76,13 @@ def open_job(
     if parent is None:
         lora = model.inputs[modality].modality.adapter_config(config.lora)
         config = config.model_copy(update={"lora": lora})
-    return Job(workspace, catalog, modality, config, model, parent)
+    processes = processes or Processes()
+    if config.align.pairs and processes.size > 1:
+        raise UsageError(
+            "align.pairs compares the items of a batch, which several processes do not have together.",
+            "Train in one process, or leave align.pairs at 0.",
+        )
+    return Job(workspace, catalog, modality, config, model, parent, processes)
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,7 @@ class Job:
     config: RunConfig
     model: AlignedModel
     parent: Stored[AdapterManifest] | None
+    processes: Processes
 
     @property
     def inputs(self) -> ModalityInputs:
@@ -168,13 +177,16 @@ class Job:
         self, run: Run, train: Sequence[Sample], valid: Sequence[Sample]
     ) -> tuple[Progress, dict[str, Path]]:
         """Train to the end; where it stands then, and the adapter's files."""
+        several = f" in {self.processes.size} processes" if self.processes.size > 1 else ""
         with self.trainer(train, valid, run) as (trainer, adapter):
-            run.start()
+            if self.processes.first:
+                run.start()
             self.workspace.note(
-                f"Aligning {self.modality}: {len(train)} items, {trainer.steps} steps at most, run {run.name}."
+                f"Aligning {self.modality}{several}: {len(train)} items, {trainer.steps} steps at most, "
+                f"run {run.name}."
             )
             progress = trainer.run(self.workspace.progress)
-            return progress, _export(run.scratch(), self.inputs, adapter)
+            return progress, _export(run.scratch(), self.inputs, adapter) if self.processes.first else {}
 
     @contextmanager
     def trainer(
@@ -196,8 +208,9 @@ class Job:
                     valid,
                     config.align,
                     run.checkpoint if run else Path(),
-                    run.step if run else lambda *_: None,
+                    run.step if run and self.processes.first else lambda *_: None,
                     seed=config.run.seed,
+                    processes=self.processes,
                     **self._contrast(train),
                 ),
                 adapter,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from earec_core.align.job import open_job
-from earec_core.align.train import Point
+from earec_core.align.job import Job, open_job
+from earec_core.align.train import Point, Progress
 from earec_core.artifacts import save
 from earec_core.catalog import Catalog
 from earec_core.config import RunConfig
 from earec_core.llm.backbone import Backbone
 from earec_core.llm.peft_adapter import CONFIG
-from earec_core.workspace import Run, Workspace
+from earec_core.train.processes import Processes
+from earec_core.workspace import Reporter, Run, Workspace
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ def align(
 ) -> Alignment:
     """Align one modality of a catalog to the anchor and register the adapter.
 
+    Started by torchrun, all processes train together; the first one alone writes and tells, all return the same.
+
     Args:
         catalog: the items; their 80/10/10 split is by item id.
         modality: an installed plugin's name.
@@ -67,22 +70,34 @@ def align(
     """
     name = name or f"{modality}/{catalog.name}"
     workspace.registry.check_name(name)
-    job = open_job(workspace, catalog, modality, config, continue_from, backbone)
-    # Refused before training what could not be stored after it; another process may be at the same.
-    workspace.registry.require(*job.parents)
-    run = job.run().own()
-    finished = _finished(run, name)
-    if finished is not None:
-        run.leave()
-        workspace.note(f"Already aligned: {finished.id[:12]} (run {run.name}).")
-        return finished
-    train, valid, counts = job.samples()
-    progress, files = job.train(run, train, valid)
+    with Processes.joined() as processes:
+        workspace = workspace if processes.first else replace(workspace, reporter=Reporter())
+        job = open_job(workspace, catalog, modality, config, continue_from, backbone, processes)
+        # Refused before training what could not be stored after it; another process may be at the same.
+        workspace.registry.require(*job.parents)
+        run = job.run()
+        finished = processes.agree(_finished(run.own(), name) if processes.first else None)
+        if finished is not None:
+            run.leave()
+            workspace.note(f"Already aligned: {finished.id[:12]} (run {run.name}).")
+            return finished
+        train, valid, counts = job.samples()
+        progress, files = job.train(run, train, valid)
+        stored = _stored(job, run, progress, files, counts, name) if processes.first else None
+        alignment = processes.agree(stored)
+        assert alignment is not None  # noqa: S101 - the first process has it
+        return alignment
+
+
+def _stored(
+    job: Job, run: Run, progress: Progress, files: Mapping[str, Path], counts: Mapping[str, int], name: str
+) -> Alignment:
+    """Register what a training has made, and end its run."""
     metrics = _metrics(progress.history, progress.best_step)
-    why = f"align {modality} on {catalog.name}"
+    why = f"align {job.modality} on {job.catalog.name}"
     manifest = job.manifest(run, progress, counts, metrics)
     alignment = Alignment(
-        id=save(workspace.registry, manifest, files, name=name, why=why),
+        id=save(job.workspace.registry, manifest, files, name=name, why=why),
         name=name,
         run=run.folder,
         history=progress.history,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -24,9 +25,13 @@ from earec_core.errors import EarecError
 from earec_core.metrics.rouge import rouge_l
 from earec_core.train import checkpoint, schedule
 from earec_core.train.engine import Engine, TorchEngine
+from earec_core.train.processes import Processes
 from earec_core.types import Show
 
 Point = dict[str, float]
+
+_FAR = 1_000_000_007
+"""Between the seeds of two processes."""
 
 
 @dataclass
@@ -67,7 +72,8 @@ class Trainer:
         contrast: the second loss, with `config.pairs` its weight; None: Eq. 3 alone.
         alike: a vector of each training sample's input, for the contrast's batches.
         seed: of the order of samples and of dropout.
-        engine: makes what runs the steps, from the optimizer and the largest gradient norm.
+        engine: makes what runs the steps, from the optimizer, the largest gradient norm and the processes.
+        processes: that train together, this one among them.
     """
 
     def __init__(
@@ -83,7 +89,8 @@ class Trainer:
         contrast: Contrast | None = None,
         alike: Float[np.ndarray, "n d"] | None = None,
         seed: int = 0,
-        engine: Callable[[torch.optim.Optimizer, float], Engine] = TorchEngine,
+        engine: Callable[[torch.optim.Optimizer, float, Processes], Engine] = TorchEngine,
+        processes: Processes | None = None,
     ) -> None:
         self.model = model
         self.train_samples, self.config, self.observe, self.seed = train, config, observe, seed
@@ -103,7 +110,8 @@ class Trainer:
         if projectors:
             groups.append({"params": projectors, "lr": config.projector_lr})
         self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-        self.engine = engine(self.optimizer, config.clip)
+        self.processes = processes or Processes()
+        self.engine = engine(self.optimizer, config.clip, self.processes)
         self.loss = self.engine.wrap(model)
         # With companions beside them, half as many samples of its own are in a batch.
         per_epoch = math.ceil(
@@ -135,7 +143,7 @@ class Trainer:
                 break
             at = time.monotonic()
             losses, tokens = self._step(batch)
-            state.elapsed = before + time.monotonic() - started
+            state.elapsed = self.processes.agree(before + time.monotonic() - started)
             speed = tokens / max(time.monotonic() - at, 1e-9)
             state.step += 1
             self._record({**losses, "tokens_per_s": speed})
@@ -191,24 +199,8 @@ class Trainer:
             group["lr"] = rate
         self.model.train()
         # Dropout's masks follow from the step, so that a resumed run draws the same.
-        torch.manual_seed(self.seed * 1_000_003 + state.step)
-        total = sum(len(sample.response) for sample in batch)
-        loss, pairs = 0.0, 0.0
-        for samples in parts(
-            batch,
-            most=config.micro_batch,
-            tokens=config.micro_tokens,
-            together=1 if self.contrast is None else 2,  # companions stay side by side
-        ):
-            losses = self.loss(samples, self.contrast and self.contrast.loss)
-            part = losses / total if self.contrast is None else losses[0] / total
-            if self.contrast is not None:
-                beside = losses[1] / len(batch)
-                pairs += beside.item()
-                self.engine.backward(part + config.pairs * beside)
-            else:
-                self.engine.backward(part)
-            loss += part.item()
+        torch.manual_seed(self.seed * 1_000_003 + state.step + self.processes.rank * _FAR)
+        loss, pairs = self._gradients(batch)
         if not math.isfinite(loss + pairs):
             raise EarecError(
                 f"The loss is {loss} at step {state.step + 1}.",
@@ -220,13 +212,48 @@ class Trainer:
         said = {"loss": loss} | ({} if self.contrast is None else {"pairs_loss": pairs})
         return said, sum(sample.length for sample in batch)
 
+    def _gradients(self, batch: Sequence[Sample]) -> tuple[float, float]:
+        """Add up the gradients of a batch's parts; the batch's two losses."""
+        config, size = self.config, self.processes.size
+        mine = list(
+            parts(
+                self.processes.share_of(batch),
+                most=config.micro_batch,
+                tokens=config.micro_tokens,
+                together=1 if self.contrast is None else 2,  # companions stay side by side
+            )
+        )
+        counted = bool(mine)
+        # Who has no sample takes part in the exchange of gradients with one that does not count.
+        mine = mine or [batch[:1]]
+        total, loss, pairs = sum(len(sample.response) for sample in batch), 0.0, 0.0
+        for number, samples in enumerate(mine, 1):
+            with nullcontext() if number == len(mine) else self.engine.more():
+                losses = self.loss(samples, self.contrast and self.contrast.loss)
+                part = losses / total if self.contrast is None else losses[0] / total
+                whole = part
+                if self.contrast is not None:
+                    beside = losses[1] / len(batch)
+                    pairs += beside.item()
+                    whole = part + config.pairs * beside
+                # Gradients are averaged over the processes.
+                self.engine.backward(whole * size if counted else whole * 0)
+                loss += part.item() if counted else 0.0
+        return self.processes.total(loss), pairs
+
     @torch.no_grad()
     def _validate(self) -> None:
         self.model.eval()
-        size = self.config.batch_size
         if not self.valid_loss_samples:
             self._keep_best(0.0)
             return
+        point = self.processes.agree(self._validation() if self.processes.first else {})
+        self._record(point)
+        self._keep_best(point["valid_loss"])
+
+    def _validation(self) -> Point:
+        """Loss and ROUGE-L on validation samples."""
+        size = self.config.batch_size
         ordered = sorted(self.valid_loss_samples, key=lambda s: s.length)
         tokens = sum(len(s.response) for s in ordered)
         total = sum(self.model(ordered[i : i + size]).item() for i in range(0, len(ordered), size))
@@ -236,8 +263,7 @@ class Trainer:
             texts = self.model.generate([s.prompt for s in self.rouge_samples], longest)
             anchors = [self.model.prompts.anchor(s.prompt.item) or "" for s in self.rouge_samples]
             point["valid_rouge_l"] = float(rouge_l(texts, anchors).mean())
-        self._record(point)
-        self._keep_best(point["valid_loss"])
+        return point
 
     def _keep_best(self, loss: float) -> None:
         state = self.progress
@@ -252,4 +278,6 @@ class Trainer:
         self.observe(self.progress.step, point)
 
     def _save(self) -> None:
+        if not self.processes.first:
+            return
         checkpoint.save(self.file, self.parameters, self.optimizer, asdict(self.progress), self.best)

@@ -59,6 +59,7 @@ def command(
     from earec_core.catalog import Catalog
     from earec_core.catalog.joining import join_once
     from earec_core.modality import Modality, PluginConfig
+    from earec_core.train.processes import is_first
 
     # Before the backbone is loaded, which may take minutes.
     plugin = plugins.get(modality)
@@ -82,6 +83,8 @@ def command(
             out.facts(lines, facts, as_json)
             return
         aligned = align(workspace, catalog, modality, config, name=name, continue_from=continue_from)
+    if not is_first():
+        return
     if not as_json:
         for metric, value in sorted(aligned.metrics.items()):
             out.note(f"{metric}: {value:.4f}")

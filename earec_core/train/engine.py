@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from earec_core.train.processes import Processes
 
 
 class Engine(Protocol):
@@ -14,6 +18,9 @@ class Engine(Protocol):
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """What to call in the model's place; its `forward` is the loss."""
+
+    def more(self) -> AbstractContextManager[None]:
+        """Around all parts of a step but the last: their gradients are exchanged with the last one's."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the loss's gradient to that of the step."""
@@ -27,18 +34,29 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """One process, plain torch.
+    """Plain torch; over several processes `DistributedDataParallel`, which averages their gradients.
 
     Args:
         optimizer: over all trained parameters.
         clip: largest gradient norm.
+        processes: that train together.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, clip: float) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, clip: float, processes: Processes | None = None
+    ) -> None:
         self._optimizer, self._clip = optimizer, clip
+        self._processes = processes or Processes()
+        self._distributed: DistributedDataParallel | None = None
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        return model
+        if self._processes.size == 1:
+            return model
+        self._distributed = DistributedDataParallel(model)
+        return self._distributed
+
+    def more(self) -> AbstractContextManager[None]:
+        return self._distributed.no_sync() if self._distributed is not None else nullcontext()
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]

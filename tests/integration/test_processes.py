@@ -1,0 +1,128 @@
+"""Alignment in several processes, as torchrun starts them: its curve, its adapter, and going on in one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from earec_core.artifacts import AdapterManifest, open_as
+from earec_core.workspace import Workspace
+
+from .conftest import Pipeline
+
+SETTINGS = {
+    "align__epochs": 5,
+    "align__batch_size": 11,
+    "align__micro_batch": 2,
+    "align__eval_every": 4,
+    "lora__dropout": 0.0,
+}
+
+
+KILLED = """
+import os
+from earec_core.align.train import Trainer
+from earec_core.cli import main
+step, calls = Trainer._step, []
+
+def killed(self, batch):
+    calls.append(1)
+    if len(calls) == 4:
+        os._exit(9)
+    return step(self, batch)
+
+Trainer._step = killed
+main()
+"""
+
+
+def _command(processes: int, *program: str) -> list[str]:
+    if processes == 1:
+        return [sys.executable, *program]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "--no-python"]
+    return [sys.executable, *torchrun, sys.executable, *program]
+
+
+def _run(pipeline: Pipeline, home: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
+    on = ["--data", str(pipeline.data), *pipeline.settings(**SETTINGS), "--registry", str(home / "registry")]
+    return subprocess.run(
+        [*command, "align", "--modality", "text", *on, "--json"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "EAREC_HOME": str(home), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def _aligned(pipeline: Pipeline, home: Path, processes: int) -> dict[str, Any]:
+    done = _run(pipeline, home, _command(processes, "-m", "earec_core"))
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _adapter(home: Path, found: dict[str, Any]) -> dict[str, torch.Tensor]:
+    stored = open_as(Workspace.open(home).registry, found["id"], AdapterManifest)
+    return load_file(stored.folder / "adapter_model.safetensors")
+
+
+def _losses(found: dict[str, Any]) -> list[float]:
+    history = json.loads((Path(found["run"]) / "result.json").read_text())["history"]
+    return [point[key] for point in history for key in ("loss", "valid_loss") if key in point]
+
+
+@pytest.fixture(scope="module")
+def alone(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The home of one process, and what it made."""
+    home = tmp_path_factory.mktemp("alone")
+    return home, _aligned(pipeline, home, 1)
+
+
+def _same(home: Path, found: dict[str, Any], alone: tuple[Path, dict[str, Any]]) -> None:
+    assert _losses(found) == pytest.approx(_losses(alone[1]), rel=1e-4)
+    expected, own = _adapter(*alone), _adapter(home, found)
+    assert own.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(own[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_two_processes_train_as_one_does(
+    in_home: Pipeline, tmp_path: Path, alone: tuple[Path, dict[str, Any]]
+) -> None:
+    # So in the last batch the second process has no sample.
+    assert alone[1]["items"]["train"] % SETTINGS["align__batch_size"] == 1
+    found = _aligned(in_home, tmp_path, 2)
+    assert len(_losses(found)) > 8
+    _same(tmp_path, found, alone)
+    assert _aligned(in_home, tmp_path, 2)["id"] == found["id"]
+
+
+def test_two_that_are_killed_go_on_as_one(
+    in_home: Pipeline, tmp_path: Path, alone: tuple[Path, dict[str, Any]]
+) -> None:
+    program = tmp_path / "killed.py"
+    program.write_text(KILLED)
+    assert _run(in_home, tmp_path, _command(2, str(program))).returncode != 0
+    assert list((tmp_path / "runs").glob("*/checkpoint.safetensors"))
+    _same(tmp_path, _aligned(in_home, tmp_path, 1), alone)
+
+
+def test_pairs_are_refused_in_several_processes(in_home: Pipeline, tmp_path: Path) -> None:
+    command = [*_command(2, "-m", "earec_core")]
+    pipeline_settings = {**SETTINGS, "align__pairs": 0.5}
+    on = ["--data", str(in_home.data), *in_home.settings(**pipeline_settings)]
+    done = subprocess.run(
+        [*command, "align", "--modality", "text", *on, "--registry", str(tmp_path / "registry")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "EAREC_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode != 0
+    assert "align.pairs compares the items of a batch" in done.stderr
