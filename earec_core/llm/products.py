@@ -70,11 +70,17 @@ class _Product(torch.autograd.Function):
         rows = cast.reshape(-1, cast.shape[-1])
         weight, a, b = weight.to(dtype), a.to(dtype), b.to(dtype)
         inner = rows @ a.T
-        y = nn.functional.linear(rows, weight, None if bias is None else bias.to(dtype))
-        y.addmm_(inner, b.T, alpha=scale)
+        # No view of a matrix: some architectures change what a layer gives in place, which autograd forbids of one.
+        y = cast.new_empty(*cast.shape[:-1], len(weight))
+        matrix = y.view(-1, len(weight))
+        if bias is None:
+            torch.mm(rows, weight.T, out=matrix)
+        else:
+            torch.addmm(bias.to(dtype), rows, weight.T, out=matrix)
+        matrix.addmm_(inner, b.T, alpha=scale)
         ctx.save_for_backward(rows, inner, weight, a, b)
         ctx.scale = scale
-        return y.view(*cast.shape[:-1], -1)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -82,6 +82,17 @@ def test_an_input_that_changed_in_place_is_cast_again() -> None:
     assert torch.equal(after, again)
 
 
+def test_what_it_gives_may_be_changed_in_place() -> None:
+    model = _in_one_step(_adapted(0))
+    x = torch.ones(2, 3, 6, requires_grad=True)
+    model.first(x).mul_(2).sum().backward()
+    doubled = x.grad
+    x.grad = None
+    (2 * model.first(x)).sum().backward()
+    assert doubled is not None
+    assert torch.equal(doubled, x.grad)
+
+
 class _Attention(nn.Module):
     is_causal = True
     num_key_value_groups = 3
