@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from workload import Workload, arithmetic, ceiling, load_plain, plain_steps
 
+from earec_core.align.samples import batches
 from earec_core.aligned.prompts import Sample
 from earec_core.config import LoraSettings
 from earec_core.llm.lora import TrainableLora
@@ -147,7 +148,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     workload = Workload.make(folder, options.model, options.dtype, items + _HELD)
     backbone = workload.model.backbone
     options.bf16 = backbone.dtype == torch.bfloat16
-    train, held = workload.samples[:items], workload.samples[items:]
+    # Both train on the batches that `earec align` makes: of similar length.
+    train = [sample for batch in batches(workload.samples[:items], options.batch, 0, 0) for sample in batch]
+    held = workload.samples[items:]
     counted = train[options.batch :]
     tokens = sum(sample.length for sample in counted)
     loss, seconds = own(workload, train, held, options.batch)
