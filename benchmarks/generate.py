@@ -23,7 +23,7 @@ from workload import Workload, load_plain, timed
 
 from earec_core.workspace import Workspace
 
-_SAME = 0.8
+_SAME = 0.5
 """The least part of equal texts."""
 
 
