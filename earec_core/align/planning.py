@@ -201,10 +201,10 @@ def shown(model: AlignedModel, samples: Sequence[Sample]) -> list[dict[str, Any]
                     "positions": model.prompts.positions(piece),
                 }
                 if isinstance(piece, Slot)
-                else {"text": decode(list(piece)), "positions": len(piece)}
+                else {"words": decode(list(piece)), "positions": len(piece)}
                 for piece in sample.prompt.pieces
             ],
-            "loss": {"text": decode(list(sample.response)), "positions": len(sample.response)},
+            "loss": {"words": decode(list(sample.response)), "positions": len(sample.response)},
         }
         for sample in samples
     ]

@@ -103,6 +103,6 @@ def _said(sample: Mapping[str, Any]) -> list[str]:
     """A sample, a piece a line."""
     lines = [f"item {sample['item']}: {sample['positions']} positions"]
     for piece in sample["pieces"]:
-        of = f"{piece['modality']} of {piece['item']}" if "modality" in piece else repr(piece["text"])
+        of = f"{piece['modality']} of {piece['item']}" if "modality" in piece else repr(piece["words"])
         lines.append(f"{piece['positions']:>6}  {of}")
-    return [*lines, f"{sample['loss']['positions']:>6}  loss: {sample['loss']['text']!r}"]
+    return [*lines, f"{sample['loss']['positions']:>6}  loss: {sample['loss']['words']!r}"]

@@ -41,8 +41,8 @@ def test_samples_are_shown_as_the_llm_reads_them(
     for sample in samples:
         pieces = [*sample["pieces"], sample["loss"]]
         assert sum(piece["positions"] for piece in pieces) == sample["positions"]
-        assert sample["loss"]["text"].startswith(items[sample["item"]].title)
-        said = "".join(piece.get("text", "") for piece in sample["pieces"])
+        assert sample["loss"]["words"].startswith(items[sample["item"]].title)
+        said = "".join(piece.get("words", "") for piece in sample["pieces"])
         assert "Say it." in said
         assert items[sample["item"]].title not in said
         assert {"modality": "text", "item": sample["item"]}.items() <= next(
