@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import time
@@ -115,12 +116,13 @@ class Output:
 
     def _log(self, title: str) -> Progress:
         """Progress in at most twenty lines, so that a log stays readable, with the time that is left."""
-        last, began = -1, (0, 0.0)
+        last, before, began = -1, math.inf, (0, 0.0)
 
         def show(done: int, total: int, text: str) -> None:
-            nonlocal last, began
-            if last < 0:
+            nonlocal last, before, began
+            if done < before:  # another piece of work begins
                 began = (done, time.monotonic())
+            before = done
             step = 20 * done // max(total, 1)
             if step != last:
                 last = step
