@@ -10,9 +10,7 @@ would: `bf16`, a collator that pads, full logits. Rates count the tokens of prom
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,7 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from torch import Tensor
-from workload import Workload, arithmetic, ceiling, load_plain, plain_steps
+from workload import Workload, arithmetic, ceiling, load_plain, plain_steps, run
 
 from earec_core.align.samples import batches
 from earec_core.aligned.prompts import Sample
@@ -190,26 +188,5 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(options, Path(folder))
-    if options.json:
-        print(json.dumps(found))
-        return
-    for key, value in found.items():
-        print(f"{key:24} {value:.4g}" if isinstance(value, float) else f"{key:24} {value}")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, measure, {"steps": 6, "batch": 16})

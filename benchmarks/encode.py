@@ -10,9 +10,7 @@ script with transformers does: batches in the catalog's order, padded on the lef
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
-from workload import Workload, arithmetic, ceiling, load_plain, plain_steps, timed
+from workload import Workload, arithmetic, ceiling, load_plain, plain_steps, run, timed
 
 from earec_core.encode import item_vectors
 from earec_core.workspace import Workspace
@@ -93,27 +91,5 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--items", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=16, help="Of the plain loop.")
-    parser.add_argument("--repeat", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(options, Path(folder))
-    if options.json:
-        print(json.dumps(found))
-        return
-    for key, value in found.items():
-        print(f"{key:24} {value:.4g}" if isinstance(value, float) else f"{key:24} {value}")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, measure, {"items": 256, "batch": 16, "repeat": 2})

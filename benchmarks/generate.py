@@ -10,16 +10,14 @@ two tokens are as likely, so most must be the same.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from workload import Workload, load_plain, timed
+from workload import Workload, load_plain, run, timed
 
 from earec_core.workspace import Workspace
 
@@ -78,28 +76,5 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--items", type=int, default=96)
-    parser.add_argument("--new", type=int, default=24, help="Tokens at most.")
-    parser.add_argument("--batch", type=int, default=32, help="Of the plain script.")
-    parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(options, Path(folder))
-    if options.json:
-        print(json.dumps(found))
-        return
-    for key, value in found.items():
-        print(f"{key:24} {value:.4g}" if isinstance(value, float) else f"{key:24} {value}")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, measure, {"items": 96, "new": 24, "batch": 32, "repeat": 1})

@@ -5,10 +5,12 @@ A plain script sees a prompt as token ids, so the only modality is text, whose s
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,3 +153,34 @@ def load_plain(model: str, dtype: torch.dtype, home: Workspace) -> Any:
 
     auto: Any = AutoModelForCausalLM
     return auto.from_pretrained(str(folder(model, home)), dtype=dtype).eval()
+
+
+def run(
+    description: str | None,
+    measure: Callable[[argparse.Namespace, Path], Mapping[str, Any]],
+    numbers: Mapping[str, int],
+) -> None:
+    """A benchmark's command line: measure in a folder of its own, print a line a figure or one JSON object.
+
+    Args:
+        description: for `--help`.
+        measure: gives the figures by name.
+        numbers: further options that are whole numbers, with their defaults.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--dtype", default="auto")
+    for name, default in {**numbers, "threads": torch.get_num_threads()}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(options, Path(folder))
+    if options.json:
+        print(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        print(f"{name:24} {value:.4g}" if isinstance(value, float) else f"{name:24} {value}")
