@@ -46,11 +46,15 @@ def tried(backbone: Backbone) -> Abilities:
         raise
     except Exception as error:
         raise _refusal(backbone, f"does not run on text alone ({one_line(error)})") from error
-    _attend_faster(backbone, ids, plain)
+    fast = _attend_faster(backbone, ids, plain)
     expected = torch.cat([plain[_PREFIX:], plain[_PREFIX:_SHORT]])
+    shares_prefix = _agree(backbone, ids, expected, share_prefix=True)
+    if fast and not shares_prefix:
+        attention.use_kernel(backbone.model)
+        shares_prefix = _agree(backbone, ids, expected, share_prefix=True)
     if not _agree(backbone, ids, expected, share_prefix=False):
         raise _refusal(backbone, _reason(backbone, ids, plain))
-    return Abilities(_agree(backbone, ids, expected, share_prefix=True), _generates(backbone, ids))
+    return Abilities(shares_prefix, _generates(backbone, ids))
 
 
 def _plain(backbone: Backbone, ids: Sequence[int]) -> Float[Tensor, "s v"]:
@@ -60,16 +64,17 @@ def _plain(backbone: Backbone, ids: Sequence[int]) -> Float[Tensor, "s v"]:
     return logits[0].float()
 
 
-def _attend_faster(backbone: Backbone, ids: Sequence[int], plain: Tensor) -> None:
-    """On a processor, attention for short rows, where it gives the same logits."""
+def _attend_faster(backbone: Backbone, ids: Sequence[int], plain: Tensor) -> bool:
+    """On a processor, attention for short rows, where it gives the same logits; whether it is used."""
     if backbone.device.type != "cpu" or not attention.use_short(backbone.model):
-        return
+        return False
     try:
         same = _close(backbone, _plain(backbone, ids), plain)
     except _FAILURES:
         same = False
     if not same:
         attention.use_kernel(backbone.model)
+    return same
 
 
 def _rows(ids: tuple[int, ...]) -> list[Prompt]:
