@@ -2,9 +2,10 @@
 
 Both train LoRA of the same rank on the same samples in the same order and batches, in bfloat16 where the processor
 has it; the loss on held-back samples must agree to 1% before a ratio is printed. The Trainer is set up as a user
-would: `bf16`, a collator that pads, full logits. Rates count the tokens of prompts and anchors, not padding.
+would: `bf16`, a collator that pads, full logits. Rates count the tokens of prompts and anchors, not padding. All
+are timed in turn, the first step of each left out, and of each the best round counts.
 
-    python benchmarks/align.py [--steps 8] [--batch 16] [--threads 2] [--json]
+    python benchmarks/align.py [--steps 5] [--batch 16] [--rounds 3] [--threads 2] [--json]
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from torch import Tensor
-from workload import Workload, arithmetic, ceiling, load_plain, plain_steps, run
+from workload import STEPS, Workload, ceiling, in_turn, load_plain, run, without
 
 from earec_core.align.samples import batches
 from earec_core.aligned.prompts import Sample
@@ -30,6 +31,7 @@ from earec_core.llm.lora import TrainableLora
 from earec_core.train.engine import TorchEngine
 from earec_core.workspace import Workspace
 
+ONE_STEP = "LoRA in one step"
 _LR, _HELD = 1e-3, 32
 _ALIKE = 0.01
 """How far the validation losses may be apart, relatively."""
@@ -42,26 +44,31 @@ def batched(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
 
 
 def own(
-    workload: Workload, train: Sequence[Sample], held: Sequence[Sample], size: int, *, peft: bool = False
-):
-    """Validation loss and seconds of earec's steps; with `peft`, LoRA's layers are computed by PEFT."""
-    model = workload.model
-    with model.backbone.adapted(TrainableLora(LoraSettings())) as adapter:
-        for module in model.backbone.model.modules() if peft else ():
-            module.__dict__.pop("forward", None)
+    workload: Workload,
+    train: Sequence[Sample],
+    held: Sequence[Sample],
+    size: int,
+    *,
+    left: Collection[str] = (),
+) -> tuple[float, float]:
+    """Validation loss and seconds of earec's steps, some ways of saving time left out."""
+    model, backbone = workload.model, workload.model.backbone
+    with without(backbone, left), backbone.adapted(TrainableLora(LoraSettings())) as adapter:
+        for module in backbone.model.modules() if ONE_STEP in left else ():
+            module.__dict__.pop("forward", None)  # PEFT's layers compute LoRA then
         parameters = list(adapter.parameters.values())
         engine = TorchEngine(torch.optim.AdamW(parameters, lr=_LR, weight_decay=0.0), clip=1.0)
         model.train()
-        seconds = 0.0
+        taken = 0.0
         for k, batch in enumerate(batched(train, size)):
             started = time.perf_counter()
             engine.backward(model(batch) / sum(len(sample.response) for sample in batch))
             engine.step()
-            seconds += time.perf_counter() - started if k else 0.0  # the first step warms up
+            taken += time.perf_counter() - started if k else 0.0  # the first step warms up
         model.eval()
         with torch.no_grad():
             total = sum(model(batch).item() for batch in batched(held, size))
-        return total / sum(len(sample.response) for sample in held), seconds
+        return total / sum(len(sample.response) for sample in held), taken
 
 
 def rows_of(workload: Workload, samples: Sequence[Sample]) -> list[dict[str, list[int]]]:
@@ -149,44 +156,41 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     # Both train on the batches that `earec align` makes: of similar length.
     train = [sample for batch in batches(workload.samples[:items], options.batch, 0, 0) for sample in batch]
     held = workload.samples[items:]
-    counted = train[options.batch :]
-    tokens = sum(sample.length for sample in counted)
-    loss, seconds = own(workload, train, held, options.batch)
     rows = rows_of(workload, train), rows_of(workload, held)
-    plain_loss, plain_seconds = trainer(options, *rows, folder)
-    if abs(loss / plain_loss - 1) > _ALIKE:
-        raise SystemExit(f"The validation losses differ: {loss:.4f}, the Trainer's {plain_loss:.4f}.")
-    ladder = {"LoRA in one step": own(workload, train, held, options.batch, peft=True)[1] / seconds}
-    for step, (off, on) in plain_steps(backbone).items():
-        off()
-        ladder[step] = own(workload, train, held, options.batch)[1] / seconds
-        on()
-    abilities = backbone.abilities
-    backbone.abilities = replace(abilities, shares_prefix=False)
-    ladder["prefix once a batch"] = own(workload, train, held, options.batch)[1] / seconds
-    backbone.abilities = abilities
-    prefix = len(train[0].prompt.pieces[0])
+    losses: dict[str, float] = {}
+
+    def timed(name: str, train_it: Callable[[], tuple[float, float]]) -> float:
+        losses[name], taken = train_it()
+        return taken
+
+    ours = partial(own, workload, train, held, options.batch)
+    contestants = {"earec": ours, "trainer": partial(trainer, options, *rows, folder)}
+    for left in (*((step,) for step in (ONE_STEP, *STEPS)), (ONE_STEP, *STEPS)):
+        contestants[f"without {', '.join(left)}"] = partial(ours, left=left)
+    least = in_turn(
+        {name: partial(timed, name, run_it) for name, run_it in contestants.items()}, options.rounds
+    )
+    if abs(losses["earec"] / losses["trainer"] - 1) > _ALIKE:
+        raise SystemExit(f"The validation losses differ: {losses}.")
+    counted = train[options.batch :]
+    tokens, prefix = sum(sample.length for sample in counted), len(train[0].prompt.pieces[0])
     positions = tokens - prefix * (len(counted) - options.steps + 1)
-    rate = (
-        2 * arithmetic(backbone, positions) / seconds
-    )  # forward, and back to the inputs: weights are frozen
-    most = ceiling(backbone, 1024)
+    # Forward, and back to the inputs: weights are frozen.
+    rate, most = 4 * backbone.multiplied() * positions / least["earec"], ceiling(backbone, 1024)
     return {
         "steps": options.steps - 1,
         "tokens": tokens,
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "valid_loss": loss,
-        "valid_loss_trainer": plain_loss,
-        "tokens_per_s": tokens / seconds,
-        "tokens_per_s_trainer": tokens / plain_seconds,
-        "times_trainer": plain_seconds / seconds,
+        "valid_loss": losses["earec"],
+        "valid_loss_trainer": losses["trainer"],
+        "tokens_per_s": tokens / least["earec"],
         "gflops": rate / 1e9,
         "ceiling_gflops": most / 1e9,
         "share_of_matrix_rate": rate / most,
-        "times_without": ladder,
+        **{f"times {name}": time / least["earec"] for name, time in least.items() if name != "earec"},
     }
 
 
 if __name__ == "__main__":
-    run(__doc__, measure, {"steps": 6, "batch": 16})
+    run(__doc__, measure, {"steps": 5, "batch": 16, "rounds": 3})

@@ -1,16 +1,19 @@
 """Encoding a catalog: `earec encode`'s loop against the plain transformers loop, side by side in one process.
 
-Both get the same prompts; both are warmed; vectors are compared before a ratio is printed. The plain loop is what a
-script with transformers does: batches in the catalog's order, padded on the left, a causal LM with
-`output_hidden_states` and its logits, the last position kept. It runs in float32 and in bfloat16.
+Both get the same prompts; both are warmed; vectors are compared before a ratio is printed. They are timed in turn, and
+of each the best round counts. The plain loop is what a script with transformers does: batches in the catalog's order,
+padded on the left, a causal LM with `output_hidden_states` and its logits, the last position kept. It runs in float32
+and in bfloat16.
 
-    python benchmarks/encode.py [--items 256] [--batch 16] [--repeat 3] [--threads 2] [--json]
+    python benchmarks/encode.py [--items 192] [--batch 16] [--rounds 3] [--threads 2] [--json]
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
-from workload import Workload, arithmetic, ceiling, load_plain, plain_steps, run, timed
+from workload import STEPS, Workload, ceiling, in_turn, load_plain, padded, run, seconds, without
 
 from earec_core.encode import item_vectors
+from earec_core.llm.backbone import Backbone
 from earec_core.workspace import Workspace
 
 _ALIKE = 0.999
@@ -28,18 +32,15 @@ _ALIKE = 0.999
 
 
 @torch.inference_mode()
-def plain(model: Any, rows: list[list[int]], batch: int, padding: int) -> np.ndarray:
+def plain(model: Any, tokenizer: Any, rows: list[list[int]], batch: int) -> np.ndarray:
     """The loop of a plain script."""
-    found = []
+    vectors = []
     for start in range(0, len(rows), batch):
-        chunk = rows[start : start + batch]
-        longest = max(map(len, chunk))
-        ids = torch.tensor([[padding] * (longest - len(row)) + row for row in chunk])
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in chunk])
+        ids, mask = padded(rows[start : start + batch], tokenizer)
         positions = (mask.cumsum(1) - 1).clamp_min(0)
         out = model(input_ids=ids, attention_mask=mask, position_ids=positions, output_hidden_states=True)
-        found.append(out.hidden_states[-1][:, -1].float().numpy())
-    return np.concatenate(found)
+        vectors.append(out.hidden_states[-1][:, -1].float().numpy())
+    return np.concatenate(vectors)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -52,44 +53,46 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     model, backbone = workload.model, workload.model.backbone
     prompts = [model.prompts.prompt(row) for row in range(options.items)]
     rows = [workload.ids(prompt) for prompt in prompts]
-    padding = backbone.tokenizer.pad_token_id or backbone.tokenizer.eos_token_id
     home = Workspace.open(registry=folder / "registry")
-    seconds: dict[str, float] = {}
-    expected = None
+
+    def own() -> np.ndarray:
+        return item_vectors(model, range(options.items))
+
+    contestants: dict[str, Callable[[], np.ndarray]] = {"earec": own}
     for name, dtype in (("plain_float32", torch.float32), ("plain_bf16", torch.bfloat16)):
         llm = load_plain(options.model, dtype, home)
-        repeat = options.repeat if name != "plain_float32" else 1
-        vectors, seconds[name] = timed(lambda: plain(llm, rows, options.batch, padding), repeat)  # noqa: B023
-        expected = vectors if expected is None else expected
-    vectors, seconds["earec"] = timed(lambda: item_vectors(model, range(options.items)), options.repeat)
-    assert expected is not None
-    alike = cosine(vectors, expected)
+        contestants[name] = partial(plain, llm, backbone.tokenizer, rows, options.batch)
+    # Before they are timed all have run once.
+    vectors = {name: function() for name, function in contestants.items()}
+    alike = cosine(vectors["earec"], vectors["plain_float32"])
     if alike < _ALIKE:
         raise SystemExit(f"The vectors differ: cosine {alike}.")
-    ladder = {}
-    for step, (off, on) in plain_steps(backbone).items():
-        off()
-        ladder[step] = timed(lambda: item_vectors(model, range(options.items)), 1)[1] / seconds["earec"]
-        on()
+    steps = [*((step,) for step in STEPS), STEPS]
+    times = {name: partial(seconds, function) for name, function in contestants.items()}
+    times |= {f"without {', '.join(left)}": partial(left_out, backbone, left, own) for left in steps}
+    least = in_turn(times, options.rounds)
     prefix = len(prompts[0].pieces[0])
     positions = sum(map(len, rows)) - options.items * prefix
-    rate = arithmetic(backbone, positions) / seconds["earec"]
+    rate, most = 2 * backbone.multiplied() * positions / least["earec"], ceiling(backbone, 1024)
     return {
         "items": options.items,
         "positions": sum(map(len, rows)),
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "cosine_to_float32": alike,
-        "seconds": seconds,
-        "items_per_s": options.items / seconds["earec"],
-        "times_plain_float32": seconds["plain_float32"] / seconds["earec"],
-        "times_plain_bf16": seconds["plain_bf16"] / seconds["earec"],
+        "items_per_s": options.items / least["earec"],
         "gflops": rate / 1e9,
-        "ceiling_gflops": (most := ceiling(backbone, 1024)) / 1e9,
+        "ceiling_gflops": most / 1e9,
         "share_of_matrix_rate": rate / most,
-        "times_without": ladder,
+        **{f"times {name}": time / least["earec"] for name, time in least.items() if name != "earec"},
     }
 
 
+def left_out(backbone: Backbone, steps: Collection[str], function: Callable[[], Any]) -> float:
+    """Seconds of a run without some steps."""
+    with without(backbone, steps):
+        return seconds(function)
+
+
 if __name__ == "__main__":
-    run(__doc__, measure, {"items": 256, "batch": 16, "repeat": 2})
+    run(__doc__, measure, {"items": 192, "batch": 16, "rounds": 3})

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from earec_core.align.samples import build
 from earec_core.aligned.build import new_model
@@ -35,6 +38,14 @@ _WORDS = (  # noqa: SIM905
     "pack of refill heavy duty premium letter size filing folder holder adjustable with for classic"
 ).split()
 _TOKENS = 60
+
+WEIGHTS, ATTENTION, PREFIX = (
+    "frozen weights in the compute type",
+    "attention for short rows",
+    "prefix once a batch",
+)
+STEPS = (WEIGHTS, ATTENTION, PREFIX)
+"""What of how an LLM is run can be left out, to see what it brings."""
 
 
 @dataclass(frozen=True)
@@ -89,41 +100,61 @@ class Workload:
         return distances.argmin(1).tolist()
 
 
-def plain_steps(backbone: Backbone) -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
-    """What of how an LLM is run can be switched off and on again, by name, while no adapter is on it."""
-    types = {name: layer.weight.dtype for name, layer in _layers(backbone).items()}
-
-    def weights(wide: bool) -> None:
-        for name, layer in _layers(backbone).items():
-            layer.weight.data = layer.weight.data.to(torch.float32 if wide else types[name])
-
-    def attend(kernel: bool) -> None:
-        if kernel:
-            use_kernel(backbone.model)
-        else:
-            use_short(backbone.model)
-
-    return {
-        "frozen weights in the compute type": (lambda: weights(True), lambda: weights(False)),
-        "attention for short rows": (lambda: attend(True), lambda: attend(False)),
-    }
+def padded(rows: Sequence[Sequence[int]], tokenizer: Any) -> tuple[Tensor, Tensor]:
+    """Token ids of a batch as a plain script pads them, on the left, and the attention mask."""
+    padding, longest = tokenizer.pad_token_id or tokenizer.eos_token_id, max(map(len, rows))
+    ids = torch.tensor([[padding] * (longest - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
 
 
-def _layers(backbone: Backbone) -> dict[str, nn.Linear]:
-    layers = {name: backbone.model.get_submodule(name) for name in backbone.linear_modules()}
-    return {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+@contextmanager
+def without(backbone: Backbone, steps: Collection[str]) -> Iterator[None]:
+    """The LLM run without some of `STEPS`; no adapter is on it when this begins or ends."""
+    kinds = {layer: layer.weight.dtype for layer in _layers(backbone)}
+    abilities = backbone.abilities
+    if WEIGHTS in steps:
+        for layer in kinds:
+            layer.weight.data = layer.weight.data.float()
+    if ATTENTION in steps:
+        use_kernel(backbone.model)
+    if PREFIX in steps:
+        backbone.abilities = replace(abilities, shares_prefix=False)
+    try:
+        yield
+    finally:
+        for layer, kind in kinds.items():
+            layer.weight.data = layer.weight.data.to(kind)
+        backbone.abilities = abilities
+        use_short(backbone.model)
 
 
-def arithmetic(backbone: Backbone, positions: int) -> float:
-    """Floating-point operations of the LLM's layers over so many positions, forward, attention left out."""
-    return 2.0 * positions * sum(layer.weight.numel() for layer in _layers(backbone).values())
+def in_turn(times: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """The least seconds of each contestant over rounds in which they take turns: none has the best minute alone."""
+    least = dict.fromkeys(times, math.inf)
+    for _ in range(rounds):
+        for name, taken in times.items():
+            least[name] = min(least[name], taken())
+    return least
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """How long a run takes."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def _layers(backbone: Backbone) -> list[nn.Linear]:
+    layers = [backbone.model.get_submodule(name) for name in backbone.linear_modules()]
+    return [layer for layer in layers if isinstance(layer, nn.Linear)]
 
 
 def ceiling(backbone: Backbone, positions: int) -> float:
     """Operations a second of the layers' products alone, at their shapes and in the compute type."""
     products = [
         (torch.randn(positions, layer.in_features).to(layer.weight.dtype), layer.weight.data)
-        for layer in list(_layers(backbone).values())[:7]
+        for layer in _layers(backbone)[:7]
     ]
 
     def once() -> None:
@@ -131,18 +162,9 @@ def ceiling(backbone: Backbone, positions: int) -> float:
             nn.functional.linear(x, weight)
 
     with torch.inference_mode():
-        seconds = timed(once, 10)[1]
-    return sum(2.0 * x.shape[0] * weight.numel() for x, weight in products) / seconds
-
-
-def timed(function: Callable[[], Any], repeat: int) -> tuple[Any, float]:
-    """Result, and the least seconds of `repeat` runs after one that is not counted."""
-    result, best = function(), float("inf")
-    for _ in range(repeat):
-        started = time.perf_counter()
-        result = function()
-        best = min(best, time.perf_counter() - started)
-    return result, best
+        once()
+        least = in_turn({"products": partial(seconds, once)}, 10)["products"]
+    return sum(2.0 * x.shape[0] * weight.numel() for x, weight in products) / least
 
 
 def load_plain(model: str, dtype: torch.dtype, home: Workspace) -> Any:

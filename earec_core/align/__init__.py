@@ -1,6 +1,7 @@
 """Stage 1: align one modality to the anchor (Eq. 3)."""
 
-from earec_core.align.planning import Plan, plan, samples_shown
+from earec_core.align.job import open_job
+from earec_core.align.planning import Plan, plan, shown
 from earec_core.align.stage import Alignment, align
 
-__all__ = ["Alignment", "Plan", "align", "plan", "samples_shown"]
+__all__ = ["Alignment", "Plan", "align", "open_job", "plan", "shown"]

@@ -48,8 +48,9 @@ def open_job(
     catalog: Catalog,
     modality: str,
     config: RunConfig,
-    continue_from: str | None,
-    backbone: Backbone | None,
+    *,
+    continue_from: str | None = None,
+    backbone: Backbone | None = None,
     processes: Processes | None = None,
 ) -> Job:
     """Open and check everything that an alignment needs; its arguments are those of `align`.

@@ -10,21 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from earec_core.align.job import open_job
-from earec_core.align.samples import batches, parts
+from earec_core.align.job import Job
+from earec_core.align.train import Trainer
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import Sample
-from earec_core.catalog import Catalog
-from earec_core.config import AlignConfig, RunConfig
-from earec_core.llm.backbone import Backbone
 from earec_core.metrics.lengths import Lengths
 from earec_core.types import Slot
-from earec_core.workspace import Workspace
 
 _SECONDS = 10.0
-"""Of calibration, at least one step of each kind."""
+"""Of calibration, at least one step."""
 _STATES = 16
 """Bytes of a trained parameter: itself, its gradient, and Adam's two moments, in float32."""
 
@@ -41,7 +37,7 @@ class Plan:
         steps: of the optimizer, at most.
         positions: that the steps compute, padding included.
         padding: the part of them that is padding.
-        teraflops: 10^12 operations of the LLM's layers, forward and back; attention is left out.
+        teraflops: 10^12 operations of the layers that LoRA adapts, forward and back; attention is left out.
         gibibytes: by what needs them: weights, the adapter with its optimizer, and what a batch keeps for the way
             back.
         positions_per_s: as measured on this machine.
@@ -84,103 +80,44 @@ class Plan:
         ]
 
 
-def plan(
-    workspace: Workspace,
-    catalog: Catalog,
-    modality: str,
-    config: RunConfig,
-    *,
-    continue_from: str | None = None,
-    backbone: Backbone | None = None,
-) -> Plan:
-    """What `align` would do and cost, its arguments being these; nothing is stored.
-
-    Raises:
-        DataError, UsageError, PluginError, IntegrityError: as `align`, before any work.
-    """
-    job = open_job(workspace, catalog, modality, config, continue_from, backbone)
-    train, valid, counts = job.samples()
-    with job.trainer(train, valid) as (trainer, _):
-        workspace.note("Timing some steps ...")
-        trained = list(trainer.parameters.values())
-        steps, seed = trainer.steps, config.run.seed
-        return worked_out(
-            job.model, trained, train, valid, config.align, steps=steps, items=counts, seed=seed
-        )
-
-
-def samples_shown(
-    workspace: Workspace,
-    catalog: Catalog,
-    modality: str,
-    config: RunConfig,
-    number: int,
-    *,
-    continue_from: str | None = None,
-    backbone: Backbone | None = None,
-) -> list[dict[str, Any]]:
-    """The first samples that `align` would train on, as the LLM reads them (see `shown`).
-
-    Raises:
-        DataError, UsageError, PluginError, IntegrityError: as `align`, before any work.
-    """
-    job = open_job(workspace, catalog, modality, config, continue_from, backbone)
-    train, _, _ = job.samples()
-    return shown(job.model, train[:number])
-
-
-def worked_out(
-    model: AlignedModel,
-    trained: Sequence[nn.Parameter],
-    train: Sequence[Sample],
-    valid: Sequence[Sample],
-    config: AlignConfig,
-    *,
-    steps: int,
-    items: Mapping[str, int],
-    seed: int = 0,
-) -> Plan:
-    """Work an alignment out, timing steps of it for about ten seconds; no parameter is changed.
+def plan(job: Job, train: Sequence[Sample], valid: Sequence[Sample], items: Mapping[str, int]) -> Plan:
+    """What an alignment would do and cost, steps of it timed for about ten seconds; no parameter is changed.
 
     Args:
-        model: its backbone has the adapter on.
-        trained: what the optimizer would move.
-        steps: of the optimizer, at most.
-        items: see `Plan`.
+        job: not begun.
+        train, valid, items: its `samples()`.
     """
-    epoch = list(batches(train, config.batch_size, seed, 0))
-    shared = _shared(train)
-    seconds, measured, kept = _calibrate(model, trained, epoch, config)
-    mean = float(np.mean([_positions(batch, shared, config) for batch in epoch]))
-    useful = float(np.mean([_useful(batch, shared, config) for batch in epoch]))
-    rate = measured / seconds
-    positions = round(mean * steps)
-    weights = {id(p): p.numel() * p.element_size() for p in model.backbone.model.parameters()}
-    linear = sum(
-        model.backbone.model.get_submodule(name).weight.numel() for name in model.backbone.linear_modules()
-    )
+    config, backbone = job.config.align, job.model.backbone
+    multiplied, weights = backbone.multiplied(), backbone.weight_bytes()
+    with job.trainer(train, valid) as (trainer, _):
+        job.workspace.note("Timing some steps ...")
+        job.model.train()
+        shared = backbone.shared(train[0].prompt)
+        epoch = [list(trainer.parts_of(batch)) for batch in trainer.epoch(0)]
+        computed = [sum(_positions(part, shared) for part in batch) for batch in epoch]
+        useful = sum(_useful(part, shared) for batch in epoch for part in batch)
+        rate, kept = _calibrated(trainer, epoch, computed)
+        trained = sum(parameter.numel() for parameter in trainer.parameters.values())
+    positions = round(float(np.mean(computed)) * trainer.steps)
     validated = sum(sample.length - shared for sample in valid[: config.eval_items])
-    validations = 1 + math.ceil(steps / config.eval_every)
+    validations = 1 + math.ceil(trainer.steps / config.eval_every)
     return Plan(
         items=items,
         samples=Lengths.of([sample.length for sample in train]),
         anchors=Lengths.of([len(sample.response) for sample in train]),
         shared=shared,
-        steps=steps,
+        steps=trainer.steps,
         positions=positions,
-        padding=1 - useful / mean,
-        teraflops=4.0 * linear * positions / 1e12,
+        padding=1 - useful / sum(computed),
+        teraflops=4.0 * multiplied * positions / 1e12,
         gibibytes={
-            "weights": sum(weights.values()) / 2**30,
-            "adapter and optimizer": _STATES * sum(p.numel() for p in trained) / 2**30,
+            "weights": weights / 2**30,
+            "adapter and optimizer": _STATES * trained / 2**30,
             "a batch": kept / 2**30,
         },
         positions_per_s=rate,
         # Without the way back a pass takes about half as long.
-        minutes={
-            "steps": positions / rate / 60,
-            "validations": validations * validated / rate / 2 / 60,
-        },
+        minutes={"steps": positions / rate / 60, "validations": validations * validated / rate / 2 / 60},
     )
 
 
@@ -210,37 +147,27 @@ def shown(model: AlignedModel, samples: Sequence[Sample]) -> list[dict[str, Any]
     ]
 
 
-def _calibrate(
-    model: AlignedModel, trained: Sequence[nn.Parameter], epoch: Sequence[list[Sample]], config: AlignConfig
-) -> tuple[float, float, int]:
-    """Seconds and positions of some steps, and the bytes that the largest of them keeps."""
-    shared = _shared(epoch[0])
-    model.train()
-    kept, measured, seconds = 0, 0.0, 0.0
-    longest = max(range(len(epoch)), key=lambda k: _positions(epoch[k], shared, config))
-    for k, batch in enumerate([epoch[longest], *epoch]):
+def _calibrated(
+    trainer: Trainer, epoch: Sequence[Sequence[Sequence[Sample]]], computed: Sequence[int]
+) -> tuple[float, int]:
+    """Positions a second of some steps, and the bytes that the largest part of a batch keeps."""
+    largest = max(range(len(epoch)), key=computed.__getitem__)
+    kept = max(_kept(trainer, part) for part in epoch[largest])  # which warms up
+    seconds, positions = 0.0, 0
+    for batch, n in zip(epoch, computed, strict=True):
         started = time.monotonic()
-        for part in _parts(batch, config):
-            if k:
-                model(part).backward()
-            else:
-                kept = max(kept, _step_that_is_weighed(model, part))
-        if k:  # the first warms up
-            seconds, measured = (
-                seconds + time.monotonic() - started,
-                measured + _positions(batch, shared, config),
-            )
+        trainer.gradients([sample for part in batch for sample in part])
+        seconds, positions = seconds + time.monotonic() - started, positions + n
         if seconds > _SECONDS:
             break
-    for parameter in trained:
-        parameter.grad = None
-    model.eval()
-    return seconds, measured, kept
+    trainer.optimizer.zero_grad(set_to_none=True)
+    trainer.model.eval()
+    return positions / seconds, kept
 
 
-def _step_that_is_weighed(model: AlignedModel, batch: Sequence[Sample]) -> int:
+def _kept(trainer: Trainer, part: Sequence[Sample]) -> int:
     """Bytes that a pass keeps for the way back, parameters left out."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    own = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
     kept: dict[int, int] = {}
 
     def weigh(tensor: Tensor) -> Tensor:
@@ -250,28 +177,16 @@ def _step_that_is_weighed(model: AlignedModel, batch: Sequence[Sample]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
-        loss = model(batch)
-    loss.backward()
+        losses = trainer.model(part, trainer.contrast and trainer.contrast.loss)
+    losses.sum().backward()
     return sum(kept.values())
 
 
-def _shared(samples: Sequence[Sample]) -> int:
-    """Positions of the text that all prompts begin with."""
-    first = samples[0].prompt.pieces[0]
-    return 0 if isinstance(first, Slot) else len(first)
+def _positions(part: Sequence[Sample], shared: int) -> int:
+    """Positions that a pass computes: the prefix once, rows as long as the longest, their last token not read."""
+    return shared + len(part) * (max(sample.length for sample in part) - shared - 1)
 
 
-def _parts(batch: Sequence[Sample], config: AlignConfig) -> list[Sequence[Sample]]:
-    together = 2 if config.pairs else 1
-    return list(parts(batch, most=config.micro_batch, tokens=config.micro_tokens, together=together))
-
-
-def _positions(batch: Sequence[Sample], shared: int, config: AlignConfig) -> int:
-    """Positions that a batch computes: every row as long as the longest of its pass, the prefix once."""
-    return sum(
-        shared + len(part) * (max(s.length for s in part) - shared - 1) for part in _parts(batch, config)
-    )
-
-
-def _useful(batch: Sequence[Sample], shared: int, config: AlignConfig) -> int:
-    return sum(shared + sum(s.length - shared - 1 for s in part) for part in _parts(batch, config))
+def _useful(part: Sequence[Sample], shared: int) -> int:
+    """Those of them that are no padding."""
+    return shared + sum(sample.length - shared - 1 for sample in part)

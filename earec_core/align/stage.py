@@ -72,11 +72,19 @@ def align(
     workspace.registry.check_name(name)
     with Processes.joined() as processes:
         workspace = workspace if processes.first else replace(workspace, reporter=Reporter())
-        job = open_job(workspace, catalog, modality, config, continue_from, backbone, processes)
+        job = open_job(
+            workspace,
+            catalog,
+            modality,
+            config,
+            continue_from=continue_from,
+            backbone=backbone,
+            processes=processes,
+        )
         # Refused before training what could not be stored after it; another process may be at the same.
         workspace.registry.require(*job.parents)
         run = job.run()
-        finished = processes.agree(_finished(run.own(), name) if processes.first else None)
+        finished = processes.broadcast(_finished(run.own(), name) if processes.first else None)
         if finished is not None:
             run.leave()
             workspace.note(f"Already aligned: {finished.id[:12]} (run {run.name}).")
@@ -84,7 +92,7 @@ def align(
         train, valid, counts = job.samples()
         progress, files = job.train(run, train, valid)
         stored = _stored(job, run, progress, files, counts, name) if processes.first else None
-        alignment = processes.agree(stored)
+        alignment = processes.broadcast(stored)
         assert alignment is not None  # noqa: S101 - the first process has it
         return alignment
 

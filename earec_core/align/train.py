@@ -128,12 +128,17 @@ class Trainer:
         """Train to the end, from the checkpoint if there is one; the best parameters are left in place.
 
         Raises:
-            EarecError: the loss is not a number.
+            EarecError: the loss is not a number, or the processes do not see the same checkpoint.
         """
         restored = checkpoint.load(self.file, self.parameters, self.optimizer)
         if restored is not None:
             self.progress, self.best = Progress(**restored[0]), restored[1]
         state = self.progress
+        if self.processes.broadcast(state.step) != state.step:
+            raise EarecError(
+                f"Process {self.processes.rank} goes on at step {state.step}, the first process at another.",
+                "Let all processes see the same EAREC_HOME.",
+            )
         if not state.history:
             self._validate()
             self._save()
@@ -143,7 +148,7 @@ class Trainer:
                 break
             at = time.monotonic()
             losses, tokens = self._step(batch)
-            state.elapsed = self.processes.agree(before + time.monotonic() - started)
+            state.elapsed = self.processes.broadcast(before + time.monotonic() - started)
             speed = tokens / max(time.monotonic() - at, 1e-9)
             state.step += 1
             self._record({**losses, "tokens_per_s": speed})
@@ -165,12 +170,13 @@ class Trainer:
     def _batches(self) -> Iterator[list[Sample]]:
         state = self.progress
         while True:
-            for batch in islice(self._epoch(state.epoch), state.batch, None):
+            for batch in islice(self.epoch(state.epoch), state.batch, None):
                 state.batch += 1
                 yield batch
             state.epoch, state.batch = state.epoch + 1, 0
 
-    def _epoch(self, number: int) -> Iterator[list[Sample]]:
+    def epoch(self, number: int) -> Iterator[list[Sample]]:
+        """The batches of an epoch, from 0, which its number fixes."""
         size = self.config.batch_size
         if self.contrast is None:
             groups, temperature = self.groups, self.config.catalog_temperature
@@ -200,7 +206,7 @@ class Trainer:
         self.model.train()
         # Dropout's masks follow from the step, so that a resumed run draws the same.
         torch.manual_seed(self.seed * 1_000_003 + state.step + self.processes.rank * _FAR)
-        loss, pairs = self._gradients(batch)
+        loss, pairs = self.gradients(batch)
         if not math.isfinite(loss + pairs):
             raise EarecError(
                 f"The loss is {loss} at step {state.step + 1}.",
@@ -212,23 +218,25 @@ class Trainer:
         said = {"loss": loss} | ({} if self.contrast is None else {"pairs_loss": pairs})
         return said, sum(sample.length for sample in batch)
 
-    def _gradients(self, batch: Sequence[Sample]) -> tuple[float, float]:
-        """Add up the gradients of a batch's parts; the batch's two losses."""
-        config, size = self.config, self.processes.size
-        mine = list(
-            parts(
-                self.processes.share_of(batch),
-                most=config.micro_batch,
-                tokens=config.micro_tokens,
-                together=1 if self.contrast is None else 2,  # companions stay side by side
-            )
+    def parts_of(self, batch: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
+        """What goes through the model together of this process's part of a batch."""
+        config = self.config
+        return parts(
+            self.processes.share_of(batch),
+            most=config.micro_batch,
+            tokens=config.micro_tokens,
+            together=1 if self.contrast is None else 2,  # companions stay side by side
         )
+
+    def gradients(self, batch: Sequence[Sample]) -> tuple[float, float]:
+        """Add a batch's gradients up, part by part; its loss and that of its pairs."""
+        config, size, mine = self.config, self.processes.size, list(self.parts_of(batch))
         counted = bool(mine)
         # Who has no sample takes part in the exchange of gradients with one that does not count.
         mine = mine or [batch[:1]]
         total, loss, pairs = sum(len(sample.response) for sample in batch), 0.0, 0.0
         for number, samples in enumerate(mine, 1):
-            with nullcontext() if number == len(mine) else self.engine.more():
+            with nullcontext() if number == len(mine) else self.engine.no_sync():
                 losses = self.loss(samples, self.contrast and self.contrast.loss)
                 part = losses / total if self.contrast is None else losses[0] / total
                 whole = part
@@ -239,7 +247,7 @@ class Trainer:
                 # Gradients are averaged over the processes.
                 self.engine.backward(whole * size if counted else whole * 0)
                 loss += part.item() if counted else 0.0
-        return self.processes.total(loss), pairs
+        return self.processes.sum(loss), pairs
 
     @torch.no_grad()
     def _validate(self) -> None:
@@ -247,7 +255,7 @@ class Trainer:
         if not self.valid_loss_samples:
             self._keep_best(0.0)
             return
-        point = self.processes.agree(self._validation() if self.processes.first else {})
+        point = self.processes.broadcast(self._validation() if self.processes.first else {})
         self._record(point)
         self._keep_best(point["valid_loss"])
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from earec_core.cli.options import PathType, Session, config_options, json_option, session_options
 from earec_core.cli.output import out
 from earec_core.config import RunConfig
+
+if TYPE_CHECKING:
+    from earec_core.align.job import Job
 
 
 @click.command()
@@ -54,8 +57,7 @@ def command(
     adapter's id.
     """
     from earec_core import plugins
-    from earec_core.align import align, samples_shown
-    from earec_core.align import plan as planned
+    from earec_core.align import align, open_job
     from earec_core.catalog import Catalog
     from earec_core.catalog.joining import join_once
     from earec_core.modality import Modality, PluginConfig
@@ -69,18 +71,9 @@ def command(
     with session(f"align {modality}") as workspace:
         several = len(catalogs) > 1
         catalog = join_once(catalogs, workspace.home / "cache" / "joined") if several else catalogs[0]
-        if plan or show_samples is not None:
-            given = (workspace, catalog, modality, config)
-            facts: dict[str, Any] = {}
-            lines: list[str] = []
-            if show_samples is not None:
-                facts["samples"] = samples_shown(*given, show_samples, continue_from=continue_from)
-                lines += [line for sample in facts["samples"] for line in _said(sample)]
-            if plan:
-                worked_out = planned(*given, continue_from=continue_from)
-                facts["plan"] = worked_out.facts()
-                lines += worked_out.lines()
-            out.facts(lines, facts, as_json)
+        if plan or show_samples:
+            job = open_job(workspace, catalog, modality, config, continue_from=continue_from)
+            _look_ahead(job, show_samples or 0, plan, as_json)
             return
         aligned = align(workspace, catalog, modality, config, name=name, continue_from=continue_from)
     if not is_first():
@@ -97,6 +90,23 @@ def command(
         "minutes": round(aligned.minutes, 2),
     }
     out.result(aligned.id, made, as_json)
+
+
+def _look_ahead(job: Job, number: int, costs: bool, as_json: bool) -> None:
+    """Write so many samples of an alignment, and what it would cost; nothing is trained."""
+    from earec_core.align import plan, shown
+
+    train, valid, items = job.samples()
+    facts: dict[str, Any] = {}
+    lines: list[str] = []
+    if number:
+        facts["samples"] = shown(job.model, train[:number])
+        lines += [line for sample in facts["samples"] for line in _said(sample)]
+    if costs:
+        planned = plan(job, train, valid, items)
+        facts["plan"] = planned.facts()
+        lines += planned.lines()
+    out.facts(lines, facts, as_json)
 
 
 def _said(sample: Mapping[str, Any]) -> list[str]:

@@ -122,7 +122,8 @@ class Output:
             nonlocal last, before, began
             if done < before:  # another piece of work begins
                 began = (done, time.monotonic())
-            before = done
+            # So it does behind one that has come to its end.
+            before = math.inf if done >= total else done
             step = 20 * done // max(total, 1)
             if step != last:
                 last = step

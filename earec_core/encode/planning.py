@@ -23,6 +23,7 @@ from earec_core.workspace import Workspace
 _SECONDS = 10.0
 """Of calibration, at least one batch."""
 _PLACES = 7
+"""Of the catalog, that batches are timed from at least."""
 _FLOAT = 4
 """Bytes."""
 
@@ -37,7 +38,7 @@ class EncodingPlan:
         shared: positions that all begin with and that are computed once a batch.
         positions: that are computed, padding included.
         padding: the part of them that is padding.
-        teraflops: 10^12 operations of the LLM's layers; attention is left out.
+        teraflops: 10^12 operations of the layers that LoRA adapts; attention is left out.
         gibibytes: of the vectors and of the LLM's weights.
         positions_per_s: as measured on this machine.
         minutes: of the encoding.
@@ -88,29 +89,23 @@ def plan(
         UsageError, PluginError, IntegrityError: as `encode`.
     """
     stored, aligned = opened(workspace, catalog, model, config, names=names, backbone=backbone)
-    prompts = [aligned.prompts.prompt(row) for row in range(len(catalog))]
+    llm, prompts = aligned.backbone, [aligned.prompts.prompt(row) for row in range(len(catalog))]
     lengths = [aligned.prompts.length(prompt) for prompt in prompts]
-    first = prompts[0].pieces[0]
-    shared = len(first) if isinstance(first, tuple) else 0
-    chunks = list(batched(lengths, config.encode))
-    computed = [shared + len(chunk) * (lengths[chunk[0]] - shared) for chunk in chunks]
-    useful = sum(lengths) - shared * (len(lengths) - len(chunks))
-    with aligned.backbone.adapted(adapter_of(stored)) if stored else nullcontext():
+    multiplied, weights = llm.multiplied(), llm.weight_bytes()
+    with llm.adapted(adapter_of(stored)) if stored else nullcontext():
+        shared = llm.shared(prompts[0])
+        chunks = list(batched(lengths, config.encode))
+        computed = [shared + len(chunk) * (lengths[chunk[0]] - shared) for chunk in chunks]
         rate = _rate(aligned, prompts, chunks, computed, config.encode)
-    llm = aligned.backbone
-    linear = sum(llm.model.get_submodule(name).weight.numel() for name in llm.linear_modules())
-    weights = {id(p): p.numel() * p.element_size() for p in llm.model.parameters()}
+    useful = sum(lengths) - shared * (len(lengths) - len(chunks))
     return EncodingPlan(
-        items=coverage(aligned, len(catalog)),
+        items=coverage(aligned, prompts),
         prompts=Lengths.of(lengths),
         shared=shared,
         positions=sum(computed),
         padding=1 - useful / sum(computed),
-        teraflops=2.0 * linear * sum(computed) / 1e12,
-        gibibytes={
-            "weights": sum(weights.values()) / 2**30,
-            "vectors": len(catalog) * llm.d_llm * _FLOAT / 2**30,
-        },
+        teraflops=2.0 * multiplied * sum(computed) / 1e12,
+        gibibytes={"weights": weights / 2**30, "vectors": len(catalog) * llm.d_llm * _FLOAT / 2**30},
         positions_per_s=rate,
         minutes=sum(computed) / rate / 60,
     )

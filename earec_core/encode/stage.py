@@ -18,6 +18,7 @@ from earec_core.catalog import Catalog
 from earec_core.config import EncodeConfig, RunConfig
 from earec_core.errors import EarecError, UsageError
 from earec_core.llm.backbone import Backbone
+from earec_core.llm.prompts import Prompt
 from earec_core.types import Show
 from earec_core.workspace import Workspace
 
@@ -104,10 +105,11 @@ def encode(
     beside = {"model": stored.id if stored else None}
     run = model_run(workspace, "encode", catalog, aligned, config, beside).start()
     rows = range(len(catalog))
+    prompts = [aligned.prompts.prompt(row) for row in rows]
     with backbone.adapted(adapter_of(stored)) if stored else nullcontext():
         vectors = item_vectors(aligned, rows, config.encode, show=workspace.progress)
-    covered = coverage(aligned, len(rows))
-    _note(workspace, aligned, covered)
+    covered = coverage(aligned, prompts)
+    _note(workspace, aligned, covered, cut=sum(prompt.cut > 0 for prompt in prompts))
     stored_vectors = ItemVectors.save(
         workspace.registry,
         vectors,
@@ -162,20 +164,20 @@ def _check_layer(layer: int | None, backbone: Backbone) -> None:
         )
 
 
-def coverage(model: AlignedModel, n: int) -> dict[str, int]:
-    """How many of n items have each modality, `none` of them, and are `too_long`, if any is."""
-    none = sum(not model.prompts.has(row) for row in range(n))
-    too_long = sum(model.prompts.prompt(row).too_long for row in range(n))
+def coverage(model: AlignedModel, prompts: Sequence[Prompt]) -> dict[str, int]:
+    """How many of all items, whose prompts these are, have each modality, `none`, and are `too_long`, if any is."""
+    none = sum(not model.prompts.has(prompt.item) for prompt in prompts)
+    too_long = sum(prompt.too_long for prompt in prompts)
     having = {m: len(inputs.rows) for m, inputs in model.inputs.items()} | {"none": none}
     return having | ({"too_long": too_long} if too_long else {})
 
 
-def _note(workspace: Workspace, model: AlignedModel, covered: Mapping[str, int]) -> None:
+def _note(workspace: Workspace, model: AlignedModel, covered: Mapping[str, int], *, cut: int) -> None:
     """Say which items are not shown as they are, where there are any."""
     n, bare = len(model.prompts.items), "their vector is the bare prompt's."
     if none := covered["none"]:
         workspace.note(f"{none} of {n} items have none of {', '.join(model.inputs)}; {bare}")
     if too_long := covered.get("too_long"):
         workspace.note(f"{too_long} of {n} items do not fit; {bare}")
-    if cut := sum(model.prompts.prompt(row).cut > 0 for row in range(n)):
+    if cut:
         workspace.note(f"{cut} of {n} items do not fit; they are shown by the start of their input.")

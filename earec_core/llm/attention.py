@@ -19,6 +19,10 @@ _SHORT = 512
 """Keys up to which the plain products are taken; the kernel is ahead from about a thousand on."""
 
 
+_MORE = ("position_bias", "cache", "softcap", "s_aux")
+"""What a layer may ask for besides; the kernel's function does it, or refuses."""
+
+
 def use_short(model: Any) -> bool:
     """Let a causal LM that would attend by torch's kernel (`sdpa`) attend this way; whether it does."""
     from transformers import AttentionInterface, AttentionMaskInterface
@@ -52,7 +56,7 @@ def attend(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     plain = query.device.type == "cpu" and key.shape[2] <= _SHORT and not dropout
-    if not plain or options.get("position_bias") is not None or options.get("cache") is not None:
+    if not plain or any(options.get(name) is not None for name in _MORE):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal, **options
         )

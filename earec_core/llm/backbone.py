@@ -335,6 +335,27 @@ class Backbone:
         """Names of the layers that LoRA adapts; see `earec_core.llm.layers`."""
         return layers.adapted(self.model)
 
+    def multiplied(self) -> int:
+        """How many weights every position is multiplied by: those of the layers that LoRA adapts.
+
+        Of the LLM alone, before an adapter is on it.
+        """
+        weights = (layers.linear_weight(self.model.get_submodule(name)) for name in self.linear_modules())
+        return sum(weight.numel() for weight in weights if weight is not None)
+
+    def weight_bytes(self) -> int:
+        """What its weights take, those that are shared once."""
+        sizes = {
+            p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self.model.parameters()
+        }
+        return sum(sizes.values())
+
+    def shared(self, prompt: Prompt) -> int:
+        """Positions that a prompt begins with and that are computed once a batch, as things stand (`hidden`)."""
+        first = prompt.pieces[0] if prompt.pieces else ()
+        random = self.adapter is not None and self.adapter.random
+        return 0 if isinstance(first, Slot) or random or not self.abilities.shares_prefix else len(first)
+
     def left_out(self) -> list[str]:
         """What LoRA does not adapt of the LLM's blocks though it is a matrix: `kind of module (names)`, sorted.
 

@@ -19,8 +19,8 @@ class Engine(Protocol):
     def wrap(self, model: nn.Module) -> nn.Module:
         """What to call in the model's place; its `forward` is the loss."""
 
-    def more(self) -> AbstractContextManager[None]:
-        """Around all parts of a step but the last: their gradients are exchanged with the last one's."""
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Around every part of a step but the last, with whose gradients those of all are exchanged."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the loss's gradient to that of the step."""
@@ -55,7 +55,7 @@ class TorchEngine:
         self._distributed = DistributedDataParallel(model)
         return self._distributed
 
-    def more(self) -> AbstractContextManager[None]:
+    def no_sync(self) -> AbstractContextManager[None]:
         return self._distributed.no_sync() if self._distributed is not None else nullcontext()
 
     def backward(self, loss: Tensor) -> None:

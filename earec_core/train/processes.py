@@ -39,12 +39,17 @@ class Processes:
     @classmethod
     @contextmanager
     def joined(cls) -> Iterator[Processes]:
-        """Those of torchrun, connected for as long as the block lasts; this one alone where it did not start it."""
+        """Those of torchrun, connected for as long as the block lasts; this one alone where it did not start it.
+
+        With GPUs each process takes the one of its local rank.
+        """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size < 2 or distributed.is_initialized():
             yield cls()
             return
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         try:
             yield cls(distributed.get_rank(), size)
         finally:
@@ -59,7 +64,7 @@ class Processes:
         """This process's part of a batch: every size-th sample; possibly none."""
         return batch[self.rank :: self.size]
 
-    def agree(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """What the first process has."""
         if self.size == 1:
             return value
@@ -67,12 +72,10 @@ class Processes:
         distributed.broadcast_object_list(values, src=0)
         return values[0]
 
-    def total(self, value: float) -> float:
+    def sum(self, value: float) -> float:
         """The sum over all processes."""
         if self.size == 1:
             return value
         tensor = torch.tensor(value, dtype=torch.float64)
-        if torch.cuda.is_available():
-            tensor = tensor.cuda()
         distributed.all_reduce(tensor)
         return float(tensor)

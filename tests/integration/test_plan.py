@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from earec_core.align import planning
 from earec_core.aligned.model import AlignedModel
@@ -60,11 +62,19 @@ def test_a_plan_is_what_the_alignment_then_does(
     responses = [sample["loss"]["positions"] for sample in asked["samples"]]
     assert (plan["anchors"]["least"], plan["anchors"]["most"]) == (min(responses), max(responses))
     assert 0 <= plan["padding"] < 0.5
-    assert plan["minutes"]["steps"] == pytest.approx(plan["positions"] / plan["positions_per_s"] / 60)
+    llm = AutoModelForCausalLM.from_pretrained(in_home.llm)
+    blocks = sum(p.numel() for n, p in llm.named_parameters() if n.endswith("proj.weight"))
+    assert plan["teraflops"] == pytest.approx(4 * blocks * plan["positions"] / 1e12)
+    kept = plan["gibibytes"]
+    assert kept["weights"] * 2**30 == pytest.approx(4 * sum(p.numel() for p in llm.parameters()))
+    assert kept["a batch"] > 0
     names = {entry.name for entry in in_home.workspace.registry.list().entries}
     aligned = _asked(in_home, capsys, "--name", "text/planned", align__lr=0.011)
     assert "text/planned" not in names
-    manifest = open_as(in_home.workspace.registry, aligned["id"], AdapterManifest).manifest
+    stored = open_as(in_home.workspace.registry, aligned["id"], AdapterManifest)
+    manifest, factors = stored.manifest, load_file(stored.folder / "adapter_model.safetensors")
+    trained = sum(factor.numel() for factor in factors.values())
+    assert kept["adapter and optimizer"] * 2**30 == pytest.approx(16 * trained)
     assert manifest.training.steps == plan["steps"]
     assert manifest.training.items == plan["items"]
     again = _asked(in_home, capsys, "--plan", align__lr=0.011)["plan"]
@@ -86,6 +96,30 @@ def test_positions_and_padding_are_those_of_the_batches(
     assert plan["shared"] == prefix
     assert plan["positions"] == plan["steps"] * computed
     assert plan["padding"] == pytest.approx(1 - (prefix + sum(bodies)) / computed)
+
+
+def test_a_larger_batch_keeps_more_and_small_parts_of_it_less(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = {}
+    for size, most in ((2, 2), (8, 8), (8, 1)):
+        plan = _asked(in_home, capsys, "--plan", align__batch_size=size, align__micro_batch=most)["plan"]
+        kept[size, most] = plan["gibibytes"]["a batch"]
+    assert 2 * kept[2, 2] < kept[8, 8] < 8 * kept[2, 2]
+    assert kept[8, 1] < kept[8, 8] / 3
+
+
+def test_with_dropout_the_prefix_is_read_in_every_row(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = {"align__batch_size": 100, "align__micro_batch": 100}
+    plain, random = (
+        _asked(in_home, capsys, "--plan", "--show-samples", "100", lora__dropout=p, **one) for p in (0.0, 0.1)
+    )
+    prefix, rows = plain["plan"]["shared"], len(plain["samples"])
+    assert random["plan"]["shared"] == 0
+    more = random["plan"]["positions"] - plain["plan"]["positions"]
+    assert more == plain["plan"]["steps"] * prefix * (rows - 1)
 
 
 def test_a_run_without_a_sample_is_refused_with_the_reason(

@@ -120,4 +120,4 @@ def test_two_that_are_killed_go_on_as_one(
 def test_pairs_are_refused_in_several_processes(in_home: Pipeline) -> None:
     config = resolve(flags={"align.pairs": 0.5, "backbone.model": str(in_home.llm)})
     with pytest.raises(UsageError, match=r"align\.pairs compares the items of a batch"):
-        open_job(in_home.workspace, in_home.catalog, "text", config, None, None, Processes(0, 2))
+        open_job(in_home.workspace, in_home.catalog, "text", config, processes=Processes(0, 2))

@@ -95,13 +95,13 @@ def test_a_log_says_the_time_that_is_left_from_where_it_went_on(
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     with out.progress("align") as show:
-        show(64, 64, "features")  # another piece of work before
+        show(32, 32, "features")  # another piece of work before
         for done, at in ((50, 0), (60, 20), (70, 40), (90, 80), (100, 100)):
             now[0] = 1000.0 + at
             show(done, 100, "loss 1")
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "align: 64/64 features",
+        "align: 32/32 features",
         "align: 50/100 loss 1",
         "align: 60/100 loss 1",
         "align: 70/100 loss 1, about 1.0 min left",

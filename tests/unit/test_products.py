@@ -98,15 +98,14 @@ class _Attention(nn.Module):
     num_key_value_groups = 3
 
 
-@pytest.mark.parametrize("mask", ["none", "bool", "float"])
-@pytest.mark.parametrize("queries", [1, 4, 7])
+@pytest.mark.parametrize(
+    ("mask", "queries"), [("none", 1), ("none", 7), *((m, n) for m in ("bool", "float") for n in (1, 4, 7))]
+)
 def test_short_attention_is_that_of_torch_with_its_gradients(mask: str, queries: int) -> None:
     torch.manual_seed(0)
     b, heads, kept, keys, d = 2, 6, 2, 7, 4
     allowed = torch.rand(b, 1, queries, keys) < 0.7
     allowed[..., 0] = True
-    if mask == "none" and queries not in (1, keys):
-        pytest.skip("without a mask, queries are all of the keys or the last")
     masks = {"none": None, "bool": allowed, "float": torch.where(allowed, 0.0, -torch.inf)}
     results = []
     for function in (sdpa_attention_forward, attend):
@@ -120,6 +119,23 @@ def test_short_attention_is_that_of_torch_with_its_gradients(mask: str, queries:
         results.append((y.detach(), q.grad, k.grad, v.grad))
     for own, expected in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(own, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_padding_that_sees_nothing_leaves_the_others_as_they_are() -> None:
+    q, k, v = (torch.randn(1, n, 4, 4, requires_grad=True) for n in (6, 2, 2))
+    mask = torch.ones(1, 1, 4, 4, dtype=torch.bool).tril()
+    expected, _ = attend(_Attention(), q, k, v, mask)
+    mask[..., 0, :] = False
+    y, _ = attend(_Attention(), q, k, v, mask)
+    torch.testing.assert_close(y[:, 1:], expected[:, 1:])
+    y.sum().backward()
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in (q, k, v))
+
+
+def test_what_a_layer_asks_for_besides_is_left_to_the_kernel() -> None:
+    q, k = torch.randn(1, 6, 3, 4), torch.randn(1, 2, 3, 4)
+    with pytest.raises(ValueError, match="softcap"):
+        attend(_Attention(), q, k, k, None, softcap=30.0)
 
 
 @pytest.mark.parametrize("keys", [512, 513])
