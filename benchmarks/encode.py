@@ -1,9 +1,9 @@
 """Encoding a catalog: `earec encode`'s loop against the plain transformers loop, side by side in one process.
 
-Both get the same prompts; both are warmed; vectors are compared before a ratio is printed. They are timed in turn, and
-of each the best round counts. The plain loop is what a script with transformers does: batches in the catalog's order,
-padded on the left, a causal LM with `output_hidden_states` and its logits, the last position kept. It runs in float32
-and in bfloat16.
+Both get the same prompts; both are warmed; vectors are compared before a ratio is printed. They are timed in
+turn, and of each the best round counts. The plain loop is what a script with transformers does: batches in the
+catalog's order, padded on the left, a causal LM with `output_hidden_states` and its logits, the last position
+kept. It runs in float32 and in bfloat16.
 
     python benchmarks/encode.py [--items 192] [--batch 16] [--rounds 3] [--threads 2] [--json]
 """
