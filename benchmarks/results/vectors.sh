@@ -12,6 +12,9 @@ mkdir -p "$work/json" "$work/tuned"
 case $name in
   movielens-small) template="{title}. {category}. {description}" composite=text=0.45,behavior=0.45,vision=0.1 ;;
   amazon-office-2014) template="{title}. {brand}. {category}. {description}" composite=text=0.5,behavior=0.5 ;;
+  lastfm-2k-audio)
+    template="{title}. {description}" composite=text=0.45,audio=0.1,behavior=0.45
+    export EAREC_MODALITIES__AUDIO__FEATURES=${EAREC_MODALITIES__AUDIO__FEATURES:?the path of vggish.npy} ;;
   *) echo "There is no data set $name here." >&2; exit 2 ;;
 esac
 
