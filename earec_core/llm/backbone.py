@@ -8,12 +8,10 @@ Rows are padded on the right, so that under causal attention no row sees padding
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -25,7 +23,7 @@ from earec_core.artifacts import BaseRecord
 from earec_core.config import BackboneConfig
 from earec_core.errors import EarecError
 from earec_core.llm import head, layers, loading, store
-from earec_core.llm.positions import model_positions
+from earec_core.llm.positions import model_positions, model_window
 from earec_core.llm.prompts import Prompt
 from earec_core.modality.weights import check_finite
 from earec_core.types import Slot
@@ -59,7 +57,7 @@ class Abilities:
 
     Attributes:
         shares_prefix: go on from a prefix that was computed once for all rows.
-        generates: continue embeddings of rows padded on the left, by transformers' own `generate`.
+        generates: go on from rows that were read, with padding between them and what is written.
     """
 
     shares_prefix: bool = True
@@ -107,6 +105,7 @@ class Backbone:
         word_embedding: its input embedding.
         d_llm: width of its hidden states.
         positions: how many it can read, what it writes included; None: as many as there are.
+        window: how far back some of its layers see; None: to the beginning.
         info: what identifies it.
         adapter: the one that is on it now.
         abilities: what its architecture can do.
@@ -116,7 +115,7 @@ class Backbone:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.info = info
-        self.positions = model_positions(model.config)
+        self.positions, self.window = model_positions(model.config), model_window(model.config)
         self.dtype = dtype
         self.word_embedding: nn.Embedding = model.get_input_embeddings()
         self.d_llm = self.word_embedding.embedding_dim
@@ -243,15 +242,28 @@ class Backbone:
             share_prefix: compute the common prefix once, unless the adapter is random: every row then draws masks
                 of its own, over the prefix too. Default: where the architecture can.
         """
+        output = self._read(batch, layer=layer, share_prefix=share_prefix)
+        hidden: Tensor = output.last_hidden_state if layer is None else output.hidden_states[layer]
+        return hidden[:, -batch.body.shape[1] :].float()
+
+    def _read(
+        self,
+        batch: Spliced,
+        *,
+        layer: int | None = None,
+        share_prefix: bool | None = None,
+        use_cache: bool = False,
+    ) -> Any:
+        """What the LLM without its head gives for the bodies, or for whole rows where no prefix is shared."""
         share = self.abilities.shares_prefix if share_prefix is None else share_prefix
-        inner = getattr(self.model, head.base_name(self.model))
         b, s, d = batch.body.shape
         p = len(batch.prefix)
         body = batch.body.to(self.word_embedding.weight.dtype)
         with self.autocast():
             prefix = self.embed(batch.prefix).to(body.dtype)
+            cached: dict[str, Any] = {"use_cache": use_cache}
             if p and b > 1 and share and not (self.adapter and self.adapter.random):
-                cache = inner(inputs_embeds=prefix[None], use_cache=True).past_key_values
+                cache = self._inner(inputs_embeds=prefix[None], use_cache=True).past_key_values
                 cache.batch_repeat_interleave(b)
                 body = body.clone()  # some architectures scale what they are given in place
                 positions = torch.arange(p, p + s, device=self.device)[None].expand(b, s)
@@ -260,11 +272,13 @@ class Backbone:
             else:
                 body = torch.cat([prefix.expand(b, p, d), body], dim=1)
                 owners = nn.functional.pad(batch.owners, (p, 0), value=-1)
-                cached = {"use_cache": False}
             with self._routed(owners, batch.modalities):
-                output = inner(inputs_embeds=body, output_hidden_states=layer is not None, **cached)
-        hidden: Tensor = output.last_hidden_state if layer is None else output.hidden_states[layer]
-        return hidden[:, -s:].float()
+                return self._inner(inputs_embeds=body, output_hidden_states=layer is not None, **cached)
+
+    @property
+    def _inner(self) -> Any:
+        """The LLM without its head."""
+        return getattr(self.model, head.base_name(self.model))
 
     def _routed(
         self, owners: Int[Tensor, "b s"], modalities: tuple[str, ...]
@@ -280,9 +294,53 @@ class Backbone:
     @torch.inference_mode()
     def generate(self, batch: Spliced, max_new_tokens: int) -> list[str]:
         """Greedy continuations of a batch of prompts, special tokens left out, whitespace stripped."""
-        generates = self.abilities.generates
-        ids = (self.generated if generates else self.continuations)(batch, max_new_tokens)
+        longest = len(batch.prefix) + int(batch.lengths.max()) + max_new_tokens
+        cached = self.abilities.generates and (self.window is None or longest <= self.window)
+        ids = (self.continued if cached else self.continuations)(batch, max_new_tokens)
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def continued(self, batch: Spliced, max_new_tokens: int) -> list[list[int]]:
+        """Greedy continuations of a batch as token ids, keys and values kept."""
+        ids: list[list[int]] = [[] for _ in batch.body]
+        for rows, logits in self.continuing(batch, max_new_tokens):
+            for i, token in zip(rows, logits.argmax(-1).tolist(), strict=True):
+                ids[i].append(token)
+        return ids
+
+    def continuing(
+        self, batch: Spliced, max_new_tokens: int
+    ) -> Iterator[tuple[list[int], Float[Tensor, "n v"]]]:
+        """Token by token the rows that have not ended, and the logits whose best goes on.
+
+        The shared prefix is read once and rows that end leave the batch. Padding stays where it is, between a
+        prompt and what is written, and nothing sees it.
+        """
+        read = self._read(batch, use_cache=True)
+        s, cache = batch.body.shape[1], read.past_key_values
+        rows, ends = torch.arange(len(batch.body), device=self.device), batch.lengths
+        seen = torch.arange(s, device=self.device) < ends[:, None]
+        seen = nn.functional.pad(seen, (len(batch.prefix), 0), value=True)
+        last = read.last_hidden_state[rows, ends - s - 1]
+        ends = ends + len(batch.prefix)
+        for position in range(max_new_tokens):
+            logits = self.logits(last)
+            yield rows.tolist(), logits
+            best = logits.argmax(-1)
+            going = (best != self.tokenizer.eos_token_id).nonzero().squeeze(1)
+            if position == max_new_tokens - 1 or not len(going):
+                return
+            if len(going) < len(rows):
+                cache.batch_select_indices(going)
+                rows, ends, seen, best = rows[going], ends[going], seen[going], best[going]
+            seen = nn.functional.pad(seen, (0, 1), value=True)
+            with self.autocast():
+                last = self._inner(
+                    inputs_embeds=self.word_embedding(best)[:, None],
+                    attention_mask=seen,
+                    position_ids=(ends + position)[:, None],
+                    past_key_values=cache,
+                    use_cache=True,
+                ).last_hidden_state[:, -1]
 
     def continuations(self, batch: Spliced, max_new_tokens: int) -> list[list[int]]:
         """Greedy continuations of a batch as token ids, each from a pass over whole rows: any architecture's."""
@@ -306,30 +364,6 @@ class Backbone:
             for i, token in zip(going, best.tolist(), strict=True):
                 ids[i].append(token)
         return ids
-
-    def generated(self, batch: Spliced, max_new_tokens: int, **options: Any) -> Any:
-        """What transformers' `generate` gives with these options; by default token ids, shorter rows filled up."""
-        lengths, prefix = batch.lengths.tolist(), self.embed(batch.prefix)
-        rows = [torch.cat([prefix, row[:n]]) for row, n in zip(batch.body, lengths, strict=True)]
-        # transformers' generate wants padding on the left.
-        pad = partial(pad_sequence, batch_first=True, padding_side="left")
-        body = pad(rows)
-        mask = pad([torch.ones(len(row), dtype=torch.long, device=self.device) for row in rows])
-        bodies = pad([row[:n] for row, n in zip(batch.owners, lengths, strict=True)], padding_value=-1)
-        owners = nn.functional.pad(bodies, (len(prefix), 0), value=-1)
-        # The first pass is over the prompt; what is generated after it is text.
-        with self.autocast(), self._routed(owners, batch.modalities), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return self.model.generate(
-                inputs_embeds=body.to(self.word_embedding.weight.dtype),
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-                pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
-                eos_token_id=self.tokenizer.eos_token_id,
-                **options,
-            )
 
     def linear_modules(self) -> list[str]:
         """Names of the layers that LoRA adapts; see `earec_core.llm.layers`."""

@@ -1,4 +1,4 @@
-"""How many positions a language model can read."""
+"""How many positions a language model can read, and how far back its layers see."""
 
 from __future__ import annotations
 
@@ -18,6 +18,18 @@ def model_positions(config: Any) -> int | None:
         if isinstance(limit, int) and limit > 0:
             return max(limit, _stretched(text, limit))
     return None
+
+
+def model_window(config: Any) -> int | None:
+    """The fewest positions that a layer of such a model sees; None where every layer sees all.
+
+    Args:
+        config: as above.
+    """
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    names = ("sliding_window", "attention_chunk_size", "window_size", "attention_window_size")
+    windows = [getattr(text, name, None) for name in names]
+    return min((w for w in windows if isinstance(w, int) and w > 0), default=None)
 
 
 def _stretched(config: Any, limit: int) -> int:

@@ -170,22 +170,33 @@ def test_merge_refuses_a_damaged_adapter(backbone: Backbone, tmp_path: Path) -> 
         pass
 
 
-def test_generation_equals_transformers_generate(backbone: Backbone) -> None:
-    prompts, slots = _prompts([3, 9]), _slots(backbone, 2)
-    texts = backbone.generate(backbone.splice(prompts, slots), 8)
-    for i in range(2):
-        alone = backbone.generate(backbone.splice([prompts[i]], slots), 8)
-        assert texts[i] == alone[0]
-        words = backbone.word_embedding
-        parts = [slots[p] if isinstance(p, Slot) else words(torch.tensor(p)) for p in prompts[i].pieces]
-        ids, embeds = [], torch.cat(parts)[None]
-        for _ in range(8):
-            token = int(backbone.model(inputs_embeds=embeds).logits[0, -1].argmax())
-            if token == backbone.tokenizer.eos_token_id:
-                break
-            ids.append(token)
-            embeds = torch.cat([embeds, words(torch.tensor([[token]]))], dim=1)
-        assert texts[i] == backbone.tokenizer.decode(ids, skip_special_tokens=True).strip()
+def _greedy(backbone: Backbone, prompt: Prompt, slots: dict[Slot, torch.Tensor], new: int) -> list[int]:
+    """The likeliest tokens one after the other, each by transformers from the whole row; the end's is the last."""
+    words = backbone.word_embedding
+    parts = [slots[p] if isinstance(p, Slot) else words(torch.tensor(p)) for p in prompt.pieces]
+    ids, embeds = list[int](), torch.cat(parts)[None]
+    while len(ids) < new and backbone.tokenizer.eos_token_id not in ids:
+        ids.append(int(backbone.model(inputs_embeds=embeds).logits[0, -1].argmax()))
+        embeds = torch.cat([embeds, words(torch.tensor([ids[-1:]]))], dim=1)
+    return ids
+
+
+def test_generation_is_greedy_for_rows_of_any_length(backbone: Backbone) -> None:
+    prompts, slots = _prompts([3, 9, 1, 5]), _slots(backbone, 4)
+    expected = [_greedy(backbone, prompt, slots, 8) for prompt in prompts]
+    assert backbone.continued(backbone.splice(prompts, slots), 8) == expected
+    decoded = backbone.tokenizer.batch_decode(expected, skip_special_tokens=True)
+    assert backbone.generate(backbone.splice(prompts, slots), 8) == [text.strip() for text in decoded]
+    assert backbone.continued(backbone.splice(prompts[1:2], slots), 8) == expected[1:2]
+
+
+def test_rows_that_end_leave_the_others_as_they_are(backbone: Backbone) -> None:
+    prompts, slots = _prompts([3, 9, 1, 5]), _slots(backbone, 4)
+    third = _greedy(backbone, prompts[1], slots, 8)[2]
+    backbone.tokenizer.eos_token = backbone.tokenizer.convert_ids_to_tokens(third)
+    expected = [_greedy(backbone, prompt, slots, 8) for prompt in prompts]
+    assert len({len(ids) for ids in expected}) > 1
+    assert backbone.continued(backbone.splice(prompts, slots), 8) == expected
 
 
 @pytest.mark.parametrize(

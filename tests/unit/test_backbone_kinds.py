@@ -32,6 +32,7 @@ SSM = ["Conv1d (conv1d)", "Linear (dt_proj, out_proj, x_proj)"]
 
 # By its class: its configuration, and what LoRA leaves out of it.
 KINDS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "MistralForCausalLM": ({**SMALL, "sliding_window": 12, "initializer_range": 0.3}, []),
     "GPT2LMHeadModel": ({**IDS, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}, []),
     "OpenAIGPTLMHeadModel": ({**IDS, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}, []),
     "MambaForCausalLM": ({**NARROW, "state_size": 8}, [*SSM, "MambaMixer (A_log)"]),
@@ -199,3 +200,20 @@ def test_an_architecture_that_does_not_run_is_one_sentence(
     monkeypatch.setattr(LlamaModel, "forward", forward)
     with pytest.raises(UsageError, match=r"does not run on text alone \(AttributeError: no embeddings\)"):
         _load(tiny_llm)
+
+
+def test_texts_are_right_beyond_a_window_of_attention(build: Callable[[str], Path]) -> None:
+    folder = build("MistralForCausalLM")
+    backbone = Backbone.load(BackboneConfig(model=str(folder), dtype="float32", device="cpu"))
+    assert backbone.window == 12
+    assert backbone.abilities.generates
+    prompts = [Prompt(i, (PREFIX, tuple(range(40, 40 + n)))) for i, n in enumerate((15, 1, 4))]
+    texts = backbone.generate(backbone.splice(prompts, {}), 6)
+    for prompt, text in zip(prompts, texts, strict=True):
+        ids = torch.tensor([[token for piece in prompt.pieces for token in piece]])
+        for _ in range(6):
+            ids = torch.cat([ids, backbone.model(ids).logits[:, -1:].argmax(-1)], dim=1)
+            if int(ids[0, -1]) == backbone.tokenizer.eos_token_id:
+                break
+        written = ids[0, sum(map(len, prompt.pieces)) :]
+        assert text == backbone.tokenizer.decode(written, skip_special_tokens=True).strip()
