@@ -22,7 +22,9 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/align.py
 	$(BIN)/python benchmarks/encode.py
+	$(BIN)/python benchmarks/generate.py
 	$(BIN)/python benchmarks/recommend.py
 	$(BIN)/python benchmarks/compose.py
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from torch import Tensor
-from workload import STEPS, Workload, ceiling, in_turn, load_plain, run, without
+from workload import Workload, ceiling, device_name, in_turn, load_plain, now, run, steps_of, without
 
 from earec_core.align.samples import batches
 from earec_core.aligned.prompts import Sample
@@ -61,10 +60,10 @@ def own(
         model.train()
         taken = 0.0
         for k, batch in enumerate(batched(train, size)):
-            started = time.perf_counter()
+            started = now()
             engine.backward(model(batch) / sum(len(sample.response) for sample in batch))
             engine.step()
-            taken += time.perf_counter() - started if k else 0.0  # the first step warms up
+            taken += now() - started if k else 0.0  # the first step warms up
         model.eval()
         with torch.no_grad():
             total = sum(model(batch).item() for batch in batched(held, size))
@@ -84,6 +83,7 @@ def rows_of(workload: Workload, samples: Sequence[Sample]) -> list[dict[str, lis
 
 def trainer(
     options: argparse.Namespace,
+    device: torch.device,
     train: list[dict[str, list[int]]],
     held: list[dict[str, list[int]]],
     folder: Path,
@@ -91,9 +91,10 @@ def trainer(
     """Validation loss and seconds of the Trainer's steps."""
     from peft import LoraConfig, get_peft_model
     from torch.utils.data import SequentialSampler
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-    llm = load_plain(options.model, torch.float32, Workspace.open(registry=folder / "registry"))
+    home = Workspace.open(registry=folder / "registry")
+    llm = load_plain(options.model, torch.float32, device, home)
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     settings = LoraSettings()
     torch.manual_seed(settings.seed)
@@ -117,10 +118,10 @@ def trainer(
         started, seconds = 0.0, []
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.perf_counter()
+            self.started = now()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.seconds.append(time.perf_counter() - self.started)
+            self.seconds.append(now() - self.started)
 
     clock = Clock()
     arguments = TrainingArguments(
@@ -131,20 +132,23 @@ def trainer(
         lr_scheduler_type="constant",
         weight_decay=0.0,
         bf16=options.bf16,
-        use_cpu=True,
+        use_cpu=device.type == "cpu",
         report_to=[],
         save_strategy="no",
         logging_strategy="no",
         disable_tqdm=True,
     )
-    InOrder(llm, arguments, collate, train, callbacks=[clock]).train()
+    training = InOrder(llm, arguments, collate, train, callbacks=[clock])
+    training.remove_callback(PrinterCallback)  # stdout is for the figures
+    training.train()
     llm.eval()
     total = tokens = 0.0
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
         for start in range(0, len(held), options.batch):
             chunk = held[start : start + options.batch]
             n = sum(label >= 0 for row in chunk for label in row["labels"])
-            total, tokens = total + llm(**collate(chunk)).loss.item() * n, tokens + n
+            batch = {name: tensor.to(device) for name, tensor in collate(chunk).items()}
+            total, tokens = total + llm(**batch).loss.item() * n, tokens + n
     return total / tokens, sum(clock.seconds[1:])
 
 
@@ -164,8 +168,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         return taken
 
     ours = partial(own, workload, train, held, options.batch)
-    contestants = {"earec": ours, "trainer": partial(trainer, options, *rows, folder)}
-    for left in (*((step,) for step in (ONE_STEP, *STEPS)), (ONE_STEP, *STEPS)):
+    contestants = {"earec": ours, "trainer": partial(trainer, options, backbone.device, *rows, folder)}
+    steps = (ONE_STEP, *steps_of(backbone))
+    for left in (*((step,) for step in steps), steps):
         contestants[f"without {', '.join(left)}"] = partial(ours, left=left)
     least = in_turn(
         {name: partial(timed, name, run_it) for name, run_it in contestants.items()}, options.rounds
@@ -180,6 +185,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "steps": options.steps - 1,
         "tokens": tokens,
+        "device": device_name(backbone.device),
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "valid_loss": losses["earec"],

@@ -21,7 +21,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
-from workload import STEPS, Workload, ceiling, in_turn, load_plain, padded, run, seconds, without
+from workload import (
+    Workload,
+    ceiling,
+    device_name,
+    in_turn,
+    load_plain,
+    padded,
+    run,
+    seconds,
+    steps_of,
+    without,
+)
 
 from earec_core.encode import item_vectors
 from earec_core.llm.backbone import Backbone
@@ -36,10 +47,10 @@ def plain(model: Any, tokenizer: Any, rows: list[list[int]], batch: int) -> np.n
     """The loop of a plain script."""
     vectors = []
     for start in range(0, len(rows), batch):
-        ids, mask = padded(rows[start : start + batch], tokenizer)
+        ids, mask = padded(rows[start : start + batch], tokenizer, model.device)
         positions = (mask.cumsum(1) - 1).clamp_min(0)
         out = model(input_ids=ids, attention_mask=mask, position_ids=positions, output_hidden_states=True)
-        vectors.append(out.hidden_states[-1][:, -1].float().numpy())
+        vectors.append(out.hidden_states[-1][:, -1].float().cpu().numpy())
     return np.concatenate(vectors)
 
 
@@ -60,14 +71,15 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     contestants: dict[str, Callable[[], np.ndarray]] = {"earec": own}
     for name, dtype in (("plain_float32", torch.float32), ("plain_bf16", torch.bfloat16)):
-        llm = load_plain(options.model, dtype, home)
+        llm = load_plain(options.model, dtype, backbone.device, home)
         contestants[name] = partial(plain, llm, backbone.tokenizer, rows, options.batch)
     # Before they are timed all have run once.
     vectors = {name: function() for name, function in contestants.items()}
     alike = cosine(vectors["earec"], vectors["plain_float32"])
     if alike < _ALIKE:
         raise SystemExit(f"The vectors differ: cosine {alike}.")
-    steps = [*((step,) for step in STEPS), STEPS]
+    known = steps_of(backbone)
+    steps = [*((step,) for step in known), known]
     times = {name: partial(seconds, function) for name, function in contestants.items()}
     times |= {f"without {', '.join(left)}": partial(left_out, backbone, left, own) for left in steps}
     least = in_turn(times, options.rounds)
@@ -77,6 +89,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "items": options.items,
         "positions": sum(map(len, rows)),
+        "device": device_name(backbone.device),
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "cosine_to_float32": alike,

@@ -19,7 +19,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from workload import Workload, in_turn, load_plain, padded, run, seconds
+from workload import Workload, device_name, in_turn, load_plain, padded, run, seconds
 
 from earec_core.workspace import Workspace
 
@@ -32,7 +32,7 @@ def plain(model: Any, tokenizer: Any, rows: list[list[int]], options: argparse.N
     """The texts of a plain script."""
     texts: list[str] = []
     for start in range(0, len(rows), options.batch):
-        ids, mask = padded(rows[start : start + options.batch], tokenizer)
+        ids, mask = padded(rows[start : start + options.batch], tokenizer, model.device)
         out = model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -52,7 +52,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     home = Workspace.open(registry=folder / "registry")
     contestants: dict[str, Callable[[], list[str]]] = {"earec": partial(model.generate, prompts, options.new)}
     for name, dtype in (("plain_float32", torch.float32), ("plain_bf16", torch.bfloat16)):
-        llm = load_plain(options.model, dtype, home)
+        llm = load_plain(options.model, dtype, backbone.device, home)
         contestants[name] = partial(plain, llm, backbone.tokenizer, rows, options)
     # Before they are timed all have run once.
     texts = {name: function() for name, function in contestants.items()}
@@ -69,6 +69,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "items": options.items,
         "new_tokens": options.new,
+        "device": device_name(backbone.device),
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         **{f"same texts as {name}": part for name, part in same.items()},

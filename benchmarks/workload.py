@@ -44,8 +44,11 @@ WEIGHTS, ATTENTION, PREFIX = (
     "attention for short rows",
     "prefix once a batch",
 )
-STEPS = (WEIGHTS, ATTENTION, PREFIX)
-"""What of how an LLM is run can be left out, to see what it brings."""
+
+
+def steps_of(backbone: Backbone) -> tuple[str, ...]:
+    """What of how an LLM is run can be left out, to see what it brings: the first two are a processor's."""
+    return (WEIGHTS, ATTENTION, PREFIX) if backbone.device.type == "cpu" else (PREFIX,)
 
 
 @dataclass(frozen=True)
@@ -100,17 +103,17 @@ class Workload:
         return distances.argmin(1).tolist()
 
 
-def padded(rows: Sequence[Sequence[int]], tokenizer: Any) -> tuple[Tensor, Tensor]:
+def padded(rows: Sequence[Sequence[int]], tokenizer: Any, device: torch.device) -> tuple[Tensor, Tensor]:
     """Token ids of a batch as a plain script pads them, on the left, and the attention mask."""
     padding, longest = tokenizer.pad_token_id or tokenizer.eos_token_id, max(map(len, rows))
     ids = torch.tensor([[padding] * (longest - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    return ids, mask
+    return ids.to(device), mask.to(device)
 
 
 @contextmanager
 def without(backbone: Backbone, steps: Collection[str]) -> Iterator[None]:
-    """The LLM run without some of `STEPS`; no adapter is on it when this begins or ends."""
+    """The LLM run without some of `steps_of`; no adapter is on it when this begins or ends."""
     kinds = {layer: layer.weight.dtype for layer in _layers(backbone)}
     abilities = backbone.abilities
     if WEIGHTS in steps:
@@ -126,7 +129,8 @@ def without(backbone: Backbone, steps: Collection[str]) -> Iterator[None]:
         for layer, kind in kinds.items():
             layer.weight.data = layer.weight.data.to(kind)
         backbone.abilities = abilities
-        use_short(backbone.model)
+        if ATTENTION in steps:
+            use_short(backbone.model)
 
 
 def in_turn(times: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
@@ -140,9 +144,16 @@ def in_turn(times: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, 
 
 def seconds(function: Callable[[], Any]) -> float:
     """How long a run takes."""
-    started = time.perf_counter()
+    started = now()
     function()
-    return time.perf_counter() - started
+    return now() - started
+
+
+def now() -> float:
+    """The time, in seconds, when all that was asked for so far is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _layers(backbone: Backbone) -> list[nn.Linear]:
@@ -153,7 +164,7 @@ def _layers(backbone: Backbone) -> list[nn.Linear]:
 def ceiling(backbone: Backbone, positions: int) -> float:
     """Operations a second of the layers' products alone, at their shapes and in the compute type."""
     products = [
-        (torch.randn(positions, layer.in_features).to(layer.weight.dtype), layer.weight.data)
+        (torch.randn(positions, layer.in_features).to(layer.weight), layer.weight.data)
         for layer in _layers(backbone)[:7]
     ]
 
@@ -167,14 +178,19 @@ def ceiling(backbone: Backbone, positions: int) -> float:
     return sum(2.0 * x.shape[0] * weight.numel() for x, weight in products) / least
 
 
-def load_plain(model: str, dtype: torch.dtype, home: Workspace) -> Any:
+def device_name(device: torch.device) -> str:
+    """What is measured on."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "processor"
+
+
+def load_plain(model: str, dtype: torch.dtype, device: torch.device, home: Workspace) -> Any:
     """The LLM as a plain script loads it."""
     from transformers import AutoModelForCausalLM
 
     from earec_core.llm.store import folder
 
     auto: Any = AutoModelForCausalLM
-    return auto.from_pretrained(str(folder(model, home)), dtype=dtype).eval()
+    return auto.from_pretrained(str(folder(model, home)), dtype=dtype).eval().to(device)
 
 
 def run(

@@ -21,7 +21,7 @@ case $name in
   amazon-office-2014) modality=behavior import=(--column category=categories) ;;
   lastfm-2k-audio)
     modality=audio import=()
-    python "$here/common_tags.py" "$data" "$work/tagged"
+    python3 "$here/common_tags.py" "$data" "$work/tagged"
     export EAREC_MODALITIES__AUDIO__FEATURES=$(cd "$data" && pwd)/vggish.npy
     data=$work/tagged ;;
   *) echo "There is no data set $name here." >&2; exit 2 ;;
