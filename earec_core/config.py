@@ -165,6 +165,12 @@ class RecommenderConfig(Section):
         description="Whom a target competes with in training: all items (Eq. 8), or those with a training "
         "interaction, so that the others are not pushed down for never having been chosen.",
     )
+    logit_adjustment: float = Field(
+        0.0,
+        ge=0,
+        description="Of the log of an item's share of the training interactions, what its score has more in "
+        "training than when items are ranked. 0: Eq. 8; more lets items with few interactions come up.",
+    )
     table: str = Field(
         "mlp",
         description="How frozen vectors become items: linear, mlp, moe, a plugin's; with +ids a trained embedding "

@@ -152,6 +152,31 @@ def test_an_item_that_nobody_chose_is_left_alone_where_it_does_not_compete(
     assert embedding.grad[7].any()
 
 
+@pytest.mark.parametrize("candidates", ["catalog", "trained"])
+def test_a_logit_adjustment_is_part_of_the_scores_in_training_alone(candidates: str) -> None:
+    counts = torch.tensor([0, 2, 1, 2, 1, 0, 0, 3, 1, 1, 1, 0])
+    changed = {"similarity": "cosine", "candidates": candidates, "logit_adjustment": 0.5}
+    torch.manual_seed(0)
+    adjusted = MODELS["sasrec"].build(SMALL.model_copy(update=changed), Items(counts, None)).eval()
+    torch.manual_seed(0)
+    plain = (
+        MODELS["sasrec"].build(SMALL.model_copy(update={"similarity": "cosine"}), Items(counts, None)).eval()
+    )
+    loss, _ = adjusted.loss([np.array([1, 4, 2, 9])])
+    assert isinstance(plain, TransformerRecommender)
+    items = plain.items()
+    scores = plain.scores(plain(items, torch.tensor([[1, 4, 2]]))[0], items)
+    share = torch.tensor([1, 2, 1, 2, 1, 1, 1, 3, 1, 1, 1, 1]) / 12
+    scores = scores + 0.5 * share.log()
+    if candidates == "trained":
+        scores[:, counts == 0] = -torch.inf
+    torch.testing.assert_close(
+        loss, F.cross_entropy(scores, torch.tensor([4, 2, 9]), reduction="sum"), atol=1e-4, rtol=1e-5
+    )
+    users = [torch.tensor([1, 4])]
+    torch.testing.assert_close(adjusted.users(users, items), plain.users(users, items))
+
+
 def test_no_position_sees_a_later_one() -> None:
     model = _model()
     items = model.items()

@@ -13,24 +13,29 @@ from earec_core import plugins
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.models.transformer import TransformerRecommender
-from earec_core.recommend.tables import IdTable, Items, build_table
+from earec_core.recommend.tables import IdTable, Items, ItemTable, build_table
 
 
 def _sasrec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
     """SASRec (Kang & McAuley, ICDM 2018): the transformer over a trained embedding per item id."""
-    return TransformerRecommender(
-        IdTable(len(items), config.dim), config, candidates=_candidates(config, items)
-    )
+    return _competing(IdTable(len(items), config.dim), config, items.counts)
 
 
 def _earec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
     """EARec's (Eqs. 6-8): the transformer over frozen item vectors through a table of `recommender.table`."""
-    return TransformerRecommender(build_table(config, items), config, candidates=_candidates(config, items))
+    return _competing(build_table(config, items), config, items.counts)
 
 
-def _candidates(config: RecommenderConfig, items: Items) -> Int[Tensor, " c"] | None:
-    """Rows of the items that `recommender.candidates` lets compete in training; None: all."""
-    return items.counts.nonzero().squeeze(1) if config.candidates == "trained" else None
+def _competing(
+    table: ItemTable, config: RecommenderConfig, counts: Int[Tensor, " n"]
+) -> TransformerRecommender:
+    """The transformer, whose items compete in training as `candidates` and `logit_adjustment` say."""
+    candidates = counts.nonzero().squeeze(1) if config.candidates == "trained" else None
+    # One that nobody chose counts as chosen once.
+    prior = config.logit_adjustment * (counts.clamp(min=1) / counts.sum()).log()
+    return TransformerRecommender(
+        table, config, candidates=candidates, prior=prior if config.logit_adjustment else None
+    )
 
 
 _load = TransformerRecommender.stored

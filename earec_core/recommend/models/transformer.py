@@ -67,16 +67,24 @@ class TransformerRecommender(Recommender):
         table: the items, read and scored against.
         config: sizes and similarity.
         candidates: rows of the items that compete in training, every target among them; default: all.
+        prior: what is added to each item's score in training (Menon et al., arXiv 2007.07314); default: nothing.
     """
 
     candidates: Tensor | None
+    prior: Tensor | None
 
     def __init__(
-        self, table: ItemTable, config: RecommenderConfig, *, candidates: Int[Tensor, " c"] | None = None
+        self,
+        table: ItemTable,
+        config: RecommenderConfig,
+        *,
+        candidates: Int[Tensor, " c"] | None = None,
+        prior: Float[Tensor, " n"] | None = None,
     ) -> None:
         super().__init__(config)
         self.table = table
         self.register_buffer("candidates", candidates, persistent=False)
+        self.register_buffer("prior", prior, persistent=False)
         self.positions = nn.Parameter(torch.randn(config.max_len, config.dim) * 0.02)
         self.norm = nn.LayerNorm(config.dim)
         self.dropout = Dropout(config.dropout)
@@ -98,9 +106,13 @@ class TransformerRecommender(Recommender):
         inputs, places, targets = transitions(windows, self.positions.device)
         items = self.items()
         states = self(items, inputs).flatten(0, 1)[places]
+        queries, keys = self.queries(states), self.keys(items)
+        if self.prior is not None:
+            queries = F.pad(queries, (0, 1), value=1.0)
+            keys = torch.cat([keys, self.prior[:, None]], dim=1)
         if self.candidates is not None:
-            items, targets = items[self.candidates], torch.searchsorted(self.candidates, targets)
-        loss: Tensor = FullSoftmax.apply(self.queries(states), self.keys(items), targets)  # type: ignore[no-untyped-call]
+            keys, targets = keys[self.candidates], torch.searchsorted(self.candidates, targets)
+        loss: Tensor = FullSoftmax.apply(queries, keys, targets)  # type: ignore[no-untyped-call]
         return loss, len(targets)
 
     def items(self) -> Float[Tensor, "n d"]:
