@@ -23,6 +23,12 @@ from earec_core.errors import UsageError
 @click.option(
     "--plan", is_flag=True, help="Say what it would do and cost, from ten seconds of trying; no vectors."
 )
+@click.option(
+    "--prompts",
+    "prompts_to",
+    type=options.PathType,
+    help="Write what the LLM reads, as embeddings, to a new directory, for another engine; no vectors.",
+)
 @options.config_options("preset", "backbone")
 @options.session_options
 @options.json_option
@@ -33,24 +39,34 @@ def command(
     unaligned: bool,
     name: str | None,
     plan: bool,
+    prompts_to: Path | None,
     config: RunConfig,
     session: options.Session,
     as_json: bool,
 ) -> None:
     """Encode every item of a dataset with MODEL, from whichever modalities it has. Prints the vectors' id."""
     from earec_core.catalog import Catalog
-    from earec_core.encode import encode
+    from earec_core.encode import encode, write_prompts
     from earec_core.encode import plan as planned
 
     if unaligned == (model is not None):
         raise UsageError(
             "Exactly one of MODEL and --unaligned is needed.", "Name a model or say --unaligned."
         )
+    if prompts_to is not None and plan:
+        raise UsageError("--plan writes nothing.", "Leave --plan or --prompts out.")
+    if prompts_to is not None and name is not None:
+        raise UsageError("--prompts makes no vectors that --name could name.", "Leave --name out.")
     catalog = Catalog.open(data)
     with session("encode") as workspace:
         if plan:
             worked_out = planned(workspace, catalog, model, config, names=modalities)
             out.facts(worked_out.lines(), {"plan": worked_out.facts()}, as_json)
+            return
+        if prompts_to is not None:
+            written = write_prompts(workspace, catalog, model, config, prompts_to, names=modalities)
+            counts = {"items": written.items, "positions": written.positions}
+            out.result(str(prompts_to), {"out": prompts_to, **counts}, as_json)
             return
         vectors = encode(workspace, catalog, model, config, names=modalities, name=name)
     manifest = vectors.manifest
