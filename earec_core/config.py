@@ -95,6 +95,9 @@ class AlignConfig(Section):
         ge=1,
         description="Positions per forward pass at most, padding included, but one item's; None: any.",
     )
+    gradient_checkpointing: bool = Field(
+        False, description="Keep each block's input alone and compute the rest again: less memory, more time."
+    )
     lr: float = Field(1e-3, gt=0, description="Learning rate of LoRA.")
     projector_lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)

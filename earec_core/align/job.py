@@ -32,6 +32,7 @@ from earec_core.artifacts import (
 from earec_core.catalog import Catalog, random_part
 from earec_core.config import RunConfig
 from earec_core.errors import DataError, PluginError, UsageError
+from earec_core.llm import layers
 from earec_core.llm.backbone import Backbone
 from earec_core.llm.lora import TrainableLora
 from earec_core.llm.peft_adapter import CONFIG, WEIGHTS
@@ -197,7 +198,7 @@ class Job:
         model, config = self.model, self.config
         if left_out := model.backbone.left_out():
             self.workspace.note(f"LoRA leaves out what it cannot adapt: {', '.join(left_out)}.")
-        with model.backbone.adapted(TrainableLora(config.lora)) as adapter:
+        with model.backbone.adapted(TrainableLora(config.lora)) as adapter, self._checkpointing():
             if self.parent is not None:
                 adapter.load(self.parent.folder / WEIGHTS)
                 load_projector(self.inputs, self.parent.folder / self.parent.manifest.record.projector)
@@ -216,6 +217,25 @@ class Job:
                 ),
                 adapter,
             )
+
+    @contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """The LLM's blocks computed again on the way back, if it is asked for.
+
+        Raises:
+            UsageError: the architecture has no such blocks.
+        """
+        backbone, asked = self.model.backbone, self.config.align.gradient_checkpointing
+        if asked and not layers.blocks(backbone.model):
+            raise UsageError(
+                f"The blocks of {backbone.info.id} cannot be computed again.",
+                "Leave align.gradient_checkpointing off; align.micro_tokens takes less memory, too.",
+            )
+        backbone.checkpointing = asked
+        try:
+            yield
+        finally:
+            backbone.checkpointing = False
 
     def _contrast(self, train: Sequence[Sample]) -> dict[str, Any]:
         """What `Trainer` needs for pairs; nothing where they have no weight.

@@ -109,7 +109,8 @@ def plan(job: Job, train: Sequence[Sample], valid: Sequence[Sample], items: Mapp
         steps=trainer.steps,
         positions=positions,
         padding=1 - useful / sum(computed),
-        teraflops=4.0 * multiplied * positions / 1e12,
+        # Forward, and back to the inputs: weights are frozen.
+        teraflops=(6.0 if config.gradient_checkpointing else 4.0) * multiplied * positions / 1e12,
         gibibytes={
             "weights": weights / 2**30,
             "adapter and optimizer": _STATES * trained / 2**30,

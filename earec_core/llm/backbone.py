@@ -108,6 +108,8 @@ class Backbone:
         window: how far back some of its layers see; None: to the beginning.
         info: what identifies it.
         adapter: the one that is on it now.
+        checkpointing: whether a pass with gradient keeps each block's input alone and computes the rest again on
+            the way back; no prefix is shared then.
         abilities: what its architecture can do.
     """
 
@@ -122,6 +124,7 @@ class Backbone:
         self.device: torch.device = self.word_embedding.weight.device
         self.adapter: Adapter | None = None
         self.abilities = Abilities()
+        self.checkpointing = False
 
     @classmethod
     def load(cls, config: BackboneConfig, workspace: Workspace | None = None) -> Backbone:
@@ -256,13 +259,14 @@ class Backbone:
     ) -> Any:
         """What the LLM without its head gives for the bodies, or for whole rows where no prefix is shared."""
         share = self.abilities.shares_prefix if share_prefix is None else share_prefix
+        checkpointing = self.checkpointing and torch.is_grad_enabled()
         b, s, d = batch.body.shape
         p = len(batch.prefix)
         body = batch.body.to(self.word_embedding.weight.dtype)
         with self.autocast():
             prefix = self.embed(batch.prefix).to(body.dtype)
             cached: dict[str, Any] = {"use_cache": use_cache}
-            if p and b > 1 and share and not (self.adapter and self.adapter.random):
+            if p and b > 1 and share and not checkpointing and not (self.adapter and self.adapter.random):
                 cache = self._inner(inputs_embeds=prefix[None], use_cache=True).past_key_values
                 cache.batch_repeat_interleave(b)
                 body = body.clone()  # some architectures scale what they are given in place
@@ -272,7 +276,10 @@ class Backbone:
             else:
                 body = torch.cat([prefix.expand(b, p, d), body], dim=1)
                 owners = nn.functional.pad(batch.owners, (p, 0), value=-1)
-            with self._routed(owners, batch.modalities):
+            with (
+                self._routed(owners, batch.modalities),
+                layers.checkpointed(self.model) if checkpointing else nullcontext(),
+            ):
                 return self._inner(inputs_embeds=body, output_hidden_states=layer is not None, **cached)
 
     @property
@@ -387,8 +394,8 @@ class Backbone:
     def shared(self, prompt: Prompt) -> int:
         """Positions that a prompt begins with and that are computed once a batch, as things stand (`hidden`)."""
         first = prompt.pieces[0] if prompt.pieces else ()
-        random = self.adapter is not None and self.adapter.random
-        return 0 if isinstance(first, Slot) or random or not self.abilities.shares_prefix else len(first)
+        whole = self.checkpointing or (self.adapter is not None and self.adapter.random)
+        return 0 if isinstance(first, Slot) or whole or not self.abilities.shares_prefix else len(first)
 
     def left_out(self) -> list[str]:
         """What LoRA does not adapt of the LLM's blocks though it is a matrix: `kind of module (names)`, sorted.

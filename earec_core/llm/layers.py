@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 _READ_PAST: Mapping[str, tuple[str, ...]] = {
     "Mixer": ("x_proj", "dt_proj", "out_proj"),
@@ -71,6 +73,33 @@ def keep_in(model: Any, dtype: torch.dtype) -> None:
     head = model.get_output_embeddings()
     if type(head) is nn.Linear:
         head.weight = nn.Parameter(head.weight.detach().to(dtype), requires_grad=False)
+
+
+def blocks(model: Any) -> list[nn.Module]:
+    """The blocks of an LLM that transformers can compute again on the way back; some architectures have none."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+@contextmanager
+def checkpointed(model: Any) -> Iterator[None]:
+    """Within the block a pass keeps each block's input alone (Chen et al., arXiv 1604.06174).
+
+    It asks transformers' blocks to do what `gradient_checkpointing_enable` asks of them; that the rest of the LLM
+    is not in training stays so.
+    """
+    again = partial(checkpoint, use_reentrant=False)
+    changed = blocks(model)
+    try:
+        for module in changed:
+            vars(module).update(
+                gradient_checkpointing=True, training=True, _gradient_checkpointing_func=again
+            )
+        yield
+    finally:
+        for module in changed:
+            vars(module).update(gradient_checkpointing=False, training=False)
 
 
 def left_out(model: Any, names: set[str]) -> list[str]:

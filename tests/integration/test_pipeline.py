@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 import torch
 
+from earec_core.align import align
 from earec_core.align import train as training
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.stored import adapter_of, open_model, stored_model
@@ -29,7 +30,7 @@ from earec_core.explain import Text, explain
 from earec_core.llm.backbone import Backbone
 from earec_registry import Registry
 
-from .conftest import Pipeline, write_source
+from .conftest import FAST, Pipeline, write_source
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 OutJson = Callable[[], Any]
@@ -65,6 +66,17 @@ def test_a_finished_alignment_is_not_repeated(
     said = capsys.readouterr()
     assert "Already aligned" in said.err
     assert said.out.strip() == Registry.open(in_home.registry).resolve("text/things")
+
+
+def test_checkpointed_blocks_train_the_same_adapter(in_home: Pipeline) -> None:
+    losses = []
+    for on in (False, True):
+        more = {"align.gradient_checkpointing": on, "align.max_steps": 3, "backbone.model": str(in_home.llm)}
+        config = resolve(flags={**FAST, **more})
+        alignment = align(in_home.workspace, in_home.catalog, "text", config, name="text/checkpointed")
+        losses.append([point["loss"] for point in alignment.history if "loss" in point])
+    assert len(losses[0]) == 3
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_no_seed_trains_on_what_is_held_out(

@@ -69,6 +69,33 @@ def test_shared_prefix_gives_the_same_gradients(backbone: Backbone) -> None:
         torch.testing.assert_close(shared, whole, atol=1e-4, rtol=1e-4)
 
 
+def test_checkpointed_blocks_keep_less_and_give_the_same_gradients(backbone: Backbone) -> None:
+    gradients, kept = [], []
+    with backbone.adapted(TrainableLora(LoraSettings(r=4))) as lora:
+        _randomize(lora.parameters)
+        for backbone.checkpointing in (False, True):
+            sizes: dict[int, int] = {}
+
+            def weigh(tensor: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
+                sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
+                batch = backbone.splice(_prompts([30, 70, 50]), _slots(backbone, 3))
+                hidden = backbone.hidden(batch, share_prefix=False)
+            hidden[torch.arange(3), batch.lengths - 1].square().sum().backward()
+            kept.append(sum(sizes.values()))
+            gradients.append([p.grad.clone() for p in lora.parameters.values()])
+            for parameter in lora.parameters.values():
+                parameter.grad = None
+        # A text is written from a cache, which a block that is computed again would not fill.
+        assert backbone.generate(batch, 4)
+    assert kept[1] < kept[0] / 2
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, again, atol=1e-6, rtol=1e-5)
+    assert not any(module.training for module in backbone.model.modules())
+
+
 def test_dropout_works_while_training_alone(backbone: Backbone) -> None:
     batch = backbone.splice(_prompts([4, 6]), _slots(backbone, 2))
     with backbone.adapted(TrainableLora(LoraSettings(r=4, dropout=0.5))) as lora:
