@@ -23,6 +23,17 @@ from earec_core.errors import UsageError
 @click.option(
     "--plan", is_flag=True, help="Say what it would do and cost, from ten seconds of trying; no vectors."
 )
+@click.option(
+    "--engine",
+    default="local",
+    show_default=True,
+    help="local, or ray: processes of this machine or of the cluster of RAY_ADDRESS.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes of --engine ray.  [default: one a GPU, without any one a machine]",
+)
 @options.config_options("preset", "backbone")
 @options.session_options
 @options.json_option
@@ -33,26 +44,36 @@ def command(
     unaligned: bool,
     name: str | None,
     plan: bool,
+    engine: str,
+    workers: int | None,
     config: RunConfig,
     session: options.Session,
     as_json: bool,
 ) -> None:
-    """Encode every item of a dataset with MODEL, from whichever modalities it has. Prints the vectors' id."""
+    """Encode every item of a dataset with MODEL, from whichever modalities it has.
+
+    A killed run goes on at the last shard of vectors, and what was encoded before is not encoded again. Prints the
+    vectors' id.
+    """
     from earec_core.catalog import Catalog
     from earec_core.encode import encode
     from earec_core.encode import plan as planned
+    from earec_core.encode.engines import get_engine
 
     if unaligned == (model is not None):
         raise UsageError(
             "Exactly one of MODEL and --unaligned is needed.", "Name a model or say --unaligned."
         )
+    get_engine(engine, workers)
     catalog = Catalog.open(data)
     with session("encode") as workspace:
         if plan:
             worked_out = planned(workspace, catalog, model, config, names=modalities)
             out.facts(worked_out.lines(), {"plan": worked_out.facts()}, as_json)
             return
-        vectors = encode(workspace, catalog, model, config, names=modalities, name=name)
+        vectors = encode(
+            workspace, catalog, model, config, names=modalities, name=name, engine=engine, workers=workers
+        )
     manifest = vectors.manifest
     facts = {"id": vectors.id, "shapes": manifest.shapes.model_dump(), "coverage": manifest.coverage}
     out.result(vectors.id, facts, as_json)

@@ -37,8 +37,16 @@ def _local(job: Job, store: VectorStore) -> Iterator[Window]:
             yield encode_window(job, store, rows, show=job.workspace.progress)
 
 
+def _on_ray(job: Job, store: VectorStore, workers: int | None) -> Iterator[Window]:
+    """By the actors of a Ray cluster; see `earec_core.encode.on_ray`."""
+    from earec_core.encode.on_ray import windows
+
+    return windows(job, store, workers)
+
+
 ENGINES: Mapping[str, Engine] = {
     "local": Engine(_local),
+    "ray": Engine(_on_ray, several=True, extra=("ray", "ray")),
 }
 """By the option `--engine`."""
 

@@ -40,7 +40,7 @@ class VectorStore:
         self.folder, self._check = folder, check
         self._shards: list[Path] = []
         self._seen: set[Path] = set()
-        self._index = sqlite3.connect("", isolation_level=None)
+        self._index = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._index.execute("CREATE TABLE places (key BLOB PRIMARY KEY, shard INT, row INT) WITHOUT ROWID")
         self.refresh()
 
