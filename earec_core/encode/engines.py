@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -11,8 +11,8 @@ from earec_core.encode.store import VectorStore
 from earec_core.encode.windows import Job, Window, encode_window
 from earec_core.errors import MissingDependencyError, UsageError
 
-Windows = Callable[[Job, VectorStore], Iterator[Window]]
-"""Gives a job's windows in the catalog's order, each once its vectors are in the store."""
+Windows = Callable[[Job, VectorStore], Generator[Window, None, None]]
+"""Gives a job's windows in the catalog's order, each once its vectors are in the store; it is closed in the end."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,19 @@ class Engine:
         extra: the library it needs and the extra of `earec` that brings it.
     """
 
-    encode: Callable[..., Iterator[Window]]
+    encode: Callable[..., Generator[Window, None, None]]
     several: bool = False
     extra: tuple[str, str] | None = None
 
 
-def _local(job: Job, store: VectorStore) -> Iterator[Window]:
+def _local(job: Job, store: VectorStore) -> Generator[Window, None, None]:
     """One window after another, in this process."""
     with job.adapted():
         for rows in job.windows():
             yield encode_window(job, store, rows, show=job.workspace.progress)
 
 
-def _on_ray(job: Job, store: VectorStore, workers: int | None) -> Iterator[Window]:
+def _on_ray(job: Job, store: VectorStore, workers: int | None) -> Generator[Window, None, None]:
     """By the actors of a Ray cluster; see `earec_core.encode.on_ray`."""
     from earec_core.encode.on_ray import windows
 

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,7 +101,7 @@ class Worker:
         return {**row, "keys": b"".join(window.keys), "about": json.dumps(about)}
 
 
-def windows(job: Job, store: VectorStore, workers: int | None) -> Iterator[Window]:
+def windows(job: Job, store: VectorStore, workers: int | None) -> Generator[Window, None, None]:
     """The job's windows in the catalog's order, encoded by so many actors.
 
     Args:

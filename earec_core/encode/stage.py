@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from earec_core.catalog import Catalog
 from earec_core.config import RunConfig
 from earec_core.encode.engines import Windows, get_engine
 from earec_core.encode.store import VectorStore
-from earec_core.encode.windows import WINDOW, Coverage, Job
+from earec_core.encode.windows import WINDOW, Coverage, Job, Window
 from earec_core.errors import UsageError
 from earec_core.llm.backbone import Backbone
 from earec_core.workspace import Workspace
@@ -91,16 +92,16 @@ def _write_table(job: Job, windows: Windows, file: Path) -> Coverage:
     """Have the windows encoded and write the vectors of all items, in the catalog's order; what is in them."""
     coverage, damage = Coverage(dict.fromkeys(job.model.inputs, 0)), DamageNotes(job.workspace)
 
-    def parts(store: VectorStore) -> Iterator[Float[np.ndarray, "m d"]]:
+    def parts(store: VectorStore, encoded: Iterator[Window]) -> Iterator[Float[np.ndarray, "m d"]]:
         nonlocal coverage
-        for window in windows(job, store):
+        for window in encoded:
             for modality, damaged in window.damaged.items():
                 damage.tell(modality, damaged)
             coverage += window.coverage
             yield store.read(window.keys)
 
-    with job.store() as store:
-        write_table(file, "vectors", len(job.catalog), parts(store))
+    with job.store() as store, closing(windows(job, store)) as encoded:
+        write_table(file, "vectors", len(job.catalog), parts(store, encoded))
     damage.end()
     return coverage
 

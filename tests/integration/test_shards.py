@@ -29,6 +29,7 @@ class Encoding:
     def __init__(self, pipeline: Pipeline, home: Path) -> None:
         self.workspace = Workspace.open(home, pipeline.registry)
         self.pipeline, self.read = pipeline, list[int]()
+        self.backbone = Backbone.load(self.config().backbone)
 
     def config(self, **more: Any) -> RunConfig:
         flags = {"backbone.model": str(self.pipeline.llm), "backbone.dtype": "float32"}
@@ -39,16 +40,16 @@ class Encoding:
     def __call__(self, catalog: Catalog, model: str = "composite", **more: Any) -> tuple[np.ndarray, int]:
         """The vectors, and how many prompts the LLM read for them."""
         self.read.clear()
-        vectors = encode(self.workspace, catalog, model, self.config(**more), name="vectors/sharded").vectors
+        config, name = self.config(**more), "vectors/sharded"
+        vectors = encode(self.workspace, catalog, model, config, name=name, backbone=self.backbone).vectors
         return vectors, sum(self.read)
 
     def at_once(self, catalog: Catalog, model: str = "composite", **more: Any) -> np.ndarray:
         """The vectors without windows, shards and store."""
-        config = self.config(**more)
-        backbone, stored = Backbone.load(config.backbone), open_model(self.workspace.registry, model)
-        aligned = stored_model(self.workspace, catalog, backbone, stored)
-        with backbone.adapted(adapter_of(stored)):
-            return item_vectors(aligned, range(len(catalog)), config.encode)
+        stored = open_model(self.workspace.registry, model)
+        aligned = stored_model(self.workspace, catalog, self.backbone, stored)
+        with self.backbone.adapted(adapter_of(stored)):
+            return item_vectors(aligned, range(len(catalog)), self.config(**more).encode)
 
 
 @pytest.fixture
@@ -117,6 +118,7 @@ def test_a_killed_run_goes_on_at_the_last_shard(encoding: Encoding, monkeypatch:
         patch.setattr(AlignedModel, "states", killed)
         with pytest.raises(KeyboardInterrupt):
             encoding(catalog, encode__batch_tokens=64)
+    assert encoding.backbone.adapter is None
     vectors, read = encoding(catalog, encode__batch_tokens=64)
     assert len(catalog) - sum(batches) <= read <= len(catalog) - sum(batches) + 3
     np.testing.assert_allclose(vectors, encoding.at_once(catalog), atol=1e-4)
