@@ -136,6 +136,9 @@ class EncodeConfig(Section):
     """Item vectors (Eq. 5)."""
 
     batch_tokens: int = Field(4096, ge=64, description="Positions per forward pass, padding included.")
+    shard_items: int = Field(
+        1024, ge=1, description="Vectors that are written at once: a killed run encodes so many again, about."
+    )
     readout: str = Field(
         "last",
         description="What of the hidden states an item's vector is: at the last position, the mean over the item's "

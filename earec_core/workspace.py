@@ -127,6 +127,11 @@ class Workspace:
         """Folder of cached encoder outputs."""
         return self.home / "cache" / "features"
 
+    @property
+    def vectors(self) -> Path:
+        """Folder of the shards of item vectors."""
+        return self.home / "cache" / "vectors"
+
     def note(self, text: str) -> None:
         """Tell the person a sentence."""
         self.reporter.note(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from earec_core import plugins
-from earec_core.aligned.features import ModalityInputs, read_inputs
+from earec_core.aligned.features import EXAMPLES, ModalityInputs, read_inputs
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import ItemPrompts
 from earec_core.artifacts import ChatRecord
@@ -18,6 +19,7 @@ from earec_core.config import PromptConfig, RunConfig
 from earec_core.llm.backbone import Backbone
 from earec_core.llm.prompts import PromptBuilder
 from earec_core.modality import Context, create
+from earec_core.types import Item
 from earec_core.workspace import Run, Workspace
 
 _NAMED = 10
@@ -38,6 +40,7 @@ def new_model(
     *,
     seed: int | None = None,
     chat: ChatRecord | None = None,
+    window: int | None = None,
 ) -> AlignedModel:
     """A model over a catalog, its projectors calibrated and untrained.
 
@@ -45,6 +48,8 @@ def new_model(
         settings: each plugin's configuration by modality, in any order.
         seed: projectors follow from it alone; None leaves torch's generator as it is.
         chat: the text around the user's message; default: what the tokenizer's chat template gives.
+        window: read no more items than it takes to calibrate, so many at a time, and keep none: for
+            `AlignedModel.over`.
 
     Raises:
         PluginError, UsageError: see `create` and `PromptBuilder`.
@@ -54,15 +59,30 @@ def new_model(
     if seed is not None:
         torch.manual_seed(seed)
     specs = [spec for name in settings if (spec := plugins.get(name).spec)]
-    items = catalog.all_items()
+    items = catalog.all_items() if window is None else []
     inputs: dict[str, ModalityInputs] = {}
+    notes = DamageNotes(workspace)
     for name in [spec.name for spec in sorted(specs, key=lambda spec: (spec.order, spec.name))]:
         modality = create(name, settings[name], context(workspace, catalog))
         cache, progress = workspace.features, workspace.progress
         inputs[name] = read_inputs(name, modality, items, backbone, cache=cache, progress=progress)
-        inputs[name].calibrate(backbone.embedding_rms)
-        _note_damaged(workspace, inputs[name])
+        few = inputs[name] if window is None else _few(inputs[name], catalog, window)
+        few.calibrate(backbone.embedding_rms)
+        notes.tell(name, inputs[name].damaged)
+    notes.end()
     return AlignedModel(backbone, inputs, ItemPrompts(items, inputs, builder))
+
+
+def _few(inputs: ModalityInputs, catalog: Catalog, window: int) -> ModalityInputs:
+    """A modality over the first items that have it, as many as calibration looks at."""
+    found: list[Item] = []
+    for start in range(0, len(catalog), window):
+        items = catalog.items_at(range(start, min(start + window, len(catalog))))
+        having = set(inputs.over(items).rows)
+        found += [item for item in items if item.index in having]
+        if len(found) >= EXAMPLES:
+            break
+    return inputs.over(found[:EXAMPLES])
 
 
 def model_run(
@@ -99,8 +119,21 @@ def model_run(
     return workspace.run(stage, key, label=label)
 
 
-def _note_damaged(workspace: Workspace, inputs: ModalityInputs) -> None:
-    for item, reason in islice(inputs.damaged.items(), _NAMED):
-        workspace.note(f"Item {item} loses its {inputs.name}: {reason}")
-    if len(inputs.damaged) > _NAMED:
-        workspace.note(f"... and {len(inputs.damaged) - _NAMED} more items lose their {inputs.name}.")
+class DamageNotes:
+    """Tells which items lose a modality, since their input cannot be used: the first by name, then how many."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._told: Counter[str] = Counter()
+
+    def tell(self, modality: str, damaged: Mapping[str, str]) -> None:
+        """More items that lose a modality, and why."""
+        for item, reason in islice(damaged.items(), max(0, _NAMED - self._told[modality])):
+            self._workspace.note(f"Item {item} loses its {modality}: {reason}")
+        self._told[modality] += len(damaged)
+
+    def end(self) -> None:
+        """There are no more."""
+        for modality, number in self._told.items():
+            if number > _NAMED:
+                self._workspace.note(f"... and {number - _NAMED} more items lose their {modality}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from earec_core.modality import (
 )
 from earec_core.types import Item, Show
 
+EXAMPLES = 256
+"""How many items a projector is calibrated on, at most."""
 _BATCH = 64
 _NOT_FINITE = "Its encoder gives NaN or infinity for it. Mend the plugin, or the item's input."
 _SHARD_BYTES, _SHARD_ITEMS = 64 << 20, 16384
@@ -48,6 +50,10 @@ class StoredFeatures:
         """Items of one size take as many slot positions: a projector's mask follows from the encoder's alone."""
         return self.store.length(self.inputs[row])
 
+    def digest(self, row: int) -> bytes:
+        """What tells one input from another, 32 bytes."""
+        return self.inputs[row]
+
 
 @dataclass(frozen=True)
 class FreshFeatures:
@@ -70,30 +76,38 @@ class FreshFeatures:
         """The length of an input is not known before it is encoded, so each is a size of its own."""
         return row
 
+    def digest(self, row: int) -> bytes:
+        """What tells one input from another, 32 bytes."""
+        return content_digest(self.inputs[row])
+
 
 Features = StoredFeatures | FreshFeatures
 
 
 @dataclass(frozen=True, eq=False)
 class ModalityInputs:
-    """One modality's inputs over a catalog's items; `read_inputs` makes them.
+    """One modality's inputs over items of a catalog; `read_inputs` makes them.
 
     Attributes:
         name: the modality.
         modality, encoder: its frozen parts.
         projector: what alignment trains; `AlignedModel` registers it.
+        store: where the encoder's outputs are kept; None where they are made when they are asked for.
         encoded: the encoder's output for the items of some rows.
         positions: slot positions by row; items whose input takes none are left out.
         damaged: why the input of an item was there and could not be used, by the item's id.
+        device: where encoder and projector are.
     """
 
     name: str
     modality: Modality[Any]
     encoder: Encoder
     projector: Projector
+    store: FeatureStore | None
     encoded: Features
     positions: Mapping[int, int]
     damaged: Mapping[str, str]
+    device: torch.device
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -102,6 +116,27 @@ class ModalityInputs:
 
     def __contains__(self, row: object) -> bool:
         return row in self.positions
+
+    def over(self, items: Sequence[Item], *, progress: Show = lambda *_: None) -> ModalityInputs:
+        """The same modality over other items, which are read, encoded if they are new, and their slots measured."""
+        damaged: dict[str, str] = {}
+        features: Features
+        if self.store is not None:
+            digests = _encode_missing(
+                self.name, self.modality, self.encoder, items, self.store, damaged, progress
+            )
+            features = StoredFeatures(digests, self.store, self.device)
+        else:
+            raws = {
+                item.index: raw for item in items if (raw := _read(self.modality, item, damaged)) is not None
+            }
+            features = FreshFeatures(raws, self.encoder)
+        positions, unusable = _measure(features, self.projector)
+        for item in items:
+            if item.index in unusable:
+                damaged[item.id] = _NOT_FINITE
+                del features.inputs[item.index]
+        return replace(self, encoded=features, positions=positions, damaged=damaged)
 
     def resolved_config(self) -> dict[str, Any]:
         """The plugin's configuration with every name made exact, as JSON has it."""
@@ -116,7 +151,7 @@ class ModalityInputs:
         """
         if not self.rows:
             return
-        examples = self.encoded(self.rows[:256])
+        examples = self.encoded(self.rows[:EXAMPLES])
         self.projector.calibrate(examples, rms)
         with torch.no_grad():
             h, mask = self.projector(examples)
@@ -144,21 +179,11 @@ def read_inputs(
     device = llm.word_embedding.weight.device
     encoder = _encoder(modality, llm)
     projector = modality.build_projector(encoder.d_enc, llm.d_llm).eval().to(device)
-    damaged: dict[str, str] = {}
-    features: Features
-    if modality.cache_features:
-        store = FeatureStore.of(cache, name, modality.fingerprint())
-        digests = _encode_missing(name, modality, encoder, items, store, damaged, progress)
-        features = StoredFeatures(digests, store, device)
-    else:
-        raws = {item.index: raw for item in items if (raw := _read(modality, item, damaged)) is not None}
-        features = FreshFeatures(raws, encoder)
-    positions, unusable = _measure(features, projector)
-    for item in items:
-        if item.index in unusable:
-            damaged[item.id] = _NOT_FINITE
-            del features.inputs[item.index]
-    return ModalityInputs(name, modality, encoder, projector, features, positions, damaged)
+    store = FeatureStore.of(cache, name, modality.fingerprint()) if modality.cache_features else None
+    inputs = ModalityInputs(
+        name, modality, encoder, projector, store, FreshFeatures({}, encoder), {}, {}, device
+    )
+    return inputs.over(items, progress=progress)
 
 
 def encode_part(

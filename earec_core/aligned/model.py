@@ -14,7 +14,7 @@ from earec_core.aligned.features import ModalityInputs
 from earec_core.aligned.prompts import ItemPrompts, Sample
 from earec_core.llm.backbone import Backbone, Spliced
 from earec_core.llm.prompts import Prompt
-from earec_core.types import Show, Slot
+from earec_core.types import Item, Show, Slot
 
 
 def itself(slot: Slot) -> int:
@@ -65,6 +65,23 @@ class AlignedModel(nn.Module):
         self.projectors = nn.ModuleList(modality.projector for modality in inputs.values())
         self.backbone, self.inputs, self.prompts = backbone, dict(inputs), prompts
         self.eval()
+
+    def over(
+        self, items: Sequence[Item], related: Sequence[Item] = (), *, progress: Show = lambda *_: None
+    ) -> AlignedModel:
+        """The same model over other items, whose inputs are read.
+
+        Args:
+            related: those that prompts of `items` may show beside, as far as `ItemPrompts.shows_related` says so.
+        """
+        inputs = {
+            name: one.over(
+                [*items, *(related if self.prompts.shows_related(name) else ())], progress=progress
+            )
+            for name, one in self.inputs.items()
+        }
+        by_row = {item.index: item for item in (*related, *items)}
+        return AlignedModel(self.backbone, inputs, self.prompts.over(inputs, by_row))
 
     def train(self, mode: bool = True) -> AlignedModel:
         """Switch projectors and adapter to training; the LLM itself has no part in it."""

@@ -30,7 +30,7 @@ class ItemPrompts:
     """The prompts and anchors of a catalog's items; it knows which inputs each item has, not their content.
 
     Attributes:
-        items: every item of the catalog, by row.
+        items: every item of the catalog, or some, by row.
         config: the template.
         chat: the text around the user's message.
 
@@ -40,7 +40,10 @@ class ItemPrompts:
     """
 
     def __init__(
-        self, items: Sequence[Item], inputs: Mapping[str, ModalityInputs], builder: PromptBuilder
+        self,
+        items: Sequence[Item] | Mapping[int, Item],
+        inputs: Mapping[str, ModalityInputs],
+        builder: PromptBuilder,
     ) -> None:
         self.items, self.config, self.chat = items, builder.config, builder.chat
         self._inputs, self._builder = inputs, builder
@@ -48,9 +51,15 @@ class ItemPrompts:
         self._short = {n for n, i in inputs.items() if i.modality.positions() <= most}
         self._shortens = {n for n, i in inputs.items() if i.modality.may_shorten}
 
-    def over(self, inputs: Mapping[str, ModalityInputs]) -> ItemPrompts:
-        """The same items and template, from other inputs."""
-        return ItemPrompts(self.items, inputs, self._builder)
+    def over(
+        self, inputs: Mapping[str, ModalityInputs], items: Mapping[int, Item] | None = None
+    ) -> ItemPrompts:
+        """The same template and items, or others, from other inputs."""
+        return ItemPrompts(self.items if items is None else items, inputs, self._builder)
+
+    def shows_related(self, modality: str) -> bool:
+        """Whether a related item is shown by its input in a modality."""
+        return self.config.max_relations > 0 and modality in self._short
 
     def prompt(self, row: int, modalities: Sequence[str] | None = None, room: int = 0) -> Prompt:
         """The prompt of one item from those of `modalities` (default: all) that it has.

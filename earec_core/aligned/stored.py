@@ -89,12 +89,14 @@ def stored_model(
     *,
     names: Sequence[str] | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    window: int | None = None,
 ) -> AlignedModel:
     """A stored model over a catalog, its projectors loaded; `adapter_of(stored)` is what its backbone needs.
 
     Args:
         names: modalities to feed; default: all of the model's.
         overrides: plugin settings that differ on this catalog, by modality.
+        window: see `earec_core.aligned.build.new_model`.
 
     Raises:
         UsageError: `names` holds one that the model was not aligned for.
@@ -114,7 +116,9 @@ def stored_model(
         _check_plugin(stored, name)
     settings = {name: {**modalities[name].config, **(overrides or {}).get(name, {})} for name in names}
     manifest = stored.manifest
-    model = new_model(workspace, catalog, backbone, settings, manifest.prompt, chat=manifest.chat)
+    model = new_model(
+        workspace, catalog, backbone, settings, manifest.prompt, chat=manifest.chat, window=window
+    )
     for name, inputs in model.inputs.items():
         load_projector(inputs, stored.folder / modalities[name].projector)
     return model

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from earec_core.artifacts.base import BaseRecord, ChatRecord, DataRecord, ModalityName, open_as
-from earec_core.artifacts.tables import IDS, TableManifest, TableShape, save_table
+from earec_core.artifacts.tables import IDS, TableManifest, TableShape, read_table, save_table
 from earec_core.catalog import Catalog
 from earec_core.config import PromptConfig
 from earec_core.errors import IntegrityError, UsageError, one_line
@@ -54,7 +55,7 @@ class ItemVectors:
 
     Attributes:
         id: their id in the registry.
-        vectors: one row an item, in the catalog's order.
+        vectors: one row an item, in the catalog's order; mapped from the stored file unless they were given.
         manifest: theirs, with the method, the modalities and the catalog.
     """
 
@@ -73,13 +74,10 @@ class ItemVectors:
         stored = open_as(registry, reference, VectorsManifest)
         try:
             item_ids = json.loads((stored.folder / IDS).read_text())
-            with safe_open(str(stored.folder / "vectors.safetensors"), framework="np") as tensors:
-                vectors = tensors.get_tensor("vectors")
+            vectors = read_table(stored.folder / "vectors.safetensors", "vectors")
             shape = stored.manifest.shapes
-            if vectors.shape != (shape.items, shape.d) or vectors.dtype != np.float32:
-                raise ValueError(
-                    f"they are {vectors.dtype} {vectors.shape}, not float32 {shape.items, shape.d}"
-                )
+            if vectors.shape != (shape.items, shape.d):
+                raise ValueError(f"they are {vectors.shape}, not {shape.items, shape.d}")
         except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
             raise IntegrityError(
                 f"The vectors {reference!r} cannot be read: {one_line(error)}.", "Encode again."
@@ -96,7 +94,7 @@ class ItemVectors:
     def save(
         cls,
         registry: Registry,
-        vectors: Float[np.ndarray, "n d"],
+        vectors: Float[np.ndarray, "n d"] | Path,
         catalog: Catalog,
         *,
         name: str,
@@ -106,13 +104,16 @@ class ItemVectors:
         """Store vectors of a catalog's items, one row an item.
 
         Args:
+            vectors: the table, or the file that `earec_core.artifacts.tables.write_table` made of it.
             manifest: fields of `VectorsManifest` beside the catalog and the shapes.
         """
+        table = read_table(vectors, "vectors") if isinstance(vectors, Path) else vectors
         typed = VectorsManifest(
             data=DataRecord(name=catalog.name, digest=catalog.digest),
-            shapes=TableShape(items=len(vectors), d=int(vectors.shape[1])),
+            shapes=TableShape(items=len(table), d=int(table.shape[1])),
             **manifest,
         )
-        item_ids = catalog.items["item_id"].to_list()
-        identity = save_table(registry, typed, vectors, item_ids, name=name, why=why)
-        return cls(identity, vectors, typed)
+        identity = save_table(registry, typed, vectors, catalog.ids(), name=name, why=why)
+        if isinstance(vectors, Path):
+            table = read_table(registry.materialize(identity) / "vectors.safetensors", "vectors")
+        return cls(identity, table, typed)

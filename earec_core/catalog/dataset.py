@@ -1,15 +1,15 @@
-"""The dataset directory: three Parquet tables and a manifest, opened and checked."""
+"""The dataset directory: three Parquet tables and a manifest, checked when opened and read when they are used."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -26,6 +26,7 @@ from earec_core.types import Item
 FORMAT, VERSION = "earec-dataset", 1
 TABLES = ("items", "interactions", "relations")
 _FIELDS = {"name": str, "base": str, "digest": str, "options": dict, "counts": dict, "digests": dict}
+_ROW, _IDS = " row", 65536
 _AGAIN = "Import again with `earec data import --force`."
 
 
@@ -36,17 +37,12 @@ class Catalog:
     Attributes:
         path: the dataset directory.
         manifest: name, source, options, counts, digests.
-        items: one row an item: `item_id`, `title` and whatever else the source gives; file paths as the source
-            gives them (`Item.path` has them absolute).
-        interactions: `user` and `item` rows and `timestamp`, by user in time order.
-        relations: `item`, `related` rows and `rank`, best first.
+        files: each table's file as it was when it was checked: device, inode, size, time.
     """
 
     path: Path
     manifest: Mapping[str, Any]
-    items: pl.DataFrame
-    interactions: pl.DataFrame
-    relations: pl.DataFrame
+    files: Mapping[str, tuple[int, ...]] = field(repr=False)
 
     @classmethod
     def open(cls, path: Path) -> Catalog:
@@ -56,17 +52,50 @@ class Catalog:
             DataError: it is not there, is of another version, or a table is not what was imported.
         """
         manifest = read_manifest(path)
-        digests, tables = manifest["digests"], {}
+        digests, files = manifest["digests"], {}
         for name in TABLES:
             file = path / f"{name}.parquet"
             check_regular(file, _AGAIN)
             try:
+                files[name] = _stamp(file)
                 if sha256(file) != digests.get(name):
                     raise DataError(f"The table {file} is not the one that was imported.", _AGAIN)
-                tables[name] = pl.read_parquet(file)
+                pl.read_parquet_schema(file)
             except (OSError, pl.exceptions.PolarsError) as error:
                 raise DataError(f"The table {file} cannot be read: {error}.", _AGAIN) from error
-        return cls(path, manifest, **tables)
+        return cls(path, manifest, files)
+
+    @classmethod
+    def of_tables(
+        cls,
+        path: Path,
+        manifest: Mapping[str, Any],
+        items: pl.DataFrame,
+        interactions: pl.DataFrame,
+        relations: pl.DataFrame,
+    ) -> Self:
+        """A catalog whose tables are in memory."""
+        catalog = cls(path, manifest, {})
+        vars(catalog).update(items=items, interactions=interactions, relations=relations)
+        return catalog
+
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        """One row an item: `item_id`, `title` and whatever else the source gives.
+
+        File paths are as the source gives them (`Item.path` has them absolute).
+        """
+        return self._read("items")
+
+    @cached_property
+    def interactions(self) -> pl.DataFrame:
+        """`user` and `item` rows and `timestamp`, by user in time order."""
+        return self._read("interactions")
+
+    @cached_property
+    def relations(self) -> pl.DataFrame:
+        """`item`, `related` rows and `rank`, best first."""
+        return self._read("relations")
 
     @property
     def name(self) -> str:
@@ -79,15 +108,45 @@ class Catalog:
         return str(self.manifest["digest"])
 
     def __len__(self) -> int:
-        return self.items.height
+        return self._length
 
     def all_items(self) -> list[Item]:
         """Every item, by row."""
-        return [self._item(index, row) for index, row in enumerate(self.items.iter_rows(named=True))]
+        return self._made(range(len(self)), self.items)
 
     def item(self, index: int) -> Item:
         """The item of a row."""
-        return self._item(index, self.items.row(index, named=True))
+        return self._made([index], self.items[index])[0]
+
+    def items_at(self, rows: Sequence[int]) -> list[Item]:
+        """The items of these rows, in their order; without the whole table in memory, unless it is there already.
+
+        Args:
+            rows: a range is quickest.
+
+        Raises:
+            DataError: the table is not the one that was opened any more.
+        """
+        if "items" in vars(self):
+            return self._made(rows, self.items[list(rows)])
+        if isinstance(rows, range) and rows.step == 1:
+            start, number = rows.start, len(rows)
+            return self._made(rows, self._read("items", lambda scan: scan.slice(start, number)))
+        wanted = pl.Series(sorted(set(rows)), dtype=pl.UInt32)
+        among = pl.col(_ROW).is_in(wanted.implode())
+        found = self._read("items", lambda scan: scan.with_row_index(_ROW).filter(among))
+        items = dict(zip(wanted, self._made(wanted.to_list(), found.drop(_ROW)), strict=True))
+        return [items[row] for row in rows]
+
+    def ids(self) -> Iterator[list[str]]:
+        """Every item's id, by row, some thousands at a time."""
+        for start in range(0, len(self), _IDS):
+            yield self._some_ids(start)["item_id"].to_list()
+
+    def _some_ids(self, start: int) -> pl.DataFrame:
+        if "items" in vars(self):
+            return self.items[start : start + _IDS]
+        return self._read("items", lambda scan: scan.select("item_id").slice(start, _IDS))
 
     def sequences(self) -> Sequences:
         """Every user's items in time order."""
@@ -112,24 +171,58 @@ class Catalog:
         """The folder that the items' files are named from."""
         return self._base
 
+    def _made(self, rows: Sequence[int], table: pl.DataFrame) -> list[Item]:
+        return [
+            self._item(row, values) for row, values in zip(rows, table.iter_rows(named=True), strict=True)
+        ]
+
     def _item(self, index: int, row: dict[str, Any]) -> Item:
         fields = {key: value for key, value in row.items() if value is not None}
-        related = self._related.get(index, ())
         about, base = self.manifest.get("options") or {}, self._base
         if FROM in row:
             about = (self.manifest.get(JOINED) or {}).get(row[FROM]) or {}
             base = (self.path / str(about.get("base", ""))).resolve()
         outside = about.get("allow_outside") is True
-        return Item(index, row["item_id"], row.get("title"), fields, related, base, outside)
+        return Item(index, row["item_id"], row.get("title"), fields, self._related(index), base, outside)
+
+    def _read(
+        self, name: str, part: Callable[[pl.LazyFrame], pl.LazyFrame] = lambda scan: scan
+    ) -> pl.DataFrame:
+        """A table, or a part of it."""
+        file = self.path / f"{name}.parquet"
+        try:
+            if _stamp(file) != self.files[name]:
+                raise DataError(f"The table {file} was replaced while it was in use.", "Run the same again.")
+            return part(pl.scan_parquet(file, glob=False)).collect()
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise DataError(f"The table {file} cannot be read: {error}.", _AGAIN) from error
 
     @cached_property
     def _base(self) -> Path:
         return (self.path / str(self.manifest.get("base", ""))).resolve()
 
     @cached_property
-    def _related(self) -> dict[int, tuple[int, ...]]:
-        grouped = self.relations.sort("item", "rank").group_by("item", maintain_order=True).agg("related")
-        return {item: tuple(related) for item, related in grouped.iter_rows()}
+    def _length(self) -> int:
+        if "items" in vars(self):
+            return self.items.height
+        return int(self._read("items", lambda scan: scan.select(pl.len())).item())
+
+    def _related(self, index: int) -> tuple[int, ...]:
+        starts, related = self._relations
+        return tuple(related[starts[index] : starts[index + 1]].tolist()) if len(related) else ()
+
+    @cached_property
+    def _relations(self) -> tuple[Int[np.ndarray, " n1"], Int[np.ndarray, " r"]]:
+        """Where each item's related rows start, and those of all items one after another, best first."""
+        ordered = self.relations.sort("item", "rank")
+        starts = np.searchsorted(ordered["item"].to_numpy(), np.arange(len(self) + 1))
+        return starts, ordered["related"].to_numpy()
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced."""
+    state = file.stat()
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

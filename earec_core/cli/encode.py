@@ -29,6 +29,17 @@ from earec_core.errors import UsageError
     type=options.PathType,
     help="Write what the LLM reads, as embeddings, to a new directory, for another engine; no vectors.",
 )
+@click.option(
+    "--engine",
+    default="local",
+    show_default=True,
+    help="local, or ray: processes of this machine or of the cluster of RAY_ADDRESS.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes of --engine ray.  [default: one a GPU, without any one a machine]",
+)
 @options.config_options("preset", "backbone")
 @options.session_options
 @options.json_option
@@ -40,23 +51,28 @@ def command(
     name: str | None,
     plan: bool,
     prompts_to: Path | None,
+    engine: str,
+    workers: int | None,
     config: RunConfig,
     session: options.Session,
     as_json: bool,
 ) -> None:
-    """Encode every item of a dataset with MODEL, from whichever modalities it has. Prints the vectors' id."""
+    """Encode every item of a dataset with MODEL, from whichever modalities it has.
+
+    A killed run goes on at the last shard of vectors, and what was encoded before is not encoded again. Prints the
+    vectors' id.
+    """
     from earec_core.catalog import Catalog
     from earec_core.encode import encode, write_prompts
     from earec_core.encode import plan as planned
+    from earec_core.encode.engines import get_engine
 
     if unaligned == (model is not None):
         raise UsageError(
             "Exactly one of MODEL and --unaligned is needed.", "Name a model or say --unaligned."
         )
-    if prompts_to is not None and plan:
-        raise UsageError("--plan writes nothing.", "Leave --plan or --prompts out.")
-    if prompts_to is not None and name is not None:
-        raise UsageError("--prompts makes no vectors that --name could name.", "Leave --name out.")
+    _check(plan, prompts_to, name)
+    get_engine(engine, workers)
     catalog = Catalog.open(data)
     with session("encode") as workspace:
         if plan:
@@ -68,7 +84,17 @@ def command(
             counts = {"items": written.items, "positions": written.positions}
             out.result(str(prompts_to), {"out": prompts_to, **counts}, as_json)
             return
-        vectors = encode(workspace, catalog, model, config, names=modalities, name=name)
+        vectors = encode(
+            workspace, catalog, model, config, names=modalities, name=name, engine=engine, workers=workers
+        )
     manifest = vectors.manifest
     facts = {"id": vectors.id, "shapes": manifest.shapes.model_dump(), "coverage": manifest.coverage}
     out.result(vectors.id, facts, as_json)
+
+
+def _check(plan: bool, prompts_to: Path | None, name: str | None) -> None:
+    """Raises UsageError for options of which one would be without effect."""
+    if prompts_to is not None and plan:
+        raise UsageError("--plan writes nothing.", "Leave --plan or --prompts out.")
+    if prompts_to is not None and name is not None:
+        raise UsageError("--prompts makes no vectors that --name could name.", "Leave --name out.")

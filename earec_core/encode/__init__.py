@@ -1,7 +1,8 @@
 """Stage 2: every item of a catalog as a vector (Eq. 5)."""
 
+from earec_core.encode.batches import item_vectors
 from earec_core.encode.planning import EncodingPlan, plan
 from earec_core.encode.prompts import WrittenPrompts, write_prompts
-from earec_core.encode.stage import encode, item_vectors
+from earec_core.encode.stage import encode
 
 __all__ = ["EncodingPlan", "WrittenPrompts", "encode", "item_vectors", "plan", "write_prompts"]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
+from earec_core.aligned.build import DamageNotes
 from earec_core.aligned.model import AlignedModel
-from earec_core.aligned.stored import adapter_of
 from earec_core.catalog import Catalog
 from earec_core.config import EncodeConfig, RunConfig
-from earec_core.encode.stage import batched, coverage, opened
+from earec_core.encode.batches import batched
+from earec_core.encode.stage import opened
+from earec_core.encode.windows import Coverage, Job, vector_key
 from earec_core.llm.backbone import Backbone
 from earec_core.llm.prompts import Prompt
 from earec_core.metrics.lengths import Lengths
@@ -34,7 +35,8 @@ class EncodingPlan:
 
     Attributes:
         items: how many have each modality, `none` of them, and do not fit (`too_long`).
-        prompts: their positions.
+        reused: items whose vector is there already, or is that of another item of the same input.
+        prompts: positions of all.
         shared: positions that all begin with and that are computed once a batch.
         positions: that are computed, padding included.
         padding: the part of them that is padding.
@@ -45,6 +47,7 @@ class EncodingPlan:
     """
 
     items: dict[str, int]
+    reused: int
     prompts: Lengths
     shared: int
     positions: int
@@ -64,7 +67,7 @@ class EncodingPlan:
         held = ", ".join(f"{name} {size:.2f}" for name, size in self.gibibytes.items())
         p = self.prompts
         return [
-            f"items: {having}",
+            f"items: {having}; {self.reused} whose vector is there already, or another's of the same input",
             f"positions of a prompt: {p.least} to {p.most}, median {p.median}, 95% within {p.most_of_them}; "
             f"the first {self.shared} are computed once a batch",
             f"positions: {self.positions:,}, {self.padding:.1%} of them padding",
@@ -88,27 +91,46 @@ def plan(
     Raises:
         UsageError, PluginError, IntegrityError: as `encode`.
     """
-    stored, aligned = opened(workspace, catalog, model, config, names=names, backbone=backbone)
+    job = opened(workspace, catalog, model, config, names=names, backbone=backbone)
+    aligned = job.model.over(catalog.all_items(), progress=workspace.progress)
+    damage = DamageNotes(workspace)
+    for modality, inputs in aligned.inputs.items():
+        damage.tell(modality, inputs.damaged)
+    damage.end()
     llm, prompts = aligned.backbone, [aligned.prompts.prompt(row) for row in range(len(catalog))]
     lengths = [aligned.prompts.length(prompt) for prompt in prompts]
     multiplied, weights = llm.multiplied(), llm.weight_bytes()
-    with llm.adapted(adapter_of(stored)) if stored else nullcontext():
+    with job.adapted():
         shared = llm.shared(prompts[0])
-        chunks = list(batched(lengths, config.encode))
+        chunks = _chunks(job, [vector_key(aligned, prompt) for prompt in prompts], lengths)
         computed = [shared + len(chunk) * (lengths[chunk[0]] - shared) for chunk in chunks]
         rate = _rate(aligned, prompts, chunks, computed, config.encode)
-    useful = sum(lengths) - shared * (len(lengths) - len(chunks))
+    useful = sum(lengths[row] - shared for chunk in chunks for row in chunk) + shared * len(chunks)
     return EncodingPlan(
-        items=coverage(aligned, prompts),
+        items=Coverage.of(aligned, prompts).recorded(),
+        reused=len(prompts) - sum(map(len, chunks)),
         prompts=Lengths.of(lengths),
         shared=shared,
         positions=sum(computed),
-        padding=1 - useful / sum(computed),
+        padding=1 - useful / sum(computed) if computed else 0.0,
         teraflops=2.0 * multiplied * sum(computed) / 1e12,
         gibibytes={"weights": weights / 2**30, "vectors": len(catalog) * llm.d_llm * _FLOAT / 2**30},
         positions_per_s=rate,
-        minutes=sum(computed) / rate / 60,
+        minutes=sum(computed) / rate / 60 if computed else 0.0,
     )
+
+
+def _chunks(job: Job, keys: Sequence[bytes], lengths: Sequence[int]) -> list[list[int]]:
+    """The batches of what is to be encoded of the catalog, its prompts having these keys and lengths."""
+    chunks, seen = list[list[int]](), set[bytes]()
+    with job.store() as store:
+        for window in job.windows():
+            missing = store.missing(keys[window.start : window.stop])
+            new = [row for place in missing if keys[row := window.start + place] not in seen]
+            seen |= {keys[row] for row in new}
+            batches = batched([lengths[row] for row in new], job.config.encode)
+            chunks += [[new[place] for place in chunk] for chunk in batches]
+    return chunks
 
 
 @torch.inference_mode()
@@ -119,7 +141,9 @@ def _rate(
     computed: Sequence[int],
     config: EncodeConfig,
 ) -> float:
-    """Positions a second, of batches from all over the catalog."""
+    """Positions a second, of batches from all over the catalog; 0 where there is none."""
+    if not chunks:
+        return 0.0
     model.states([prompts[i] for i in chunks[-1]], layer=config.layer)  # warms up
     seconds, positions = 0.0, 0
     for number in _spread(len(chunks)):

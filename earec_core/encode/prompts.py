@@ -68,24 +68,25 @@ def write_prompts(
             "Other engines read the last position of the last layer.",
             "Leave encode.readout at last and encode.layer out.",
         )
-    stored, aligned = opened(workspace, catalog, model, config, names=names, backbone=None)
+    job = opened(workspace, catalog, model, config, names=names)
+    stored, backbone = job.stored, job.model.backbone
     if stored is not None and (stored.folder / "adapters").is_dir():
         raise UsageError(
             "A routed composite cannot be merged into the LLM's weights.", "Compose with --method delta."
         )
     positions = 0
     with new_directory(out, "prompts") as folder:
-        for start in range(0, len(catalog), _ITEMS):
-            rows = range(start, min(start + _ITEMS, len(catalog)))
-            each = _embedded(aligned, [aligned.prompts.prompt(row) for row in rows])
+        for number, rows in enumerate(job.windows(_ITEMS)):
+            over = job.over(rows)
+            each = _embedded(over, [over.prompts.prompt(row) for row in rows])
             lengths = torch.tensor([0, *map(len, each)])
             tensors = {EMBEDDINGS: torch.cat(each).contiguous(), STARTS: lengths.cumsum(0)}
-            save_file(tensors, folder / f"{start // _ITEMS:05}.safetensors")
+            save_file(tensors, folder / f"{number:05}.safetensors")
             positions += int(lengths.sum())
             workspace.progress(rows.stop, len(catalog), "items")
-        facts = {"model": stored.id if stored else None, "base": aligned.backbone.info.id, "readout": "last"}
-        ids = catalog.items["item_id"].to_list()
-        write_json(folder / "prompts.json", {**facts, "d": aligned.backbone.d_llm, "item_ids": ids})
+        ids = [item for part in catalog.ids() for item in part]
+        facts = {"model": stored.id if stored else None, "base": backbone.info.id, "readout": "last"}
+        write_json(folder / "prompts.json", {**facts, "d": backbone.d_llm, "item_ids": ids})
     return WrittenPrompts(out, len(catalog), positions)
 
 

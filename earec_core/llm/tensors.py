@@ -1,11 +1,7 @@
-"""safetensors files one tensor at a time: the library reads them so, but writes only what is all in memory.
-
-Format: https://github.com/huggingface/safetensors#format
-"""
+"""safetensors files one tensor at a time: the library reads them so, but writes only what is all in memory."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from earec_core.artifacts.tables import header
 from earec_core.errors import IntegrityError
 
 if TYPE_CHECKING:
@@ -117,17 +114,12 @@ def write_tensors(
     """
     wanted: torch.dtype = getattr(torch, dtype)
     code = next(code for code, name in DTYPES.items() if name == dtype)
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, shape in shapes.items():
-        start, end = end, end + math.prod(shape) * wanted.itemsize
-        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the format aligns the first tensor to 8 bytes
+    begin = header(shapes, code, wanted.itemsize, {"format": "pt"})
+    end = len(begin) + sum(math.prod(shape) for shape in shapes.values()) * wanted.itemsize
     with path.open("xb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(begin)
         for (name, tensor), (expected, shape) in zip(tensors, shapes.items(), strict=True):
             if (name, tuple(tensor.shape), tensor.dtype) != (expected, shape, wanted):
                 raise ValueError(f"announced {expected} {shape}, got {name} {tensor.shape} {tensor.dtype}")
             file.write(raw(tensor))
-    return 8 + len(text) + end
+    return end

@@ -33,7 +33,7 @@ def catalog_of(items: Sequence[Item], folder: Path) -> Catalog:
     relations = [
         (row, related, rank) for row, item in enumerate(items) for rank, related in enumerate(item.relations)
     ]
-    return _Examples(
+    return _Examples.of_tables(
         folder,
         {"name": "examples", "digest": content_digest(repr(rows)).hex()},
         pl.from_dicts(rows, infer_schema_length=None),

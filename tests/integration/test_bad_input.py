@@ -358,7 +358,7 @@ def test_a_parent_that_lacks_a_file_is_refused_before_the_work(
     before = registry.list()
     for stage, work in [
         (compose_stage, "compose"),
-        (encode_stage, "item_vectors"),
+        (encode_stage, "_write_table"),
         (recommend_stage, "train"),
     ]:
         monkeypatch.setattr(stage, work, lambda *_, **__: pytest.fail("it works"))

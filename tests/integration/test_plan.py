@@ -151,6 +151,10 @@ def test_a_plan_of_an_encoding_counts_the_positions_that_the_llm_then_reads(
     monkeypatch.setattr(AlignedModel, "states", counted)
     assert in_home.run(*encode, "--json") == 0
     assert len(bodies) > 2
-    assert sum(rows for rows, _ in bodies) == len(in_home.catalog)
+    assert plan["reused"] == plan["items"]["none"] - 1 > 0  # their prompts are one and the same
+    assert sum(rows for rows, _ in bodies) == len(in_home.catalog) - plan["reused"]
     assert plan["positions"] == sum(plan["shared"] + rows * length for rows, length in bodies)
     assert plan["items"] == json.loads(capsys.readouterr().out)["coverage"]
+    assert in_home.run(*encode, "--plan", "--json") == 0
+    again = json.loads(capsys.readouterr().out)["plan"]
+    assert (again["reused"], again["positions"], again["minutes"]) == (len(in_home.catalog), 0, 0)

@@ -444,6 +444,17 @@ def dataset(tmp_path: Path) -> Path:
     return tmp_path / "d"
 
 
+@pytest.mark.parametrize("rows", [range(2, 6), [7, 0, 7, 3], range(0), []])
+def test_some_items_are_those_of_all(dataset: Path, rows: Sequence[int]) -> None:
+    """Read alone, and from the table once that is in memory."""
+    catalog, items = Catalog.open(dataset), Catalog.open(dataset).all_items()
+    assert any(item.relations for item in items)
+    for _ in range(2):
+        assert catalog.items_at(rows) == [items[row] for row in rows]
+        assert [item_id for part in catalog.ids() for item_id in part] == [item.id for item in items]
+        assert len(catalog) == len(catalog.items)
+
+
 @pytest.mark.parametrize("table", ["items", "interactions", "relations"])
 def test_a_changed_table_is_refused(dataset: Path, table: str) -> None:
     file = dataset / f"{table}.parquet"
