@@ -110,6 +110,8 @@ class Backbone:
         info: what identifies it.
         adapter: the one that is on it now.
         abilities: what its architecture can do.
+        alike: one row alone, too, goes on from a prefix computed before it, so that every pass takes the same way,
+            as processes must that train in step.
     """
 
     def __init__(self, model: Any, tokenizer: Any, info: BaseRecord, dtype: torch.dtype) -> None:
@@ -123,6 +125,7 @@ class Backbone:
         self.device: torch.device = self.word_embedding.weight.device
         self.adapter: Adapter | None = None
         self.abilities = Abilities()
+        self.alike = False
 
     @classmethod
     def load(cls, config: BackboneConfig, workspace: Workspace | None = None) -> Backbone:
@@ -250,7 +253,7 @@ class Backbone:
         body = batch.body.to(self.word_embedding.weight.dtype)
         with self.autocast():
             prefix = self.embed(batch.prefix).to(body.dtype)
-            if p and b > 1 and share and not (self.adapter and self.adapter.random):
+            if p and (b > 1 or self.alike) and share and not (self.adapter and self.adapter.random):
                 cache = inner(inputs_embeds=prefix[None], use_cache=True).past_key_values
                 cache.batch_repeat_interleave(b)
                 body = body.clone()  # some architectures scale what they are given in place
@@ -345,10 +348,13 @@ class Backbone:
 
     def weight_bytes(self) -> int:
         """What its weights take, those that are shared once."""
-        sizes = {
-            p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self.model.parameters()
-        }
-        return sum(sizes.values())
+        storages = [p.untyped_storage() for p in self.model.parameters()]
+        return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
+
+    def table_bytes(self) -> int:
+        """What those of its weights take that are looked up, not multiplied: the embeddings."""
+        tables = {m.weight for m in self.model.modules() if isinstance(m, nn.Embedding)}
+        return sum(table.numel() * table.element_size() for table in tables)
 
     def shared(self, prompt: Prompt) -> int:
         """Positions that a prompt begins with and that are computed once a batch, as things stand (`hidden`)."""
