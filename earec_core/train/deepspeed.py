@@ -114,9 +114,8 @@ class DeepSpeedEngine:
         os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
         import deepspeed
 
-        for handler in logging.getLogger("DeepSpeed").handlers:
-            if isinstance(handler, logging.StreamHandler):
-                handler.setStream(sys.stderr)
+        # Wherever it was imported first, its own handler writes to stdout.
+        logging.getLogger("DeepSpeed").handlers = [logging.StreamHandler(sys.stderr)]
         # Of its operations, which are compiled where they are first used, the plain ones of torch do.
         deepspeed.ops.__compatible_ops__ = {}
         engine, *_ = deepspeed.initialize(
@@ -131,7 +130,7 @@ class DeepSpeedEngine:
                     # It reads the weights below it itself, unseen.
                     for parameter in module.parameters():
                         deepspeed.zero.register_external_parameter(module, parameter)
-            _keep_whole(engine, (m.weight for m in model.modules() if isinstance(m, nn.Embedding)))
+            _keep_whole(engine, (module for module in model.modules() if isinstance(module, nn.Embedding)))
         self._optimizer.register_step_pre_hook(_hold)
         self._optimizer.register_step_post_hook(_let_go)
         return engine
@@ -181,12 +180,18 @@ def _forget_processes() -> None:
 
 
 def _keep_whole(engine: Any, tables: Iterable[Any]) -> None:
-    """Leave tables with every process: how often one is read depends on the samples, which are not the same."""
+    """Leave tables with every process, unseen by DeepSpeed, whose processes must call the same layers.
+
+    How often a table is read depends on the samples, which are not the same.
+    """
     for table in tables:
-        if not table.ds_persist:
-            table.ds_persist = True
-            engine.optimizer.persistent_parameters.append(table)
-            table.all_gather()
+        weight = table.weight
+        if not weight.ds_persist:
+            weight.ds_persist = True
+            engine.optimizer.persistent_parameters.append(weight)
+        weight.all_gather()
+        table._forward_pre_hooks.clear()
+        table._forward_hooks.clear()
 
 
 def _part(value: Tensor, parameter: Any) -> Tensor:
