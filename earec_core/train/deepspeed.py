@@ -189,6 +189,8 @@ def _keep_whole(engine: Any, tables: Iterable[Any]) -> None:
         if not weight.ds_persist:
             weight.ds_persist = True
             engine.optimizer.persistent_parameters.append(weight)
+        # So no layer that shares it, as a tied head does, divides it again when it is done.
+        weight.is_external_param = True
         weight.all_gather()
         table._forward_pre_hooks.clear()
         table._forward_hooks.clear()

@@ -91,25 +91,30 @@ def test_an_engine_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -
 
 
 class Small(nn.Module):
-    """Frozen layers in bfloat16, and trained ones in two groups, some with an odd number of parameters."""
+    """What an aligned LLM has: frozen layers in bfloat16, a table with a tied head, an adapter that is one step."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
+        self.table = nn.Embedding(7, 6).requires_grad_(False)
         self.frozen = nn.Linear(6, 6).bfloat16().requires_grad_(False)
-        self.a, self.b = nn.Linear(6, 3, bias=False), nn.Linear(3, 6)
+        a, b = nn.Linear(6, 3, bias=False), nn.Linear(3, 6)
+        self.adapter = nn.Sequential(a, b)
+        self.adapter.forward = lambda h: F.linear(F.linear(h, a.weight), b.weight, b.bias)
         self.first = nn.Linear(5, 6)
+        self.head = nn.Linear(6, 7, bias=False)
+        self.head.weight = self.table.weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.first(x)
-        y: torch.Tensor = self.frozen(h.bfloat16()).float() + self.b(self.a(h))
-        return y.square().sum()
+        h = self.first(x) + self.table(torch.arange(len(x)))
+        y: torch.Tensor = self.frozen(h.bfloat16()).float() + self.adapter(h)
+        return self.head(y).square().sum()
 
 
 def _trained(make: MakeEngine, steps: Sequence[int], known: Known | None = None) -> Known:
     """Parameters and AdamW's state after these steps, of two parts each; the first two steps hold a group."""
     model = Small()
-    held_ones = [*model.a.parameters(), *model.b.parameters()]
+    held_ones = list(model.adapter.parameters())
     optimizer = torch.optim.AdamW([{"params": held_ones, "lr": 0.0}, {"params": model.first.parameters()}])
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for name, (value, state) in (known or {}).items():
