@@ -123,6 +123,25 @@ class AlignConfig(Section):
     pairs_temperature: float = Field(0.2, gt=0, description="Divides the cosine of a pair's vectors.")
 
 
+class EngineConfig(Section):
+    """What runs a training, and how it is spread over processes; what comes out does not depend on it."""
+
+    name: Literal["torch", "deepspeed"] = Field(
+        "torch", description="torch: DistributedDataParallel; deepspeed: ZeRO."
+    )
+    stage: Literal[1, 2, 3] | None = Field(
+        None,
+        description="What ZeRO divides among the processes: 1 the optimizer, 2 gradients too, 3 all weights too. "
+        "None: as the file says, else 2.",
+    )
+    offload: Literal["nothing", "optimizer", "all"] | None = Field(
+        None,
+        description="What ZeRO keeps on the processor's side: the optimizer, or at stage 3 all weights too. "
+        "None: as the file says, else nothing.",
+    )
+    file: str = Field("", description="A DeepSpeed configuration (JSON) with further settings of ZeRO.")
+
+
 class ExplainConfig(Section):
     """Generation of anchors."""
 
@@ -226,6 +245,7 @@ class RunConfig(Section):
     prompt: PromptConfig = PromptConfig()
     lora: LoraSettings = LoraSettings()
     align: AlignConfig = AlignConfig()
+    engine: EngineConfig = EngineConfig()
     explain: ExplainConfig = ExplainConfig()
     encode: EncodeConfig = EncodeConfig()
     search: SearchConfig = SearchConfig()

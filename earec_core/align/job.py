@@ -23,6 +23,7 @@ from earec_core.aligned.stored import check_base, load_projector, plugin_record
 from earec_core.artifacts import (
     AdapterManifest,
     DataRecord,
+    EngineRecord,
     ModalityRecord,
     Shapes,
     Stored,
@@ -37,6 +38,7 @@ from earec_core.llm.backbone import Backbone
 from earec_core.llm.lora import TrainableLora
 from earec_core.llm.peft_adapter import CONFIG, WEIGHTS
 from earec_core.train.checkpoint import not_finite
+from earec_core.train.engine import MakeEngine, TorchEngine, engine_of
 from earec_core.train.processes import Processes
 from earec_core.workspace import Run, Workspace
 
@@ -61,6 +63,7 @@ def open_job(
     """
     # Before the backbone is loaded, which may take minutes.
     plugin_record(modality)
+    engine = engine_of(config.engine)
     settings, parent = config.modalities.get(modality, {}), None
     if continue_from:
         parent = open_as(workspace.registry, continue_from, AdapterManifest)
@@ -84,7 +87,7 @@ def open_job(
             "align.pairs compares the items of a batch, which several processes do not have together.",
             "Train in one process, or leave align.pairs at 0.",
         )
-    return Job(workspace, catalog, modality, config, model, parent, processes)
+    return Job(workspace, catalog, modality, config, model, parent, processes, engine)
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Job:
     model: AlignedModel
     parent: Stored[AdapterManifest] | None
     processes: Processes
+    engine: MakeEngine
 
     @property
     def inputs(self) -> ModalityInputs:
@@ -212,6 +216,7 @@ class Job:
                     run.checkpoint if run else Path(),
                     run.step if run and self.processes.first else lambda *_: None,
                     seed=config.run.seed,
+                    engine=self.engine if run else TorchEngine,
                     processes=self.processes,
                     **self._contrast(train),
                 ),
@@ -284,6 +289,7 @@ class Job:
             steps=progress.step,
             kept_step=progress.best_step,
             items=counts,
+            engines=tuple(EngineRecord(**engine) for engine in progress.engines),
         )
         return AdapterManifest(
             modality=self.modality,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,12 +18,11 @@ from earec_core.align.train import Trainer
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import Sample
 from earec_core.metrics.lengths import Lengths
+from earec_core.train.memory import Sizes, held
 from earec_core.types import Slot
 
 _SECONDS = 10.0
 """Of calibration, at least one step."""
-_STATES = 16
-"""Bytes of a trained parameter: itself, its gradient, and Adam's two moments, in float32."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,10 @@ class Plan:
         positions: that the steps compute, padding included.
         padding: the part of them that is padding.
         teraflops: 10^12 operations of the layers that LoRA adapts, forward and back; attention is left out.
-        gibibytes: by what needs them: weights, the adapter with its optimizer, and what a batch keeps for the way
-            back.
+        gibibytes: of a process, on its device, by what needs them: weights, the adapter with its optimizer, what is
+            exchanged with other processes, and what a batch keeps for the way back.
+        host_gibibytes: of a process, on the processor's side beside that.
+        processes: that train together.
         positions_per_s: as measured on this machine.
         minutes: of the steps, and of the validations without their texts.
     """
@@ -53,6 +55,8 @@ class Plan:
     padding: float
     teraflops: float
     gibibytes: Mapping[str, float]
+    host_gibibytes: Mapping[str, float]
+    processes: int
     positions_per_s: float
     minutes: Mapping[str, float]
 
@@ -65,7 +69,8 @@ class Plan:
         left_out = {reason: n for reason, n in self.items.items() if reason not in ("train", "valid") and n}
         s, a = self.samples, self.anchors
         said = ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in left_out.items())
-        held = ", ".join(f"{name} {size:.2f}" for name, size in self.gibibytes.items())
+        speed = round(self.positions_per_s)
+        of_each = f" of each of {self.processes} processes" if self.processes > 1 else ""
         return [
             f"items: {self.items['train']} to train on, {self.items['valid']} to validate on"
             + (f"; {said}" if said else ""),
@@ -74,18 +79,25 @@ class Plan:
             f"positions with loss: {a.least} to {a.most}, median {a.median}",
             f"steps: {self.steps} at most; {self.positions:,} positions, {self.padding:.1%} of them padding",
             f"arithmetic: {self.teraflops:.2f} TFLOP",
-            f"memory: {sum(self.gibibytes.values()):.2f} GiB ({held})",
-            f"time: {sum(self.minutes.values()):.1f} minutes at {self.positions_per_s:.0f} positions a second "
+            f"memory{of_each}: {_said(self.gibibytes)}; on the processor's side {_said(self.host_gibibytes)}",
+            f"time in one process: {sum(self.minutes.values()):.1f} minutes at {speed} positions a second "
             f"(steps {self.minutes['steps']:.1f}, validations {self.minutes['validations']:.1f} and their texts)",
         ]
 
 
-def plan(job: Job, train: Sequence[Sample], valid: Sequence[Sample], items: Mapping[str, int]) -> Plan:
+def plan(
+    job: Job,
+    train: Sequence[Sample],
+    valid: Sequence[Sample],
+    items: Mapping[str, int],
+    processes: int = 1,
+) -> Plan:
     """What an alignment would do and cost, steps of it timed for about ten seconds; no parameter is changed.
 
     Args:
         job: not begun.
         train, valid, items: its `samples()`.
+        processes: that would train together; the trying is done in this one.
     """
     config, backbone = job.config.align, job.model.backbone
     multiplied, weights = backbone.multiplied(), backbone.weight_bytes()
@@ -98,6 +110,9 @@ def plan(job: Job, train: Sequence[Sample], valid: Sequence[Sample], items: Mapp
         useful = sum(_useful(part, shared) for batch in epoch for part in batch)
         rate, kept = _calibrated(trainer, epoch, computed)
         trained = sum(parameter.numel() for parameter in trainer.parameters.values())
+    width = backbone.word_embedding.weight.element_size()
+    sizes = Sizes(weights, width, backbone.table_bytes(), trained, kept)
+    memory = held(sizes, job.config.engine, processes)
     positions = round(float(np.mean(computed)) * trainer.steps)
     validated = sum(sample.length - shared for sample in valid[: config.eval_items])
     validations = 1 + math.ceil(trainer.steps / config.eval_every)
@@ -111,11 +126,9 @@ def plan(job: Job, train: Sequence[Sample], valid: Sequence[Sample], items: Mapp
         padding=1 - useful / sum(computed),
         # Forward, and back to the inputs: weights are frozen.
         teraflops=(6.0 if config.gradient_checkpointing else 4.0) * multiplied * positions / 1e12,
-        gibibytes={
-            "weights": weights / 2**30,
-            "adapter and optimizer": _STATES * trained / 2**30,
-            "a batch": kept / 2**30,
-        },
+        gibibytes={name: size / 2**30 for name, size in memory.device.items() if size},
+        host_gibibytes={name: size / 2**30 for name, size in memory.host.items()},
+        processes=processes,
         positions_per_s=rate,
         # Without the way back a pass takes about half as long.
         minutes={"steps": positions / rate / 60, "validations": validations * validated / rate / 2 / 60},
@@ -168,19 +181,27 @@ def _calibrated(
 
 def _kept(trainer: Trainer, part: Sequence[Sample]) -> int:
     """Bytes that a pass keeps for the way back, parameters left out."""
-    own = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
+    with weighed(trainer.model.parameters()) as kept:
+        losses = trainer.model(part, trainer.contrast and trainer.contrast.loss)
+    losses.sum().backward()
+    return kept()
+
+
+@contextmanager
+def weighed(own: Iterable[Tensor]) -> Iterator[Callable[[], int]]:
+    """Gives what says how many bytes the passes within it keep for the way back, but for those of `own`."""
+    parameters = {tensor.untyped_storage()._cdata for tensor in own}
     kept: dict[int, int] = {}
 
     def weigh(tensor: Tensor) -> Tensor:
+        # By its place in memory a storage on the meta device would not be told from others.
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in parameters:
+            kept[storage._cdata] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
-        losses = trainer.model(part, trainer.contrast and trainer.contrast.loss)
-    losses.sum().backward()
-    return sum(kept.values())
+        yield lambda: sum(kept.values())
 
 
 def _positions(part: Sequence[Sample], shared: int) -> int:
@@ -191,3 +212,10 @@ def _positions(part: Sequence[Sample], shared: int) -> int:
 def _useful(part: Sequence[Sample], shared: int) -> int:
     """Those of them that are no padding."""
     return shared + sum(sample.length - shared - 1 for sample in part)
+
+
+def _said(gibibytes: Mapping[str, float]) -> str:
+    """Sizes in words."""
+    return (
+        f"{sum(gibibytes.values()):.2f} GiB ({', '.join(f'{n} {size:.2f}' for n, size in gibibytes.items())})"
+    )

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from earec_core.config import AlignConfig
 from earec_core.errors import EarecError
 from earec_core.metrics.rouge import rouge_l
 from earec_core.train import checkpoint, schedule
-from earec_core.train.engine import Engine, TorchEngine
+from earec_core.train.engine import MakeEngine, TorchEngine
 from earec_core.train.processes import Processes
 from earec_core.types import Show
 
@@ -45,6 +46,7 @@ class Progress:
         best: lowest validation loss; `best_step` is where.
         stale: validations since the best.
         history: one point a step or validation, in order.
+        engines: what ran it, in order, as `EngineRecord`.
         finished: nothing is left to do.
     """
 
@@ -56,6 +58,7 @@ class Progress:
     best_step: int = 0
     stale: int = 0
     history: list[Point] = field(default_factory=list)
+    engines: list[dict[str, Any]] = field(default_factory=list)
     finished: bool = False
 
 
@@ -72,7 +75,7 @@ class Trainer:
         contrast: the second loss, with `config.pairs` its weight; None: Eq. 3 alone.
         alike: a vector of each training sample's input, for the contrast's batches.
         seed: of the order of samples and of dropout.
-        engine: makes what runs the steps, from the optimizer, the largest gradient norm and the processes.
+        engine: makes what runs the steps.
         processes: that train together, this one among them.
     """
 
@@ -89,7 +92,7 @@ class Trainer:
         contrast: Contrast | None = None,
         alike: Float[np.ndarray, "n d"] | None = None,
         seed: int = 0,
-        engine: Callable[[torch.optim.Optimizer, float, Processes], Engine] = TorchEngine,
+        engine: MakeEngine = TorchEngine,
         processes: Processes | None = None,
     ) -> None:
         self.model = model
@@ -112,7 +115,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
         self.processes = processes or Processes()
         self.engine = engine(self.optimizer, config.clip, self.processes)
-        self.loss = self.engine.wrap(model)
+        self.loss: nn.Module = model
         # With companions beside them, half as many samples of its own are in a batch.
         per_epoch = math.ceil(
             len(train) / (config.batch_size if contrast is None else max(1, config.batch_size // 2))
@@ -139,6 +142,22 @@ class Trainer:
                 f"Process {self.processes.rank} goes on at step {state.step}, the first process at another.",
                 "Let all processes see the same EAREC_HOME.",
             )
+        own = self.engine.record.model_dump()
+        if state.engines[-1:] != [own]:
+            state.engines.append(own)
+        self.model.backbone.alike = self.engine.in_step
+        try:
+            with self.engine.around(self.model, self.parameters.values()) as self.loss:
+                self._train(show)
+        finally:
+            self.model.backbone.alike = False
+        self.loss = self.model.eval()
+        for name, tensor in self.best.items():
+            self.parameters[name].data.copy_(tensor)
+        return state
+
+    def _train(self, show: Show) -> None:
+        state = self.progress
         if not state.history:
             self._validate()
             self._save()
@@ -162,10 +181,6 @@ class Trainer:
                 state.finished |= state.stale >= self.config.patience
             if state.finished or state.step % self.config.checkpoint_every == 0:
                 self._save()
-        self.model.eval()
-        for name, tensor in self.best.items():
-            self.parameters[name].data.copy_(tensor)
-        return state
 
     def _batches(self) -> Iterator[list[Sample]]:
         state = self.progress
@@ -231,12 +246,13 @@ class Trainer:
     def gradients(self, batch: Sequence[Sample]) -> tuple[float, float]:
         """Add a batch's gradients up, part by part; its loss and that of its pairs."""
         config, size, mine = self.config, self.processes.size, list(self.parts_of(batch))
-        counted = bool(mine)
-        # Who has no sample takes part in the exchange of gradients with one that does not count.
-        mine = mine or [batch[:1]]
+        passes = self.processes.most(len(mine)) if self.engine.in_step else max(1, len(mine))
         total, loss, pairs = sum(len(sample.response) for sample in batch), 0.0, 0.0
-        for number, samples in enumerate(mine, 1):
-            with nullcontext() if number == len(mine) else self.engine.no_sync():
+        for number in range(passes):
+            # Who has fewer parts, or none, takes part in what all do together with one that does not count.
+            counted = number < len(mine)
+            samples = mine[number] if counted else batch[:1]
+            with nullcontext() if number == passes - 1 else self.engine.no_sync():
                 losses = self.loss(samples, self.contrast and self.contrast.loss)
                 part = losses / total if self.contrast is None else losses[0] / total
                 whole = part
@@ -255,7 +271,8 @@ class Trainer:
         if not self.valid_loss_samples:
             self._keep_best(0.0)
             return
-        point = self.processes.broadcast(self._validation() if self.processes.first else {})
+        takes_part = self.processes.first or self.engine.in_step
+        point = self.processes.broadcast(self._validation() if takes_part else {})
         self._record(point)
         self._keep_best(point["valid_loss"])
 
@@ -277,7 +294,9 @@ class Trainer:
         state = self.progress
         if loss < state.best or not self.valid_loss_samples:
             state.best, state.best_step, state.stale = loss, state.step, 0
-            self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
+            self.best = {
+                name: self.engine.value(p).to("cpu", copy=True) for name, p in self.parameters.items()
+            }
         else:
             state.stale += 1
 
@@ -286,6 +305,11 @@ class Trainer:
         self.observe(self.progress.step, point)
 
     def _save(self) -> None:
-        if not self.processes.first:
-            return
-        checkpoint.save(self.file, self.parameters, self.optimizer, asdict(self.progress), self.best)
+        values: dict[str, Tensor] = {}
+        states: dict[str, dict[str, Tensor]] = {}
+        for name, parameter in self.parameters.items():
+            value, state = self.engine.value(parameter), self.engine.state(parameter)
+            if self.processes.first:
+                values[name], states[name] = value.cpu(), {key: tensor.cpu() for key, tensor in state.items()}
+        if self.processes.first:
+            checkpoint.save(self.file, values, states, asdict(self.progress), self.best)

@@ -1,6 +1,6 @@
 """Stored artifacts, one module a kind: the manifest as a frozen model, how to open it, how to save it."""
 
-from earec_core.artifacts.adapter import AdapterManifest, TrainingRecord
+from earec_core.artifacts.adapter import AdapterManifest, EngineRecord, TrainingRecord
 from earec_core.artifacts.base import (
     BaseRecord,
     ChatRecord,
@@ -26,6 +26,7 @@ __all__ = [
     "CompositeManifest",
     "DataRecord",
     "EmbeddingsManifest",
+    "EngineRecord",
     "FitRecord",
     "ItemVectors",
     "Manifest",

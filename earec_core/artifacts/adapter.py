@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -20,6 +20,20 @@ from earec_core.artifacts.base import (
 from earec_core.config import LoraSettings, PromptConfig
 
 
+class EngineRecord(Record):
+    """What ran a training; what came out does not depend on it but for rounding.
+
+    Attributes:
+        name: `torch`, or `deepspeed`.
+        processes: that trained together.
+        settings: of the engine, as it ran with them.
+    """
+
+    name: str
+    processes: int
+    settings: Mapping[str, Any] = {}
+
+
 class TrainingRecord(Record):
     """How an adapter was trained.
 
@@ -28,6 +42,8 @@ class TrainingRecord(Record):
         data: the catalog.
         steps, kept_step: optimizer steps done, and the one whose parameters are stored.
         items: items trained and validated on, and those left out, by reason.
+        engines: what ran it, in order: several where it was gone on with otherwise; none was written down before
+            there was a choice.
     """
 
     config: Digest
@@ -36,6 +52,7 @@ class TrainingRecord(Record):
     steps: int
     kept_step: int
     items: Mapping[str, int]
+    engines: tuple[EngineRecord, ...] = ()
 
 
 class AdapterManifest(Manifest):

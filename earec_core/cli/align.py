@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from earec_core.cli.options import PathType, Session, config_options, json_option, session_options
 from earec_core.cli.output import out
 from earec_core.config import RunConfig
+from earec_core.errors import UsageError
 
 if TYPE_CHECKING:
     from earec_core.align.job import Job
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
     metavar="N",
     help="Print N training samples as the LLM reads them; no training.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Train in so many, each with a GPU if there are any.",
+)
+@click.option("--engine", type=click.Choice(["torch", "deepspeed"]), help="What trains.  [default: torch]")
 @config_options("preset", "backbone")
 @session_options
 @json_option
@@ -46,10 +54,12 @@ def command(
     continue_from: str | None,
     plan: bool,
     show_samples: int | None,
+    processes: int | None,
+    engine: Literal["torch", "deepspeed"] | None,
     config: RunConfig,
     session: Session,
     as_json: bool,
-) -> None:
+) -> int | None:
     """Fine-tune an adapter and a projector until the LLM says an item's anchor when shown one modality of it.
 
     Of several datasets each has a part of size^(1/T) in an epoch (align.catalog_temperature), and the adapter is
@@ -61,8 +71,15 @@ def command(
     from earec_core.catalog import Catalog
     from earec_core.catalog.joining import join_once
     from earec_core.modality import Modality, PluginConfig
-    from earec_core.train.processes import is_first
+    from earec_core.train.engine import engine_of
+    from earec_core.train.processes import is_first, launch
 
+    if engine:
+        config = config.model_copy(update={"engine": config.engine.model_copy(update={"name": engine})})
+    engine_of(config.engine)
+    ahead = plan or show_samples is not None
+    if _are_to_start(processes) and not ahead:
+        return launch(processes or 1, click.get_current_context().meta["earec.arguments"])
     # Before the backbone is loaded, which may take minutes.
     plugin = plugins.get(modality)
     plugins.part(plugin, "config", PluginConfig)
@@ -71,13 +88,13 @@ def command(
     with session(f"align {modality}") as workspace:
         several = len(catalogs) > 1
         catalog = join_once(catalogs, workspace.home / "cache" / "joined") if several else catalogs[0]
-        if plan or show_samples:
+        if ahead:
             job = open_job(workspace, catalog, modality, config, continue_from=continue_from)
-            _look_ahead(job, show_samples or 0, plan, as_json)
-            return
+            _look_ahead(job, show_samples or 0, (processes or 1) if plan else 0, as_json)
+            return None
         aligned = align(workspace, catalog, modality, config, name=name, continue_from=continue_from)
     if not is_first():
-        return
+        return None
     if not as_json:
         for metric, value in sorted(aligned.metrics.items()):
             out.note(f"{metric}: {value:.4f}")
@@ -90,10 +107,28 @@ def command(
         "minutes": round(aligned.minutes, 2),
     }
     out.result(aligned.id, made, as_json)
+    return None
 
 
-def _look_ahead(job: Job, number: int, costs: bool, as_json: bool) -> None:
-    """Write so many samples of an alignment, and what it would cost; nothing is trained."""
+def _are_to_start(processes: int | None) -> bool:
+    """Whether so many processes are asked for that no launcher has started.
+
+    Raises:
+        UsageError: one has started another number.
+    """
+    from earec_core.train.processes import started
+
+    there = started()
+    if processes and there is not None and there != processes:
+        raise UsageError(
+            f"--processes is {processes}, but the launcher has started {there}.",
+            "Leave --processes out.",
+        )
+    return processes is not None and processes > 1 and there is None
+
+
+def _look_ahead(job: Job, number: int, processes: int, as_json: bool) -> None:
+    """Write so many samples of an alignment, and what it would cost in so many processes; nothing is trained."""
     from earec_core.align import plan, shown
 
     train, valid, items = job.samples()
@@ -102,8 +137,8 @@ def _look_ahead(job: Job, number: int, costs: bool, as_json: bool) -> None:
     if number:
         facts["samples"] = shown(job.model, train[:number])
         lines += [line for sample in facts["samples"] for line in _said(sample)]
-    if costs:
-        planned = plan(job, train, valid, items)
+    if processes:
+        planned = plan(job, train, valid, items, processes)
         facts["plan"] = planned.facts()
         lines += planned.lines()
     out.facts(lines, facts, as_json)

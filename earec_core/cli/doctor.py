@@ -20,7 +20,7 @@ from earec_core.workspace import default_home, default_registry
 from earec_registry import Registry
 
 _LIBRARIES = ("torch", "transformers", "peft", "polars", "faiss-cpu")
-_OPTIONAL = {"tensorboard": "pip install 'earec[tensorboard]'"}
+_OPTIONAL = {"tensorboard": "pip install 'earec[tensorboard]'", "deepspeed": "pip install 'earec[deepspeed]'"}
 _LEAST_GIB = 5
 Row = dict[str, str | None]
 
@@ -88,8 +88,9 @@ def _device() -> Iterator[Row]:
 
 
 def _engines() -> Iterator[Row]:
-    # The only one that trains here.
-    yield _row("engine torch", f"{_version('torch')}, one process")
+    yield _row("engine torch", f"{_version('torch')}, one process or several")
+    if version := _version("deepspeed"):
+        yield _row("engine deepspeed", f"{version}, ZeRO 1 to 3, one process or several")
 
 
 def _plugins() -> Iterator[Row]:

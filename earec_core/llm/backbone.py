@@ -111,6 +111,8 @@ class Backbone:
         checkpointing: whether a pass with gradient keeps each block's input alone and computes the rest again on
             the way back; no prefix is shared then.
         abilities: what its architecture can do.
+        alike: one row alone, too, goes on from a prefix computed before it, so that every pass takes the same way,
+            as processes must that train in step.
     """
 
     def __init__(self, model: Any, tokenizer: Any, info: BaseRecord, dtype: torch.dtype) -> None:
@@ -125,6 +127,7 @@ class Backbone:
         self.adapter: Adapter | None = None
         self.abilities = Abilities()
         self.checkpointing = False
+        self.alike = False
 
     @classmethod
     def load(cls, config: BackboneConfig, workspace: Workspace | None = None) -> Backbone:
@@ -258,15 +261,16 @@ class Backbone:
         use_cache: bool = False,
     ) -> Any:
         """What the LLM without its head gives for the bodies, or for whole rows where no prefix is shared."""
-        share = self.abilities.shares_prefix if share_prefix is None else share_prefix
-        checkpointing = self.checkpointing and torch.is_grad_enabled()
         b, s, d = batch.body.shape
         p = len(batch.prefix)
+        share = self.abilities.shares_prefix if share_prefix is None else share_prefix
+        checkpointing = self.checkpointing and torch.is_grad_enabled()
+        whole = checkpointing or bool(self.adapter and self.adapter.random) or (b == 1 and not self.alike)
         body = batch.body.to(self.word_embedding.weight.dtype)
         with self.autocast():
             prefix = self.embed(batch.prefix).to(body.dtype)
             cached: dict[str, Any] = {"use_cache": use_cache}
-            if p and b > 1 and share and not checkpointing and not (self.adapter and self.adapter.random):
+            if p and share and not whole:
                 cache = self._inner(inputs_embeds=prefix[None], use_cache=True).past_key_values
                 cache.batch_repeat_interleave(b)
                 body = body.clone()  # some architectures scale what they are given in place
@@ -386,10 +390,13 @@ class Backbone:
 
     def weight_bytes(self) -> int:
         """What its weights take, those that are shared once."""
-        sizes = {
-            p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self.model.parameters()
-        }
-        return sum(sizes.values())
+        storages = [p.untyped_storage() for p in self.model.parameters()]
+        return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
+
+    def table_bytes(self) -> int:
+        """What those of its weights take that are looked up, not multiplied: the embeddings."""
+        tables = {m.weight for m in self.model.modules() if isinstance(m, nn.Embedding)}
+        return sum(table.numel() * table.element_size() for table in tables)
 
     def shared(self, prompt: Prompt) -> int:
         """Positions that a prompt begins with and that are computed once a batch, as things stand (`hidden`)."""

@@ -48,7 +48,9 @@ class LoraLinear:
 
     def __call__(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_out"]:
         kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        # The meta device, where shapes alone are worked out, has no autocast.
+        lower = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if lower else x.dtype
         cast = self._casts(x, dtype)
         y: Tensor = _Product.apply(x, cast, self._base.weight, self._base.bias, self._a, self._b, self._scale)  # type: ignore[no-untyped-call]
         return y

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,7 +165,9 @@ def _convert(gguf: Path, out: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None  # type: ignore[assignment]
-    model.save_pretrained(out)
+    # transformers looks for DeepSpeed here, which logs to stdout where it is first imported.
+    with redirect_stdout(sys.stderr):
+        model.save_pretrained(out)
     AutoTokenizer.from_pretrained(**at).save_pretrained(out)
 
 

@@ -81,7 +81,8 @@ def train(
             state.best, state.best_epoch = stats.ndcg10, state.epoch
             best = {name: p.detach().clone() for name, p in parameters.items()}
         if checkpoint is not None:
-            checkpoints.save(checkpoint, parameters, optimizer, asdict(state), best)
+            states = {name: optimizer.state[p] for name, p in parameters.items() if p in optimizer.state}
+            checkpoints.save(checkpoint, parameters, states, asdict(state), best)
         progress(stats)
     for name, tensor in best.items():
         parameters[name].data.copy_(tensor)

@@ -5,6 +5,8 @@ Importing this package imports neither torch nor pytest.
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +54,9 @@ def tiny_backbone(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int 
                 tie_word_embeddings=True,
             )
         )
-    model.save_pretrained(folder)
+    # transformers looks for DeepSpeed here, which logs to stdout where it is first imported.
+    with redirect_stdout(sys.stderr):
+        model.save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
 

@@ -18,21 +18,23 @@ from earec_core.files import replacing
 
 def save(
     file: Path,
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, Tensor],
+    states: Mapping[str, Mapping[str, Tensor]],
     progress: Mapping[str, Any],
     best: Mapping[str, Tensor],
 ) -> None:
     """Write everything that a resumed run needs.
+
+    Args:
+        states: the optimizer's, by the parameters' names.
 
     Raises:
         EarecError: some of it is not finite; the file is as it was.
     """
     tensors = {f"now/{name}": parameter.detach() for name, parameter in parameters.items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
-    for name, parameter in parameters.items():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
+    for name, state in states.items():
+        tensors |= {f"optimizer/{name}/{key}": tensor for key, tensor in state.items()}
     unusable = not_finite(tensors)
     if unusable:
         raise EarecError(
@@ -52,7 +54,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 def load(
     file: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """Restore parameters and optimizer in place; None where there is no checkpoint.
+    """Restore parameters and optimizer in place, and give progress and best parameters; None without a checkpoint.
 
     Raises:
         IntegrityError: the file is damaged, of another run, or holds what is not finite.
@@ -75,8 +77,7 @@ def load(
         raise IntegrityError(
             f"The checkpoint {file} cannot be read: {error}.", "Delete it to start this training again."
         ) from error
-    best = _below("best/", tensors)
-    return progress, {name: tensor.to(parameters[name].device) for name, tensor in best.items()}
+    return progress, _below("best/", tensors)
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -83,6 +83,21 @@ def test_a_plan_is_what_the_alignment_then_does(
     }
 
 
+def test_a_plan_says_what_each_of_several_processes_holds(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = _asked(in_home, capsys, "--plan")["plan"]
+    four = _asked(in_home, capsys, "--plan", "--processes", "4", "--engine", "deepspeed", engine__stage=3)[
+        "plan"
+    ]
+    assert (one["processes"], four["processes"]) == (1, 4)
+    llm = AutoModelForCausalLM.from_pretrained(in_home.llm)
+    table = llm.get_input_embeddings().weight.nbytes / 2**30
+    assert four["gibibytes"]["weights"] == pytest.approx(one["gibibytes"]["weights"] / 4 + table)
+    assert four["gibibytes"]["a batch"] == one["gibibytes"]["a batch"]
+    assert four["gibibytes"]["adapter and optimizer"] < one["gibibytes"]["adapter and optimizer"] / 2
+
+
 def test_positions_and_padding_are_those_of_the_batches(
     in_home: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -211,8 +212,9 @@ def test_a_distributed_wrapper_gives_the_same_loss_and_gradients(
 class Wrapping(TorchEngine):
     """An engine that trains through a distributed wrapper."""
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        return DistributedDataParallel(model)
+    @contextmanager
+    def around(self, model: nn.Module, parameters: Collection[nn.Parameter]) -> Iterator[nn.Module]:
+        yield DistributedDataParallel(model)
 
 
 def test_a_training_does_not_depend_on_the_engine(tiny_llm: Path, one_process: None, tmp_path: Path) -> None:

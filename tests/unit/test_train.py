@@ -48,8 +48,6 @@ def test_an_engines_step_clips_over_all_and_moves_what_is_not_held() -> None:
     """Against SGD by hand: the norm counts the held parameter's gradient, which then moves nothing."""
     free, held = nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.tensor([3.0]))
     engine: Engine = TorchEngine(torch.optim.SGD([free, held], lr=0.1), 1.0)
-    module = nn.Module()
-    assert engine.wrap(module) is module
     for _ in range(2):  # two parts of one batch
         engine.backward((torch.tensor([1.5, 2.0]) * free).sum() + 6 * held.sum())
     norm = (3.0**2 + 4.0**2 + 12.0**2) ** 0.5
@@ -72,13 +70,13 @@ def test_a_checkpoint_holds_finite_numbers_or_stays_as_it_was(
     optimizer = torch.optim.Adam([weight])
     weight.grad = torch.ones(3)
     optimizer.step()
-    best = {"weight": torch.ones(3)}
-    checkpoint.save(file, {"weight": weight}, optimizer, {"step": 1}, best)
+    best, states = {"weight": torch.ones(3)}, {"weight": optimizer.state[weight]}
+    checkpoint.save(file, {"weight": weight}, states, {"step": 1}, best)
     before = file.read_bytes()
     spoilt = {"now": weight.data, "best": best["weight"], "optimizer": optimizer.state[weight]["exp_avg"]}
     spoilt[where][1] = value
     with pytest.raises(EarecError, match=rf"{where}/weight\S* holds NaN or infinity after step 2"):
-        checkpoint.save(file, {"weight": weight}, optimizer, {"step": 2}, best)
+        checkpoint.save(file, {"weight": weight}, states, {"step": 2}, best)
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
     # One that an earlier version wrote is not gone on from, and nothing is restored of it.
