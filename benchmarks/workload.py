@@ -9,10 +9,11 @@ import argparse
 import json
 import math
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -215,7 +216,8 @@ def run(
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as folder:
+    # Libraries that log to stdout where they are imported (DeepSpeed) do not get between the figures.
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         figures = measure(options, Path(folder))
     if options.json:
         print(json.dumps(figures))

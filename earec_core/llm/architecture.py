@@ -54,7 +54,11 @@ def tried(backbone: Backbone) -> Abilities:
         shares_prefix = _agree(backbone, ids, expected, share_prefix=True)
     if not _agree(backbone, ids, expected, share_prefix=False):
         raise _refusal(backbone, _reason(backbone, ids, plain))
-    return Abilities(shares_prefix, _generates(backbone, ids))
+    for padding in ("behind", "before"):
+        backbone.abilities = Abilities(shares_prefix, padding)
+        if _generates(backbone, ids):
+            return backbone.abilities
+    return Abilities(shares_prefix, None)
 
 
 def _plain(backbone: Backbone, ids: Sequence[int]) -> Float[Tensor, "s v"]:

@@ -12,7 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -57,11 +58,11 @@ class Abilities:
 
     Attributes:
         shares_prefix: go on from a prefix that was computed once for all rows.
-        generates: go on from rows that were read, with padding between them and what is written.
+        generates: go on from rows that were read, padded behind (as all passes pad, the prefix shared) or before.
     """
 
     shares_prefix: bool = True
-    generates: bool = True
+    generates: Literal["behind", "before"] | None = "behind"
 
 
 class Adapter(ABC):
@@ -306,7 +307,7 @@ class Backbone:
     def generate(self, batch: Spliced, max_new_tokens: int) -> list[str]:
         """Greedy continuations of a batch of prompts, special tokens left out, whitespace stripped."""
         longest = len(batch.prefix) + int(batch.lengths.max()) + max_new_tokens
-        cached = self.abilities.generates and (self.window is None or longest <= self.window)
+        cached = self.abilities.generates is not None and (self.window is None or longest <= self.window)
         ids = (self.continued if cached else self.continuations)(batch, max_new_tokens)
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
@@ -323,31 +324,27 @@ class Backbone:
     ) -> Iterator[tuple[list[int], Float[Tensor, "n v"]]]:
         """Token by token the rows that have not ended, and the logits whose best goes on.
 
-        The shared prefix is read once and rows that end leave the batch. Padding stays where it is, between a
-        prompt and what is written, and nothing sees it.
+        Rows that end leave the batch where the cache is keys and values alone. Padding stays where it is, between a
+        prompt and what is written or before the prompt, and nothing sees it.
         """
-        read = self._read(batch, use_cache=True)
-        s, cache = batch.body.shape[1], read.past_key_values
-        rows, ends = torch.arange(len(batch.body), device=self.device), batch.lengths
-        seen = torch.arange(s, device=self.device) < ends[:, None]
-        seen = nn.functional.pad(seen, (len(batch.prefix), 0), value=True)
-        last = read.last_hidden_state[rows, ends - s - 1]
-        ends = ends + len(batch.prefix)
+        last, cache, seen = self._begun(batch)
+        rows, ends = torch.arange(len(batch.body), device=self.device), batch.lengths + len(batch.prefix)
+        going = torch.ones_like(rows, dtype=torch.bool)
         for position in range(max_new_tokens):
             logits = self.logits(last)
-            yield rows.tolist(), logits
+            yield rows[going].tolist(), logits[going]
             best = logits.argmax(-1)
-            going = (best != self.tokenizer.eos_token_id).nonzero().squeeze(1)
-            if position == max_new_tokens - 1 or not len(going):
+            going = going & (best != self.tokenizer.eos_token_id)
+            if position == max_new_tokens - 1 or not going.any():
                 return
-            if len(going) < len(rows):
-                cache.batch_select_indices(going)
-                rows, ends, seen, best = rows[going], ends[going], seen[going], best[going]
+            if self.abilities.generates == "behind" and not going.all():
+                cache.batch_select_indices(going.nonzero().squeeze(1))
+                rows, ends, seen, best, going = (t[going] for t in (rows, ends, seen, best, going))
             seen = nn.functional.pad(seen, (0, 1), value=True)
             with self.autocast():
                 last = self._inner(
                     inputs_embeds=self.word_embedding(best)[:, None],
-                    attention_mask=seen,
+                    attention_mask=seen.long(),
                     position_ids=(ends + position)[:, None],
                     past_key_values=cache,
                     use_cache=True,
@@ -375,6 +372,32 @@ class Backbone:
             for i, token in zip(going, best.tolist(), strict=True):
                 ids[i].append(token)
         return ids
+
+    def _begun(self, batch: Spliced) -> tuple[Float[Tensor, "b d"], Any, Bool[Tensor, "b t"]]:
+        """Prompts read: the state at each one's end, the cache, and which of its positions are no padding."""
+        lengths = batch.lengths
+        if self.abilities.generates == "behind":
+            read = self._read(batch, use_cache=True)
+            seen = torch.arange(batch.body.shape[1], device=self.device) < lengths[:, None]
+            rows, back = torch.arange(len(lengths), device=self.device), lengths - batch.body.shape[1] - 1
+            seen = nn.functional.pad(seen, (len(batch.prefix), 0), value=True)
+            return read.last_hidden_state[rows, back], read.past_key_values, seen
+        prefix, bodies = self.embed(batch.prefix), zip(batch.body, lengths.tolist(), strict=True)
+        pad = partial(pad_sequence, batch_first=True, padding_side="left")
+        body = pad([torch.cat([prefix, row[:n]]) for row, n in bodies]).to(self.word_embedding.weight.dtype)
+        owners = [
+            nn.functional.pad(row[:n], (len(prefix), 0), value=-1)
+            for row, n in zip(batch.owners, lengths.tolist(), strict=True)
+        ]
+        seen = torch.arange(body.shape[1], 0, -1, device=self.device) <= (lengths + len(prefix))[:, None]
+        with self.autocast(), self._routed(pad(owners, padding_value=-1), batch.modalities):
+            read = self._inner(
+                inputs_embeds=body,
+                attention_mask=seen.long(),
+                position_ids=(seen.cumsum(1) - 1).clamp_min(0),
+                use_cache=True,
+            )
+        return read.last_hidden_state[:, -1], read.past_key_values, seen
 
     def linear_modules(self) -> list[str]:
         """Names of the layers that LoRA adapts; see `earec_core.llm.layers`."""

@@ -244,6 +244,6 @@ def test_the_example_configurations_need_the_memory_that_their_page_says() -> No
         memory = held(of, engine, int(processes))
         figures = [*memory.device.values(), sum(memory.device.values()), sum(memory.host.values())]
         said = [float(cell.strip(" *")) for cell in cells.split("|")]
-        assert said == [pytest.approx(size / 2**30, abs=0.006) for size in figures]
+        assert said == [pytest.approx(size / 2**30, abs=0.02) for size in figures]
         # A tenth is left to what the model of memory leaves out.
         assert sum(memory.device.values()) < 0.9 * room[name] * 10**9
