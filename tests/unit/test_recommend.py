@@ -55,7 +55,7 @@ def test_ranks_follow_the_stated_rule() -> None:
     assert rank_of(scores, torch.arange(5)).tolist() == expected
 
 
-@pytest.mark.filterwarnings("ignore:unsafe cast")
+@pytest.mark.filterwarnings("ignore:.*unsafe cast")
 def test_metrics_equal_ranx() -> None:
     from ranx import Qrels, Run
     from ranx import evaluate as ranx_evaluate
