@@ -14,6 +14,7 @@ from earec_core.config import RunConfig
 from earec_core.errors import UsageError
 
 if TYPE_CHECKING:
+    from earec_core.align import Alignment
     from earec_core.align.job import Job
 
 
@@ -98,7 +99,13 @@ def command(
     if not as_json:
         for metric, value in sorted(aligned.metrics.items()):
             out.note(f"{metric}: {value:.4f}")
-    made = {
+    out.result(aligned.id, _facts(aligned), as_json)
+    return None
+
+
+def _facts(aligned: Alignment) -> dict[str, Any]:
+    """An alignment as JSON has it."""
+    return {
         "id": aligned.id,
         "name": aligned.name,
         "run": str(aligned.run),
@@ -106,8 +113,6 @@ def command(
         "items": aligned.counts,
         "minutes": round(aligned.minutes, 2),
     }
-    out.result(aligned.id, made, as_json)
-    return None
 
 
 def _are_to_start(processes: int | None) -> bool:

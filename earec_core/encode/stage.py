@@ -57,11 +57,8 @@ def encode(
     workspace.registry.check_name(name)
     windows = get_engine(engine, workers)
     job = opened(workspace, catalog, model, config, names=names, backbone=backbone)
-    inputs, stored = job.model.inputs, job.stored
-    sources = [source for one in inputs.values() for source in one.modality.sources()]
-    parents = (*([stored.id] if stored else []), *sources)
-    workspace.registry.require(*parents)
-    beside = {"model": stored.id if stored else None}
+    workspace.registry.require(*job.parents)
+    beside = {"model": job.stored.id if job.stored else None}
     run = model_run(workspace, "encode", catalog, job.model, config, beside).start()
     scratch = run.scratch()
     try:
@@ -75,11 +72,11 @@ def encode(
             why="encode",
             method=get_readout(config.encode.readout).method,
             layer=config.encode.layer,
-            modalities={m: one.resolved_config() for m, one in inputs.items()},
+            modalities={m: one.resolved_config() for m, one in job.model.inputs.items()},
             base=job.model.backbone.info,
             prompt=job.model.prompts.config,
             chat=job.model.prompts.chat,
-            parents=parents,
+            parents=job.parents,
             coverage=coverage.recorded(),
         )
     finally:

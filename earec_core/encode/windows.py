@@ -49,6 +49,12 @@ class Job:
     names: tuple[str, ...] | None
 
     @property
+    def parents(self) -> tuple[str, ...]:
+        """Ids of what the vectors are made from: the model, then what its encoders read."""
+        sources = [source for one in self.model.inputs.values() for source in one.modality.sources()]
+        return (*([self.stored.id] if self.stored else []), *sources)
+
+    @property
     def key(self) -> str:
         """Digest of what all of the vectors depend on, beside each item's prompt: model, arithmetic, readout."""
         modalities = {
