@@ -196,6 +196,12 @@ class RecommenderConfig(Section):
         description="Of the log of an item's share of the training interactions, what its score has more in "
         "training than when items are ranked. 0: Eq. 8; more lets items with few interactions come up.",
     )
+    negatives: int | None = Field(
+        None,
+        ge=1,
+        description="How many of the candidates, drawn anew for each batch, stand for all in training (a sampled "
+        "softmax); all by default.",
+    )
     table: str = Field(
         "mlp",
         description="How frozen vectors become items: linear, mlp, moe, a plugin's; with +ids a trained embedding "

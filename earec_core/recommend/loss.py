@@ -1,12 +1,14 @@
-"""Eq. 8: cross-entropy over the whole catalog, fused."""
+"""Eq. 8: cross-entropy over the whole catalog, fused; and an estimate of it from a sample."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 
 class FullSoftmax(torch.autograd.Function):
@@ -46,3 +48,28 @@ class FullSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         d_states, d_items = ctx.saved_tensors
         return d_states * grads[0], d_items * grads[0], None
+
+
+def sampled_softmax(
+    states: Float[Tensor, "m d"],
+    items: Float[Tensor, "k d"],
+    targets: Int[Tensor, " m"],
+    negatives: Int[Tensor, " c"],
+    population: int,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of every prediction's target, summed, where a uniform sample stands for its competitors.
+
+    A sampled competitor counts for `population` / c of them, so that the sum under the logarithm is in expectation
+    that of the whole softmax (Bengio & Senecal, 2003). A target does not compete with itself.
+
+    Args:
+        items: those that occur here.
+        targets: a row of `items` each.
+        negatives: rows of `items`, drawn without replacement.
+        population: how many items they were drawn from.
+    """
+    own = (states * items[targets]).sum(-1, keepdim=True)
+    others = states @ items[negatives].T + math.log(population / len(negatives))
+    others = others.masked_fill(negatives == targets[:, None], -torch.inf)
+    first = torch.zeros_like(targets)
+    return F.cross_entropy(torch.cat([own, others], dim=1), first, reduction="sum")

@@ -68,6 +68,12 @@ def test_a_table_is_its_formula_and_drops_while_training_alone(name: str, formul
     assert not torch.equal(table.train()(), table())
 
 
+@pytest.mark.parametrize("name", ["linear", "mlp", "moe", "mlp+ids"])
+def test_some_items_are_those_of_all(name: str) -> None:
+    table, rows = _table(name, _items(unseen=10)), torch.tensor([31, 2, 9, 31])
+    torch.testing.assert_close(table.some(rows), table()[rows])
+
+
 @pytest.mark.parametrize("name", ["linear", "mlp", "moe"])
 def test_with_ids_trained_items_have_their_own_and_others_their_vector_alone(name: str) -> None:
     items = _items(unseen=10)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from earec_core.recommend import MODELS, Retriever, TrainedRecommender, evaluate
 from earec_core.recommend.batches import epoch_batches
 from earec_core.recommend.dropout import Dropout
 from earec_core.recommend.index import build_index, write_index
-from earec_core.recommend.loss import FullSoftmax
+from earec_core.recommend.loss import FullSoftmax, sampled_softmax
 from earec_core.recommend.models.transformer import TransformerRecommender
 from earec_core.recommend.scaling import scaled
 from earec_core.recommend.tables import Items
@@ -175,6 +175,48 @@ def test_a_logit_adjustment_is_part_of_the_scores_in_training_alone(candidates: 
     )
     users = [torch.tensor([1, 4])]
     torch.testing.assert_close(adjusted.users(users, items), plain.users(users, items))
+
+
+def test_a_sampled_softmax_is_the_whole_one_in_expectation() -> None:
+    torch.manual_seed(0)
+    states, items = torch.randn(1, 4), torch.randn(7, 4)
+    target = torch.tensor([3])
+    whole = F.cross_entropy(states @ items.T, target).exp()
+    sampled = [
+        sampled_softmax(states, items, target, torch.tensor(drawn), 7).exp()
+        for drawn in combinations(range(7), 2)
+    ]
+    torch.testing.assert_close(torch.stack(sampled).mean(), whole)
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "earec"])
+@pytest.mark.parametrize("candidates", ["catalog", "trained"])
+def test_where_all_are_drawn_the_sampled_softmax_is_the_whole_one(kind: str, candidates: str) -> None:
+    changed = {"candidates": candidates, "logit_adjustment": 0.5, "table": "mlp+ids"}
+    items = Items(
+        torch.tensor([0, 2, 1, 2, 1, 0, 0, 3, 1, 1, 1, 0]), torch.randn(12, 6) if kind == "earec" else None
+    )
+    losses, gradients = [], []
+    for negatives in (None, 12):
+        torch.manual_seed(0)
+        config = SMALL.model_copy(update={**changed, "negatives": negatives})
+        model = MODELS[kind].build(config, items).eval()
+        loss, count = model.loss([np.array([1, 4, 2, 9]), np.array([7, 7, 1])])
+        loss.backward()
+        losses.append(loss)
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+        assert count == 5
+    torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
+def test_a_training_with_sampled_negatives_learns_and_resumes_to_the_same(tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"negatives": 4, "epochs": 4, "dropout": 0.1})
+    whole = train(SASREC, _split(), 12, config)
+    train(SASREC, _split(), 12, config.model_copy(update={"epochs": 2}), checkpoint=tmp_path / "c")
+    resumed = train(SASREC, _split(), 12, config, checkpoint=tmp_path / "c")
+    assert [e.loss for e in resumed.history] == pytest.approx([e.loss for e in whole.history], abs=1e-6)
+    assert whole.history[-1].loss < whole.history[0].loss
 
 
 def test_no_position_sees_a_later_one() -> None:

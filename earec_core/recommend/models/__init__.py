@@ -6,6 +6,7 @@ Another one is a row more, or installed: a plugin of the kind `RECOMMENDER`, an 
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -29,8 +30,10 @@ def _earec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
 def _competing(
     table: ItemTable, config: RecommenderConfig, counts: Int[Tensor, " n"]
 ) -> TransformerRecommender:
-    """The transformer, whose items compete in training as `candidates` and `logit_adjustment` say."""
-    candidates = counts.nonzero().squeeze(1) if config.candidates == "trained" else None
+    """The transformer, whose items compete in training as `candidates`, `negatives` and `logit_adjustment` say."""
+    competing = counts > 0 if config.candidates == "trained" else torch.ones_like(counts)
+    whole = config.candidates == "catalog" and config.negatives is None
+    candidates = None if whole else competing.nonzero().squeeze(1)
     # One that nobody chose counts as chosen once.
     prior = config.logit_adjustment * (counts.clamp(min=1) / counts.sum()).log()
     return TransformerRecommender(

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.batches import transitions
 from earec_core.recommend.dropout import Dropout
-from earec_core.recommend.loss import FullSoftmax
+from earec_core.recommend.loss import FullSoftmax, sampled_softmax
 from earec_core.recommend.models.base import Recommender
 from earec_core.recommend.tables import IdTable, ItemTable
 
@@ -66,7 +66,8 @@ class TransformerRecommender(Recommender):
     Args:
         table: the items, read and scored against.
         config: sizes and similarity.
-        candidates: rows of the items that compete in training, every target among them; default: all.
+        candidates: rows of the items that compete in training, every target among them; default: all, and none is
+            left to a sample (`config.negatives`).
         prior: what is added to each item's score in training (Menon et al., arXiv 2007.07314); default: nothing.
     """
 
@@ -104,16 +105,43 @@ class TransformerRecommender(Recommender):
     def loss(self, windows: Sequence[Int[np.ndarray, " _"]]) -> tuple[Float[Tensor, ""], int]:
         """Eq. 8 over the candidates, summed over every position of the windows but the last, and their number."""
         inputs, places, targets = transitions(windows, self.positions.device)
+        if self.config.negatives is not None and self.candidates is not None:
+            drawn = torch.randperm(len(self.candidates), device=inputs.device)[: self.config.negatives]
+            return self._sampled(inputs, places, targets, self.candidates[drawn]), len(targets)
         items = self.items()
-        states = self(items, inputs).flatten(0, 1)[places]
-        queries, keys = self.queries(states), self.keys(items)
-        if self.prior is not None:
-            queries = F.pad(queries, (0, 1), value=1.0)
-            keys = torch.cat([keys, self.prior[:, None]], dim=1)
+        queries, keys = self._competing(self(items, inputs).flatten(0, 1)[places], items, self.prior)
         if self.candidates is not None:
             keys, targets = keys[self.candidates], torch.searchsorted(self.candidates, targets)
         loss: Tensor = FullSoftmax.apply(queries, keys, targets)  # type: ignore[no-untyped-call]
         return loss, len(targets)
+
+    def _sampled(
+        self,
+        inputs: Int[Tensor, "b s"],
+        places: Int[Tensor, " m"],
+        targets: Int[Tensor, " m"],
+        drawn: Int[Tensor, " c"],
+    ) -> Float[Tensor, ""]:
+        """Eq. 8 with a sample of the candidates in place of all; no item is made that does not occur."""
+        assert self.candidates is not None  # noqa: S101 - what the sample was drawn from
+        occurring = torch.cat([inputs.flatten(), targets, drawn])
+        rows, occurring = torch.unique(occurring, return_inverse=True)
+        read, wanted, negatives = occurring.split([inputs.numel(), len(targets), len(drawn)])
+        items = self.table.some(rows)
+        states = self(items, read.view_as(inputs)).flatten(0, 1)[places]
+        prior = None if self.prior is None else self.prior[rows]
+        return sampled_softmax(
+            *self._competing(states, items, prior), wanted, negatives, len(self.candidates)
+        )
+
+    def _competing(
+        self, states: Float[Tensor, "m d"], items: Float[Tensor, "k d"], prior: Float[Tensor, " k"] | None
+    ) -> tuple[Float[Tensor, "m e"], Float[Tensor, "k e"]]:
+        """What the scores of training are the inner products of."""
+        queries, keys = self.queries(states), self.keys(items)
+        if prior is None:
+            return queries, keys
+        return F.pad(queries, (0, 1), value=1.0), torch.cat([keys, prior[:, None]], dim=1)
 
     def items(self) -> Float[Tensor, "n d"]:
         embeddings: Tensor = self.table()

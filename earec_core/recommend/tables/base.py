@@ -46,6 +46,11 @@ class ItemTable(nn.Module, ABC):
     def forward(self) -> Float[Tensor, "n d"]:
         """All items of the catalog."""
 
+    def some(self, rows: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
+        """Some items of the catalog: `self()[rows]`, unless a table can do with less work."""
+        items: Tensor = self()
+        return items[rows]
+
 
 @dataclass(frozen=True)
 class TableKind:
@@ -67,7 +72,7 @@ class TableKind:
 class VectorTable(ItemTable):
     """What tables over frozen vectors have in common: the vectors, scaled, and dropout on them.
 
-    The vectors are neither trained nor stored with the table.
+    The vectors are neither trained nor stored with the table. Each item is mapped by itself.
 
     Args:
         config: `dim`, `scaling` and `table_dropout`.
@@ -80,6 +85,16 @@ class VectorTable(ItemTable):
         super().__init__()
         self.register_buffer("vectors", scaled(items.known(), config), persistent=False)
         self.dropout = Dropout(config.table_dropout)
+
+    @abstractmethod
+    def map(self, vectors: Float[Tensor, "k d_in"]) -> Float[Tensor, "k d"]:
+        """Items by their scaled vectors."""
+
+    def forward(self) -> Float[Tensor, "n d"]:
+        return self.map(self.vectors)
+
+    def some(self, rows: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
+        return self.map(self.vectors[rows])
 
 
 def small(layer: nn.Linear) -> nn.Linear:

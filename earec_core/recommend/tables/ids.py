@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from earec_core.config import RecommenderConfig
@@ -24,6 +24,9 @@ class IdTable(ItemTable):
 
     def forward(self) -> Float[Tensor, "n d"]:
         return self.embedding
+
+    def some(self, rows: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
+        return self.embedding[rows]
 
 
 class PlusIds(ItemTable):
@@ -47,11 +50,17 @@ class PlusIds(ItemTable):
         self.register_buffer("trained", (items.counts > 0).float()[:, None], persistent=False)
 
     def forward(self) -> Float[Tensor, "n d"]:
-        kept = self.trained
+        return self._beside(self.table(), self.trained, self.embedding)
+
+    def some(self, rows: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
+        return self._beside(self.table.some(rows), self.trained[rows], self.embedding[rows])
+
+    def _beside(
+        self, items: Float[Tensor, "k d"], kept: Float[Tensor, "k 1"], embedding: Float[Tensor, "k d"]
+    ) -> Float[Tensor, "k d"]:
         if self.training and self.p:
             kept = kept * drawn(self.p, len(kept), kept.device)
-        mixed: Tensor = self.table() + kept * self.embedding
-        return mixed
+        return items + kept * embedding
 
 
 IDS = TableKind(

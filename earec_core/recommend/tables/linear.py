@@ -16,8 +16,8 @@ class LinearTable(VectorTable):
         super().__init__(config, items)
         self.adaptor = small(nn.Linear(self.vectors.shape[1], config.dim))
 
-    def forward(self) -> Float[Tensor, "n d"]:
-        mapped: Tensor = self.adaptor(self.dropout(self.vectors))
+    def map(self, vectors: Float[Tensor, "k d_in"]) -> Float[Tensor, "k d"]:
+        mapped: Tensor = self.adaptor(self.dropout(vectors))
         return mapped
 
 

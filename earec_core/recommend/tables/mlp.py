@@ -28,8 +28,8 @@ class MlpTable(VectorTable):
             small(nn.Linear(wide, config.dim)),
         )
 
-    def forward(self) -> Float[Tensor, "n d"]:
-        mapped: Tensor = self.adaptor(self.dropout(self.vectors))
+    def map(self, vectors: Float[Tensor, "k d_in"]) -> Float[Tensor, "k d"]:
+        mapped: Tensor = self.adaptor(self.dropout(vectors))
         return mapped
 
 

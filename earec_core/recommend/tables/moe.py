@@ -27,14 +27,13 @@ class MoeTable(VectorTable):
         self.experts = nn.ModuleList(small(nn.Linear(d_in, config.dim, bias=False)) for _ in range(_EXPERTS))
         self.gate, self.noise = (nn.Parameter(torch.zeros(d_in, _EXPERTS)) for _ in range(2))
 
-    def forward(self) -> Float[Tensor, "n d"]:
-        x = self.vectors
-        logits = x @ self.gate
+    def map(self, vectors: Float[Tensor, "k d_in"]) -> Float[Tensor, "k d"]:
+        logits = vectors @ self.gate
         if self.training:
-            logits = logits + torch.randn_like(logits) * (F.softplus(x @ self.noise) + 1e-2)
+            logits = logits + torch.randn_like(logits) * (F.softplus(vectors @ self.noise) + 1e-2)
         weights = logits.softmax(-1)
         mixed = [
-            weights[:, k, None] * expert(self.dropout(x) - self.centres[k])
+            weights[:, k, None] * expert(self.dropout(vectors) - self.centres[k])
             for k, expert in enumerate(self.experts)
         ]
         return torch.stack(mixed).sum(0)
