@@ -98,6 +98,11 @@ class AlignConfig(Section):
     gradient_checkpointing: bool = Field(
         False, description="Keep each block's input alone and compute the rest again: less memory, more time."
     )
+    quantization: Literal["none", "nf4"] = Field(
+        "none",
+        description="nf4: the LLM's frozen linear layers in 4 bits while an adapter is trained (QLoRA), for a "
+        "large LLM on a small GPU; every other stage has plain weights.",
+    )
     lr: float = Field(1e-3, gt=0, description="Learning rate of LoRA.")
     projector_lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)

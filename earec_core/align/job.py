@@ -64,6 +64,11 @@ def open_job(
     # Before the backbone is loaded, which may take minutes.
     plugin_record(modality)
     engine = engine_of(config.engine)
+    if config.align.quantization != "none" and config.engine.name != "torch":
+        raise UsageError(
+            f"The engine {config.engine.name} does not train behind weights in 4 bits.",
+            "Leave align.quantization out, or say --engine torch.",
+        )
     settings, parent = config.modalities.get(modality, {}), None
     if continue_from:
         parent = open_as(workspace.registry, continue_from, AdapterManifest)
@@ -73,7 +78,7 @@ def open_job(
             )
         settings = {**parent.manifest.record.config, **settings}
         config = config.model_copy(update={"lora": parent.manifest.lora})
-    backbone = backbone or Backbone.load(config.backbone, workspace)
+    backbone = backbone or Backbone.load(config.backbone, workspace, quantization=config.align.quantization)
     if parent is not None:
         check_base(parent, backbone.info)
     workspace.note(f"Reading the {modality} inputs of {len(catalog)} items ...")

@@ -24,6 +24,7 @@ from earec_core.artifacts import BaseRecord
 from earec_core.config import BackboneConfig
 from earec_core.errors import EarecError
 from earec_core.llm import head, layers, loading, store
+from earec_core.llm.packed import PackedLinear, check_packing
 from earec_core.llm.positions import model_positions, model_window
 from earec_core.llm.prompts import Prompt
 from earec_core.modality.weights import check_finite
@@ -131,29 +132,41 @@ class Backbone:
         self.alike = False
 
     @classmethod
-    def load(cls, config: BackboneConfig, workspace: Workspace | None = None) -> Backbone:
+    def load(
+        cls,
+        config: BackboneConfig,
+        workspace: Workspace | None = None,
+        *,
+        quantization: Literal["none", "nf4"] = "none",
+    ) -> Backbone:
         """Load what the configuration names.
 
         Args:
             workspace: where named defaults are kept and digests remembered; a directory needs none.
+            quantization: nf4: the layers that LoRA adapts in 4 bits, for training alone (`PackedLinear`).
 
         Raises:
+            MissingDependencyError: what it is quantised with is not installed.
             UsageError: it is not there, is no causal LM, or is not whole: tensors are missing, or no numbers.
             EarecError: it cannot be had from where it would come.
         """
         from earec_core.llm import architecture
 
+        if quantization == "nf4":
+            check_packing()
         path = store.folder(config.model, workspace)
         fastest = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(fastest if config.device == "auto" else config.device)
         dtype = auto_dtype(device)[0] if config.dtype == "auto" else getattr(torch, config.dtype)
         loaded = loading.load(path, dtype if device.type != "cpu" else torch.float32)
-        model = loaded.model.to(device)
         check_finite(
-            model,
+            loaded.model,
             f"The backbone {path}",
             "Get the checkpoint again; if it is whole, --set backbone.dtype=float32 holds larger numbers.",
         )
+        if quantization == "nf4":
+            layers.pack(loaded.model, dtype, device)
+        model = loaded.model.to(device)
         if loaded.left and workspace is not None:
             workspace.note(f"Of {path} these parts are left alone: {', '.join(loaded.left)}.")
         if device.type == "cpu":
@@ -408,12 +421,12 @@ class Backbone:
 
         Of the LLM alone, before an adapter is on it.
         """
-        weights = (layers.linear_weight(self.model.get_submodule(name)) for name in self.linear_modules())
-        return sum(weight.numel() for weight in weights if weight is not None)
+        return sum(layers.weights(self.model.get_submodule(name)) for name in self.linear_modules())
 
     def weight_bytes(self) -> int:
         """What its weights take, those that are shared once."""
-        storages = [p.untyped_storage() for p in self.model.parameters()]
+        packed = [t for m in self.model.modules() if isinstance(m, PackedLinear) for t in m.stored()]
+        storages = [t.untyped_storage() for t in (*self.model.parameters(), *packed)]
         return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 
     def table_bytes(self) -> int:

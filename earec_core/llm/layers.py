@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from earec_core.llm.packed import PackedLinear
+
 _READ_PAST: Mapping[str, tuple[str, ...]] = {
     "Mixer": ("x_proj", "dt_proj", "out_proj"),
     "MambaLayer": ("out_proj",),
@@ -23,12 +25,23 @@ kernels and LongCat's router, by the end of the name of the class that holds the
 
 
 def linear_weight(module: nn.Module | None) -> Float[Tensor, "d_out d_in"] | None:
-    """A linear layer's weight, as a view where it lies transposed (GPT-2's `Conv1D`); None of any other module."""
+    """A linear layer's weight, as a view where it lies transposed (GPT-2's `Conv1D`).
+
+    None of any other module, and of a packed one, which has none that could be changed.
+    """
     from transformers.pytorch_utils import Conv1D
 
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and not isinstance(module, PackedLinear):
         return module.weight
     return module.weight.T if isinstance(module, Conv1D) else None
+
+
+def weights(layer: nn.Module) -> int:
+    """How many weights a linear layer has, packed or not."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features * layer.out_features
+    weight = linear_weight(layer)
+    return 0 if weight is None else weight.numel()
 
 
 def adapted(model: Any) -> list[str]:
@@ -47,7 +60,7 @@ def adapted(model: Any) -> list[str]:
         for child, layer in module.named_children():
             if layer is head or not _multiplies_alone(layer) or _is_read_past(module, child):
                 continue
-            if uses[id(layer.weight)] == 1:
+            if isinstance(layer, PackedLinear) or uses[id(layer.weight)] == 1:
                 layers[f"{owner}.{child}".lstrip(".")] = layer
     # PEFT's configuration says for all layers together whether their weights lie transposed.
     plain = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
@@ -69,10 +82,27 @@ def keep_in(model: Any, dtype: torch.dtype) -> None:
         return
     for name in adapted(model):
         layer = model.get_submodule(name)
-        layer.weight.data = layer.weight.data.to(dtype)
+        if not isinstance(layer, PackedLinear):
+            layer.weight.data = layer.weight.data.to(dtype)
     head = model.get_output_embeddings()
     if type(head) is nn.Linear:
         head.weight = nn.Parameter(head.weight.detach().to(dtype), requires_grad=False)
+
+
+@torch.no_grad()
+def pack(model: Any, dtype: torch.dtype, device: torch.device) -> None:
+    """Put LoRA's plain layers into 4 bits, one after the other on the device.
+
+    Layers that do more than `nn.Linear`, or whose rows are no whole blocks, stay.
+
+    Args:
+        model: a transformers causal LM on the CPU.
+        dtype: what is computed in.
+    """
+    for name in adapted(model):
+        layer = model.get_submodule(name)
+        if type(layer) is nn.Linear and PackedLinear.fits(layer):
+            model.set_submodule(name, PackedLinear(layer.to(device), dtype))
 
 
 def blocks(model: Any) -> list[nn.Module]:
@@ -126,6 +156,8 @@ def _multiplies_alone(layer: nn.Module) -> bool:
     """Whether a linear layer gives W x + b and no more; one with a `forward` of its own is tried."""
     from transformers.pytorch_utils import Conv1D
 
+    if isinstance(layer, PackedLinear):
+        return True
     weight = linear_weight(layer)
     if weight is None or type(layer).forward in (nn.Linear.forward, Conv1D.forward):
         return weight is not None

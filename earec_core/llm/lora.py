@@ -25,10 +25,12 @@ from earec_core.config import LoraSettings
 from earec_core.errors import IntegrityError, UsageError, one_line
 from earec_core.llm.backbone import Adapter, Backbone
 from earec_core.llm.layers import linear_weight
+from earec_core.llm.packed import PackedLinear
 from earec_core.llm.peft_adapter import WEIGHTS, LoraAdapter, layer_of
 from earec_core.llm.products import Casts, LoraLinear
 
 _NAME = "default"
+_PLAIN = (nn.Linear.forward, PackedLinear.forward)
 
 
 class TrainableLora(Adapter):
@@ -99,7 +101,7 @@ class TrainableLora(Adapter):
         """Let the plain layers compute as `LoraLinear`; others, and any with dropout, as PEFT has them."""
         casts = Casts()
         for name, layer in self._layers.items():
-            if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
+            if isinstance(layer, nn.Linear) and type(layer).forward in _PLAIN:
                 adapted: Any = self._model.get_submodule(name)
                 a, b = adapted.lora_A[_NAME].weight, adapted.lora_B[_NAME].weight
                 adapted.forward = LoraLinear(layer, a, b, adapted.scaling[_NAME], casts)

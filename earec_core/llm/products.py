@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from earec_core.llm.packed import PackedLinear
+
 
 class Casts:
     """The last input that was cast: attention's three projections and the two of a gated network read the same."""
@@ -52,7 +54,8 @@ class LoraLinear:
         lower = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if lower else x.dtype
         cast = self._casts(x, dtype)
-        y: Tensor = _Product.apply(x, cast, self._base.weight, self._base.bias, self._a, self._b, self._scale)  # type: ignore[no-untyped-call]
+        base, packed = self._base, self._base if isinstance(self._base, PackedLinear) else None
+        y: Tensor = _Product.apply(x, cast, base.weight, base.bias, self._a, self._b, self._scale, packed)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -67,6 +70,7 @@ class _Product(torch.autograd.Function):
         a: Float[Tensor, "r d_in"],
         b: Float[Tensor, "d_out r"],
         scale: float,
+        packed: PackedLinear | None,
     ) -> Float[Tensor, "*n d_out"]:
         dtype = cast.dtype
         rows = cast.reshape(-1, cast.shape[-1])
@@ -80,17 +84,18 @@ class _Product(torch.autograd.Function):
         else:
             torch.addmm(bias.to(dtype), rows, weight.T, out=matrix)
         matrix.addmm_(inner, b.T, alpha=scale)
-        ctx.save_for_backward(rows, inner, weight, a, b)
-        ctx.scale = scale
+        ctx.save_for_backward(rows, inner, None if packed else weight, a, b)
+        ctx.scale, ctx.packed = scale, packed
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        rows, inner, weight, a, b = ctx.saved_tensors
+        rows, inner, kept, a, b = ctx.saved_tensors
+        weight = ctx.packed.weight.to(rows.dtype) if kept is None else kept
         grad = grads[0].reshape(-1, grads[0].shape[-1])
         through = (grad @ b) * ctx.scale
         d_x = None
         if ctx.needs_input_grad[0]:
             d_x = (grad @ weight).addmm_(through, a).view(*grads[0].shape[:-1], -1)
         d_b = (grad.T @ inner) * ctx.scale
-        return d_x, None, None, None, through.T @ rows, d_b, None
+        return d_x, None, None, None, through.T @ rows, d_b, None, None

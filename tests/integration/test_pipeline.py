@@ -25,9 +25,10 @@ from earec_core.artifacts import ItemVectors
 from earec_core.catalog import Catalog, import_dataset
 from earec_core.config import BackboneConfig, EncodeConfig, RunConfig, resolve
 from earec_core.encode import encode, item_vectors
-from earec_core.errors import EarecError
+from earec_core.errors import EarecError, UsageError
 from earec_core.explain import Text, explain
 from earec_core.llm.backbone import Backbone
+from earec_core.testing import tiny_backbone
 from earec_registry import Registry
 
 from .conftest import FAST, Pipeline, write_source
@@ -77,6 +78,22 @@ def test_checkpointed_blocks_train_the_same_adapter(in_home: Pipeline) -> None:
         losses.append([point["loss"] for point in alignment.history if "loss" in point])
     assert len(losses[0]) == 3
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_an_adapter_trained_on_an_llm_in_4_bits_is_one_of_the_plain_llm(
+    in_home: Pipeline, tmp_path: Path
+) -> None:
+    llm = tiny_backbone(tmp_path / "llm", hidden=64)
+    more = {"align.quantization": "nf4", "align.max_steps": 8, "backbone.model": str(llm)}
+    config = resolve(flags={**FAST, **more})
+    alignment = align(in_home.workspace, in_home.catalog, "text", config, name="text/packed")
+    losses = [point["loss"] for point in alignment.history if "loss" in point]
+    assert losses[-1] < losses[0]
+    vectors = encode(in_home.workspace, in_home.catalog, "text/packed", config, name="vectors/packed").vectors
+    assert np.isfinite(vectors).all()
+    deepspeed = resolve(flags={**FAST, **more, "engine.name": "deepspeed"})
+    with pytest.raises(UsageError, match="does not train behind weights in 4 bits"):
+        align(in_home.workspace, in_home.catalog, "text", deepspeed, name="text/packed")
 
 
 def test_no_seed_trains_on_what_is_held_out(
