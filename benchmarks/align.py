@@ -5,7 +5,7 @@ has it; the loss on held-back samples must agree to 1% before a ratio is printed
 would: `bf16`, a collator that pads, full logits. Rates count the tokens of prompts and anchors, not padding. All
 are timed in turn, the first step of each left out, and of each the best round counts.
 
-    python benchmarks/align.py [--steps 5] [--batch 16] [--rounds 3] [--threads 2] [--json]
+    python benchmarks/align.py [--steps 5] [--batch 16] [--rounds 3] [--threads 2] [--compile 1] [--json]
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from torch import Tensor
-from workload import Workload, ceiling, device_name, in_turn, load_plain, now, run, steps_of, without
+from workload import (
+    Workload,
+    ceiling,
+    compiled,
+    device_name,
+    in_turn,
+    load_plain,
+    now,
+    run,
+    steps_of,
+    without,
+)
 
 from earec_core.align.samples import batches
 from earec_core.aligned.prompts import Sample
@@ -49,10 +61,15 @@ def own(
     size: int,
     *,
     left: Collection[str] = (),
+    compile_blocks: bool = False,
 ) -> tuple[float, float]:
     """Validation loss and seconds of earec's steps, some ways of saving time left out."""
     model, backbone = workload.model, workload.model.backbone
-    with without(backbone, left), backbone.adapted(TrainableLora(LoraSettings())) as adapter:
+    with (
+        without(backbone, left),
+        backbone.adapted(TrainableLora(LoraSettings())) as adapter,
+        compiled(backbone) if compile_blocks else nullcontext(),
+    ):
         for module in backbone.model.modules() if ONE_STEP in left else ():
             module.__dict__.pop("forward", None)  # PEFT's layers compute LoRA then
         parameters = list(adapter.parameters.values())
@@ -172,6 +189,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     steps = (ONE_STEP, *steps_of(backbone))
     for left in (*((step,) for step in steps), steps):
         contestants[f"without {', '.join(left)}"] = partial(ours, left=left)
+    if options.compile:
+        contestants["compiled"] = partial(ours, compile_blocks=True)
     least = in_turn(
         {name: partial(timed, name, run_it) for name, run_it in contestants.items()}, options.rounds
     )
@@ -199,4 +218,4 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(__doc__, measure, {"steps": 5, "batch": 16, "rounds": 3})
+    run(__doc__, measure, {"steps": 5, "batch": 16, "rounds": 3, "compile": 0})

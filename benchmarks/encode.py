@@ -5,7 +5,7 @@ turn, and of each the best round counts. The plain loop is what a script with tr
 catalog's order, padded on the left, a causal LM with `output_hidden_states` and its logits, the last position
 kept. It runs in float32 and in bfloat16.
 
-    python benchmarks/encode.py [--items 192] [--batch 16] [--rounds 3] [--threads 2] [--json]
+    python benchmarks/encode.py [--items 192] [--batch 16] [--rounds 3] [--threads 2] [--compile 1] [--json]
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch
 from workload import (
     Workload,
     ceiling,
+    compiled,
     device_name,
     in_turn,
     load_plain,
@@ -82,6 +83,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     steps = [*((step,) for step in known), known]
     times = {name: partial(seconds, function) for name, function in contestants.items()}
     times |= {f"without {', '.join(left)}": partial(left_out, backbone, left, own) for left in steps}
+    if options.compile:
+        times["compiled"] = partial(compiled_seconds, backbone, own)
     least = in_turn(times, options.rounds)
     prefix = len(prompts[0].pieces[0])
     positions = sum(map(len, rows)) - options.items * prefix
@@ -107,5 +110,12 @@ def left_out(backbone: Backbone, steps: Collection[str], function: Callable[[], 
         return seconds(function)
 
 
+def compiled_seconds(backbone: Backbone, function: Callable[[], Any]) -> float:
+    """Seconds of a run with compiled blocks, once they are."""
+    with compiled(backbone):
+        function()
+        return seconds(function)
+
+
 if __name__ == "__main__":
-    run(__doc__, measure, {"items": 192, "batch": 16, "rounds": 3})
+    run(__doc__, measure, {"items": 192, "batch": 16, "rounds": 3, "compile": 0})

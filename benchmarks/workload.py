@@ -28,6 +28,7 @@ from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import Sample
 from earec_core.catalog.importing import import_dataset
 from earec_core.config import BackboneConfig, PromptConfig
+from earec_core.llm import layers
 from earec_core.llm.attention import use_kernel, use_short
 from earec_core.llm.backbone import Backbone
 from earec_core.llm.prompts import Prompt
@@ -134,6 +135,20 @@ def without(backbone: Backbone, steps: Collection[str]) -> Iterator[None]:
             use_short(backbone.model)
 
 
+@contextmanager
+def compiled(backbone: Backbone) -> Iterator[None]:
+    """The LLM's blocks compiled by `torch.compile`, for shapes that change; compiling is part of the first pass."""
+    blocks = layers.blocks(backbone.model)
+    torch.compiler.reset()
+    for block in blocks:
+        block.compile(dynamic=True)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block._compiled_call_impl = None
+
+
 def in_turn(times: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
     """The least seconds of each contestant over rounds in which they take turns: none has the best minute alone."""
     least = dict.fromkeys(times, math.inf)
@@ -158,8 +173,8 @@ def now() -> float:
 
 
 def _layers(backbone: Backbone) -> list[nn.Linear]:
-    layers = [backbone.model.get_submodule(name) for name in backbone.linear_modules()]
-    return [layer for layer in layers if isinstance(layer, nn.Linear)]
+    adapted = [backbone.model.get_submodule(name) for name in backbone.linear_modules()]
+    return [layer for layer in adapted if isinstance(layer, nn.Linear)]
 
 
 def ceiling(backbone: Backbone, positions: int) -> float:
