@@ -180,9 +180,17 @@ class RecommenderConfig(Section):
     weight_decay: float = Field(0.0, ge=0)
     batch_size: int = Field(2048, ge=1, description="Predicted positions per step, about.")
     max_len: int = Field(50, ge=2, description="Items of a sequence that the model sees.")
-    epochs: int = Field(200, ge=1)
+    epochs: int = Field(
+        200, ge=0, description="At most; 0, with --from: the source's parameters as they are."
+    )
     patience: int = Field(10, ge=1, description="Epochs without a better validation NDCG@10.")
     valid_users: int | None = Field(None, ge=1, description="Validate on a fixed random part of the users.")
+    train_users: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Train on a fixed random share of the users; a larger one holds a smaller.",
+    )
     similarity: Literal["inner", "cosine"] = Field("inner", description="inner: Eq. 8; cosine: the release.")
     temperature: float = Field(0.07, gt=0, description="Divides the cosine.")
     candidates: Literal["catalog", "trained"] = Field(

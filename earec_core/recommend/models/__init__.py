@@ -6,14 +6,18 @@ Another one is a row more, or installed: a plugin of the kind `RECOMMENDER`, an 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
 from jaxtyping import Int
 from torch import Tensor
 
 from earec_core import plugins
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.models.base import RecommenderModel
-from earec_core.recommend.models.transformer import TransformerRecommender
+from earec_core.recommend.models.transformer import TransformerRecommender, of_table
 from earec_core.recommend.tables import IdTable, Items, ItemTable, build_table
+from earec_core.recommend.tables.base import transferred_scaling
 
 
 def _sasrec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
@@ -38,12 +42,29 @@ def _competing(
     )
 
 
+def _transfer(
+    build: Callable[[RecommenderConfig, Items], TransformerRecommender],
+) -> Callable[[RecommenderConfig, Items, Mapping[str, Tensor]], TransformerRecommender]:
+    """How a model over an item table starts from one of another catalog, whose scaling its vectors get."""
+
+    def transfer(
+        config: RecommenderConfig, items: Items, tensors: Mapping[str, Tensor]
+    ) -> TransformerRecommender:
+        model = build(config, replace(items, scaling=transferred_scaling(of_table(tensors))))
+        model.transfer_from(tensors)
+        return model
+
+    return transfer
+
+
 _load = TransformerRecommender.stored
 MODELS = {
     model.name: model
     for model in (
         RecommenderModel("sasrec", "a trained embedding per item id", False, _sasrec, _load),
-        RecommenderModel("earec", "frozen item vectors through an item table", True, _earec, _load),
+        RecommenderModel(
+            "earec", "frozen item vectors through an item table", True, _earec, _load, _transfer(_earec)
+        ),
     )
 }
 

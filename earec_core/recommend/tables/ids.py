@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -24,6 +26,9 @@ class IdTable(ItemTable):
 
     def forward(self) -> Float[Tensor, "n d"]:
         return self.embedding
+
+    def to_transfer(self) -> dict[str, Tensor]:
+        return {}
 
 
 class PlusIds(ItemTable):
@@ -52,6 +57,14 @@ class PlusIds(ItemTable):
             kept = kept * drawn(self.p, len(kept), kept.device)
         mixed: Tensor = self.table() + kept * self.embedding
         return mixed
+
+    def to_transfer(self) -> dict[str, Tensor]:
+        return self.table.to_transfer()
+
+    def transfer_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """The table below starts from another; the embeddings start at zero, and say nothing until trained."""
+        self.table.transfer_from(tensors)
+        nn.init.zeros_(self.embedding)
 
 
 IDS = TableKind(
