@@ -218,6 +218,19 @@ class RecommenderConfig(Section):
         "deviation 1, none leaves them.",
     )
     soften: float = Field(0.1, ge=0, description="What soften adds to a variance, in mean variances.")
+    pretrain: bool = Field(
+        False,
+        description="unisrec: train by its contrastive losses, for other catalogs to start from (--from).",
+    )
+    contrast_weight: float = Field(
+        1e-3, ge=0, description="unisrec's pre-training: weight of the sequence-sequence loss."
+    )
+    item_drop: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="unisrec's pre-training: share of a sequence's items that its second view lacks.",
+    )
     seed: int = Field(0, ge=0, description="Where it is not given: run.seed.")
 
     @model_validator(mode="after")

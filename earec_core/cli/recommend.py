@@ -28,7 +28,7 @@ def command() -> None:
 @click.option(
     "--model",
     metavar="NAME",
-    help="sasrec, earec, or one that a plugin brings.  [default: that of --from, else earec with "
+    help="sasrec, earec, unisrec, or one that a plugin brings.  [default: that of --from, else earec with "
     "--vectors, sasrec with --ids]",
 )
 @click.option("--from", "start", metavar="REF", help="Start from this recommender of another catalog.")

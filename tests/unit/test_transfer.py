@@ -49,14 +49,14 @@ def _source(model: str, **changes: Any) -> TrainedRecommender:
 
 
 def _started(model: str, source: TrainedRecommender, vectors: torch.Tensor, **changes: Any) -> Recommender:
-    config = source.model.config.model_copy(update=changes)
+    config = source.model.config.model_copy(update={"pretrain": False, **changes})
     counts = torch.ones(len(vectors), dtype=torch.long)
     return MODELS[model].started(config, Items(counts, vectors), source.model.to_transfer()).eval()
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize(
-    ("model", "table"), [("earec", "linear"), ("earec", "mlp+ids"), ("earec", "moe")], ids=str
+    ("model", "table"), [("earec", "linear"), ("earec", "mlp+ids"), ("unisrec", "moe")], ids=str
 )
 def test_an_item_is_in_every_catalog_what_its_vector_was_in_the_source(
     model: str, table: str, scaling: str
@@ -92,6 +92,22 @@ def test_ids_may_be_added_or_left_out() -> None:
     assert names["table.embedding"].grad.any()
 
 
+def test_all_of_earec_is_trained_on_and_of_unisrec_the_table_alone() -> None:
+    """Pre-training that goes on, and UniSRec's parameters under `earec`, train all as well."""
+    source = _source("unisrec", pretrain=True)
+    for model, pretrain in (("earec", False), ("unisrec", False), ("unisrec", True)):
+        vectors = _vectors(N, seed=1)
+        config = source.model.config.model_copy(update={"pretrain": pretrain, "patience": 50, "epochs": 30})
+        trained = train(MODELS[model], _split(), N, config, vectors=vectors, start=source.model.to_transfer())
+        assert trained.best_epoch > 0
+        before, after = source.model.to_transfer(), trained.model.to_transfer()
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert changed >= {"table.gate", "table.experts.0.weight"}
+        assert not any(name.startswith("table.scaling") for name in changed)
+        layers = {name for name in changed if not name.startswith("table.")}
+        assert (layers == set()) == (model == "unisrec" and not pretrain)
+
+
 def test_the_start_is_kept_where_no_epoch_is_better() -> None:
     source = _source("earec")
     start, vectors = source.model.to_transfer(), _vectors(seed=1)
@@ -106,7 +122,7 @@ def test_the_start_is_kept_where_no_epoch_is_better() -> None:
     assert evaluate(few.model, split, "valid").ndcg(10) == pytest.approx(best)
 
 
-@pytest.mark.parametrize("model", ["earec"])
+@pytest.mark.parametrize("model", ["earec", "unisrec"])
 def test_a_killed_training_from_a_start_goes_on_to_the_same_result(model: str, tmp_path: Path) -> None:
     source = _source(model, table="moe")
     config = source.model.config.model_copy(update={"dropout": 0.3, "epochs": 4, "train_users": 0.5})
@@ -233,15 +249,29 @@ def train_cli(
     [
         {"table": "mlp", "scaling": "standardise"},
         {"table": "mlp+ids", "id_dropout": 0.8, "scaling": "soften"},
+        {"model": "unisrec", "pretrain": "true", "scaling": "standardise"},
+        {"model": "unisrec", "pretrain": "true", "scaling": "standardise", "joined": True},
     ],
-    ids=["earec", "earec-ids"],
+    ids=["earec", "earec-ids", "unisrec", "unisrec-joined"],
 )
 def test_what_one_catalog_taught_is_of_use_in_another_without_training_and_with_little(
     settings: dict[str, Any], train_cli: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
+    settings = dict(settings)
     made = _world(tmp_path)
     source, target = made("a", 80, seed=1), made("t", 120, seed=2, users=100)
-    train_cli(source, "--vectors", "vectors/a", "--name", "r/a", **{**SETTINGS, **settings})
+    model = ["--model", settings.pop("model", "earec")]
+    if settings.pop("joined", False):
+        other = made("b", 70, seed=3)
+        assert run(["data", "join", str(source), str(other), "--out", str(tmp_path / "ab")]) == 0
+        registry = Workspace.open(tmp_path / "home").registry
+        parts = [
+            ItemVectors.open(registry, f"vectors/{name}", Catalog.open(path)).vectors
+            for name, path in (("a", source), ("b", other))
+        ]
+        source = tmp_path / "ab"
+        _save(tmp_path, Catalog.open(source), np.concatenate(parts), "vectors/a")
+    train_cli(source, "--vectors", "vectors/a", "--name", "r/a", *model, **{**SETTINGS, **settings})
 
     start = ["--from", "r/a", "--vectors", "vectors/t"]
     zero = train_cli(target, *start, epochs=0)
@@ -339,6 +369,17 @@ def test_recommending_reads_nothing_of_it_and_one_stored_before_is_loaded(source
         (
             ["--vectors", "vectors/t", "--from", "r/a", "--set", "recommender.table=moe"],
             "'r/a' has recommender.table = mlp, not moe",
+        ),
+        (
+            ["--vectors", "vectors/t", "--from", "r/a", "--model", "unisrec"],
+            "'unisrec' cannot start from one of other layers",
+        ),
+        (
+            [
+                *("--vectors", "vectors/t", "--model", "unisrec"),
+                *("--set", "recommender.pretrain=true", "--set", "recommender.table=moe+ids"),
+            ],
+            "Pre-training takes no embeddings of ids",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

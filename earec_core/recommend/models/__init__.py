@@ -16,6 +16,7 @@ from earec_core import plugins
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.models.transformer import TransformerRecommender, of_table
+from earec_core.recommend.models.unisrec import UniSRec, unisrec_config
 from earec_core.recommend.tables import IdTable, Items, ItemTable, build_table
 from earec_core.recommend.tables.base import transferred_scaling
 
@@ -30,16 +31,23 @@ def _earec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
     return _competing(build_table(config, items), config, items.counts)
 
 
+def _unisrec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
+    """UniSRec (Hou et al., KDD 2022): the transformer over its adaptor, for transfer between catalogs."""
+    config = unisrec_config(config)
+    return _competing(build_table(config, items), config, items.counts, UniSRec)
+
+
 def _competing(
-    table: ItemTable, config: RecommenderConfig, counts: Int[Tensor, " n"]
+    table: ItemTable,
+    config: RecommenderConfig,
+    counts: Int[Tensor, " n"],
+    model: type[TransformerRecommender] = TransformerRecommender,
 ) -> TransformerRecommender:
     """The transformer, whose items compete in training as `candidates` and `logit_adjustment` say."""
     candidates = counts.nonzero().squeeze(1) if config.candidates == "trained" else None
     # One that nobody chose counts as chosen once.
     prior = config.logit_adjustment * (counts.clamp(min=1) / counts.sum()).log()
-    return TransformerRecommender(
-        table, config, candidates=candidates, prior=prior if config.logit_adjustment else None
-    )
+    return model(table, config, candidates=candidates, prior=prior if config.logit_adjustment else None)
 
 
 def _transfer(
@@ -64,6 +72,14 @@ MODELS = {
         RecommenderModel("sasrec", "a trained embedding per item id", False, _sasrec, _load),
         RecommenderModel(
             "earec", "frozen item vectors through an item table", True, _earec, _load, _transfer(_earec)
+        ),
+        RecommenderModel(
+            "unisrec",
+            "frozen item vectors through UniSRec's adaptor, pre-trained by contrast",
+            True,
+            _unisrec,
+            UniSRec.stored,
+            _transfer(_unisrec),
         ),
     )
 }
