@@ -43,7 +43,7 @@ class TrainedRecommender:
         name: which of the table of models it is.
         model: in evaluation mode.
         history: every epoch; empty for one that was loaded.
-        best_epoch: the one kept; 0 for one that was loaded.
+        best_epoch: the one kept; 0 for one that was loaded, or is as it started.
     """
 
     name: str
