@@ -185,9 +185,17 @@ class RecommenderConfig(Section):
     weight_decay: float = Field(0.0, ge=0)
     batch_size: int = Field(2048, ge=1, description="Predicted positions per step, about.")
     max_len: int = Field(50, ge=2, description="Items of a sequence that the model sees.")
-    epochs: int = Field(200, ge=1)
+    epochs: int = Field(
+        200, ge=0, description="At most; 0, with --from: the source's parameters as they are."
+    )
     patience: int = Field(10, ge=1, description="Epochs without a better validation NDCG@10.")
     valid_users: int | None = Field(None, ge=1, description="Validate on a fixed random part of the users.")
+    train_users: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Train on a fixed random share of the users; a larger one holds a smaller.",
+    )
     similarity: Literal["inner", "cosine"] = Field("inner", description="inner: Eq. 8; cosine: the release.")
     temperature: float = Field(0.07, gt=0, description="Divides the cosine.")
     candidates: Literal["catalog", "trained"] = Field(
@@ -221,6 +229,19 @@ class RecommenderConfig(Section):
         "deviation 1, none leaves them.",
     )
     soften: float = Field(0.1, ge=0, description="What soften adds to a variance, in mean variances.")
+    pretrain: bool = Field(
+        False,
+        description="unisrec: train by its contrastive losses, for other catalogs to start from (--from).",
+    )
+    contrast_weight: float = Field(
+        1e-3, ge=0, description="unisrec's pre-training: weight of the sequence-sequence loss."
+    )
+    item_drop: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="unisrec's pre-training: share of a sequence's items that its second view lacks.",
+    )
     seed: int = Field(0, ge=0, description="Where it is not given: run.seed.")
 
     @model_validator(mode="after")

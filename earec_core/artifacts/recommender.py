@@ -24,7 +24,7 @@ class RecommenderManifest(Manifest):
 
     Attributes:
         model: its name in the table of models.
-        parents: the item vectors, if it was trained on some.
+        parents: the item vectors, if it was trained on some; then the recommender that it started from, if any.
         metrics: HR@K and NDCG@K by `valid` and `test`.
     """
 

@@ -48,6 +48,20 @@ class VectorsManifest(TableManifest):
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
         return {**data, "kind": "vectors"}
 
+    def other_space(self, other: VectorsManifest) -> list[str]:
+        """In what these vectors differ from others, so that they are not in one space; nothing: they are.
+
+        The modalities are compared by name: what they read of an item may be called otherwise in another catalog.
+        """
+
+        def told(one: VectorsManifest) -> dict[str, Any]:
+            entries = {name: getattr(one, name) for name in ("parents", "method", "layer", "prompt", "chat")}
+            base = one.base and one.base.model_dump(exclude={"id"})
+            return {**entries, "base": base, "modalities": [*one.modalities], "width": one.shapes.d}
+
+        mine, theirs = told(self), told(other)
+        return [name for name in mine if mine[name] != theirs[name]]
+
 
 @dataclass(frozen=True)
 class ItemVectors:

@@ -28,8 +28,10 @@ def command() -> None:
 @click.option(
     "--model",
     metavar="NAME",
-    help="sasrec, earec, or one that a plugin brings.  [default: earec with --vectors, sasrec with --ids]",
+    help="sasrec, earec, unisrec, or one that a plugin brings.  [default: that of --from, else earec with "
+    "--vectors, sasrec with --ids]",
 )
+@click.option("--from", "start", metavar="REF", help="Start from this recommender of another catalog.")
 @click.option("--name", help="What to register it as.  [default: recommender/DATASET]")
 @options.config_options("preset")
 @options.session_options
@@ -39,6 +41,7 @@ def train(
     vectors: str | None,
     ids: bool,
     model: str | None,
+    start: str | None,
     name: str | None,
     config: RunConfig,
     session: options.Session,
@@ -53,7 +56,7 @@ def train(
     catalog = Catalog.open(data)
     with session("recommend train") as workspace:
         recommender = train_registered(
-            workspace, catalog, config.recommender, name=name, vectors=vectors, model=model
+            workspace, catalog, config.recommender, name=name, vectors=vectors, model=model, start=start
         )
     if not as_json:
         for metric, value in recommender.training.metrics.get("test", {}).items():

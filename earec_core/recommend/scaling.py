@@ -1,4 +1,4 @@
-"""Scalings of frozen item vectors; another one is a function and a row of `SCALINGS`.
+"""Scalings of frozen item vectors; another one is a function that fits it and a row of `SCALINGS`.
 
 An LLM's hidden states have a few directions so large that they drown the rest, and gradient descent hardly finds
 these again through a map. Symbols: n items of the catalog, d_in the width of their vectors.
@@ -7,6 +7,7 @@ these again through a map. Symbols: n items of the catalog, d_in the width of th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float
@@ -15,21 +16,51 @@ from torch import Tensor
 from earec_core.config import RecommenderConfig
 from earec_core.errors import UsageError
 
-Scaled = Callable[[Float[Tensor, "n d_in"], RecommenderConfig], Float[Tensor, "n d"]]
+
+@dataclass(frozen=True)
+class Scaling:
+    """A scaling as it was fitted to a catalog's vectors: x -> (x - mean) / deviation @ directions.
+
+    It scales vectors of another catalog as it does those that it was fitted to. What is None is left out.
+
+    Attributes:
+        mean, deviation: of each dimension [d_in], in double precision.
+        directions: a matrix [d_in, d], in double precision.
+    """
+
+    mean: Float[Tensor, " d_in"] | None = None
+    deviation: Float[Tensor, " d_in"] | None = None
+    directions: Float[Tensor, "d_in d"] | None = None
+
+    def __call__(self, vectors: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d"]:
+        x = vectors.double() if self.to_store() else vectors
+        if self.mean is not None:
+            x = x - self.mean
+        if self.deviation is not None:
+            x = x / self.deviation
+        return (x if self.directions is None else x @ self.directions).float()
+
+    def to_store(self) -> dict[str, Tensor]:
+        """Its tensors by name; none of one that leaves vectors as they are."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
-def none(vectors: Float[Tensor, "n d_in"], _: RecommenderConfig) -> Float[Tensor, "n d_in"]:
+Fit = Callable[[Float[Tensor, "n d_in"], RecommenderConfig], Scaling]
+
+
+def none(_vectors: Float[Tensor, "n d_in"], _: RecommenderConfig) -> Scaling:
     """The vectors as they are."""
-    return vectors.float()
+    return Scaling()
 
 
-def standardise(vectors: Float[Tensor, "n d_in"], _: RecommenderConfig) -> Float[Tensor, "n d_in"]:
+def standardise(vectors: Float[Tensor, "n d_in"], _: RecommenderConfig) -> Scaling:
     """Mean 0 and deviation 1 of each dimension."""
     x = vectors.double()
-    return ((x - x.mean(0)) / x.std(0).clamp_min(1e-6)).float()
+    return Scaling(x.mean(0), x.std(0).clamp_min(1e-6))
 
 
-def whiten(vectors: Float[Tensor, "n d_in"], _: RecommenderConfig) -> Float[Tensor, "n d_in"]:
+def whiten(vectors: Float[Tensor, "n d_in"], _: RecommenderConfig) -> Scaling:
     """ZCA on standardised dimensions, X C^(-1/2): the result is one, whatever basis LAPACK gives.
 
     It keeps the n / 4 leading directions at most, since with as many as items every item would be equally far from
@@ -38,7 +69,7 @@ def whiten(vectors: Float[Tensor, "n d_in"], _: RecommenderConfig) -> Float[Tens
     return _softened(vectors, 0.0)
 
 
-def soften(vectors: Float[Tensor, "n d_in"], config: RecommenderConfig) -> Float[Tensor, "n d_in"]:
+def soften(vectors: Float[Tensor, "n d_in"], config: RecommenderConfig) -> Scaling:
     """As `whiten`, but a direction of variance s^2 keeps the deviation sqrt(s^2 / (s^2 + lambda)).
 
     Lambda is `soften` times the mean variance of the directions: 0 is `whiten`, and the larger it is, the more the
@@ -47,18 +78,19 @@ def soften(vectors: Float[Tensor, "n d_in"], config: RecommenderConfig) -> Float
     return _softened(vectors, config.soften)
 
 
-def pca(vectors: Float[Tensor, "n d_in"], config: RecommenderConfig) -> Float[Tensor, "n d"]:
+def pca(vectors: Float[Tensor, "n d_in"], config: RecommenderConfig) -> Scaling:
     """The 4 x `dim` leading directions of the centred vectors at most, their variances kept in proportion.
 
     All together have mean variance 1. Of each direction the largest loading is positive.
     """
     x = vectors.double()
-    variance, directions = _spectrum(x - x.mean(0), 4 * config.dim)
+    mean = x.mean(0)
+    variance, directions = _spectrum(x - mean, 4 * config.dim)
     signs = directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
-    return ((x - x.mean(0)) @ (directions * signs) / variance.mean().sqrt().clamp_min(1e-12)).float()
+    return Scaling(mean, directions=directions * signs / variance.mean().sqrt().clamp_min(1e-12))
 
 
-SCALINGS: Mapping[str, Scaled] = {
+SCALINGS: Mapping[str, Fit] = {
     "whiten": whiten,
     "soften": soften,
     "pca": pca,
@@ -68,8 +100,8 @@ SCALINGS: Mapping[str, Scaled] = {
 """By the setting `recommender.scaling`."""
 
 
-def scaled(vectors: Float[Tensor, "n d_in"], config: RecommenderConfig) -> Float[Tensor, "n d"]:
-    """A catalog's vectors as `recommender.scaling` says.
+def fitted(vectors: Float[Tensor, "n d_in"], config: RecommenderConfig) -> Scaling:
+    """What `recommender.scaling` says, fitted to a catalog's vectors.
 
     Raises:
         UsageError: there is no such scaling.
@@ -81,12 +113,22 @@ def scaled(vectors: Float[Tensor, "n d_in"], config: RecommenderConfig) -> Float
     return SCALINGS[config.scaling](vectors, config)
 
 
-def _softened(vectors: Float[Tensor, "n d_in"], soften: float) -> Float[Tensor, "n d_in"]:
+def scaled(vectors: Float[Tensor, "n d_in"], config: RecommenderConfig) -> Float[Tensor, "n d"]:
+    """A catalog's vectors by the scaling fitted to them.
+
+    Raises:
+        UsageError: see `fitted`.
+    """
+    return fitted(vectors, config)(vectors)
+
+
+def _softened(vectors: Float[Tensor, "n d_in"], soften: float) -> Scaling:
     x = vectors.double()
-    x = (x - x.mean(0)) / x.std(0).clamp_min(1e-6)
+    mean, deviation = x.mean(0), x.std(0).clamp_min(1e-6)
+    x = (x - mean) / deviation
     variance, directions = _spectrum(x, max(1, min(x.shape[1], len(x) // 4)))
     floor = 1e-6 * variance.max() + soften * variance.mean()
-    return (x @ (directions / (variance + floor).sqrt()) @ directions.T).float()
+    return Scaling(mean, deviation, directions / (variance + floor).sqrt() @ directions.T)
 
 
 def _spectrum(x: Float[Tensor, "n d_in"], most: int) -> tuple[Float[Tensor, " k"], Float[Tensor, "d_in k"]]:

@@ -24,6 +24,7 @@ from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.retriever import Retriever
 from earec_core.recommend.train import train
 from earec_core.recommend.trained import EpochStats, TrainedRecommender
+from earec_core.recommend.transfer import Source
 from earec_core.workspace import Run, Workspace
 from earec_registry import Registry
 
@@ -71,12 +72,14 @@ def train_on(
     *,
     model: RecommenderModel | None = None,
     vectors: ItemVectors | None = None,
+    source: Source | None = None,
 ) -> Training:
     """Train on a catalog; a killed run goes on from its last epoch.
 
     Args:
         model: which; default: see `choose_recommender`.
         vectors: frozen item vectors, for a model that needs them.
+        source: the recommender to start from.
     """
     split = catalog.leave_one_out()
     model = model or choose_recommender(None, vectors=vectors is not None)
@@ -85,6 +88,7 @@ def train_on(
         "recommender": config.model_dump(mode="json"),
         "data": catalog.digest,
         "vectors": vectors.id if vectors else None,
+        "source": source.id if source else None,
     }
     run = workspace.run("recommend", key).start()
 
@@ -100,6 +104,7 @@ def train_on(
         len(catalog),
         config,
         vectors=torch.from_numpy(vectors.vectors) if vectors else None,
+        start=source.tensors if source else None,
         progress=progress,
         checkpoint=run.checkpoint,
         device="cuda" if torch.cuda.is_available() else "cpu",
@@ -119,29 +124,37 @@ def train_registered(
     name: str | None = None,
     vectors: str | None = None,
     model: str | None = None,
+    start: str | None = None,
 ) -> RegisteredRecommender:
     """Train a recommender, evaluate it and register it with the ranks of every user's targets.
 
     Args:
         name: what to register it as; default `recommender/<catalog>`.
         vectors: a reference to item vectors, for a model that needs them.
-        model: its name in the table of models; default: see `choose_recommender`.
+        model: its name in the table of models; default: the source's, else see `choose_recommender`.
+        start: a reference to a recommender, the source, that this one starts from; what the model is made of is
+            then as it is there.
 
     Raises:
-        UsageError: see `choose_recommender`.
+        UsageError: see `choose_recommender` and `Source`.
     """
     name = name or f"recommender/{catalog.name}"
     workspace.registry.check_name(name)
-    chosen = choose_recommender(model, vectors=bool(vectors))
+    source = Source.open(workspace.registry, start) if start else None
+    chosen = choose_recommender(model or (source.model if source else None), vectors=bool(vectors))
     items = ItemVectors.open(workspace.registry, vectors, catalog) if vectors else None
-    workspace.registry.require(*([items.id] if items else []))
-    training = train_on(workspace, catalog, config, model=chosen, vectors=items)
+    if source and vectors and items:
+        source.check(vectors, items)
+    parents = tuple(parent.id for parent in (items, source) if parent)
+    workspace.registry.require(*parents)
+    config = source.settings(config) if source else config
+    training = train_on(workspace, catalog, config, model=chosen, vectors=items, source=source)
     ranks = evaluate(training.recommender.model, catalog.leave_one_out(), "test")
     manifest = RecommenderManifest(
         model=chosen.name,
         data=DataRecord(name=catalog.name, digest=catalog.digest),
-        parents=(items.id,) if items else (),
-        training=FitRecord(config=config, epoch=training.recommender.best_epoch),
+        parents=parents,
+        training=FitRecord(config=training.recommender.model.config, epoch=training.recommender.best_epoch),
         metrics=training.metrics,
     )
     with tempfile.TemporaryDirectory() as folder:

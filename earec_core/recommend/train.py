@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from earec_core.catalog import LeaveOneOut, Sequences, random_part
 from earec_core.config import RecommenderConfig
-from earec_core.errors import DataError
+from earec_core.errors import DataError, UsageError
 from earec_core.recommend.batches import epoch_batches
 from earec_core.recommend.evaluate import evaluate
 from earec_core.recommend.models.base import Recommender, RecommenderModel
@@ -39,6 +40,7 @@ def train(
     config: RecommenderConfig,
     *,
     vectors: Float[Tensor, "n d_in"] | None = None,
+    start: Mapping[str, Tensor] | None = None,
     progress: Callable[[EpochStats], None] = lambda _: None,
     checkpoint: Path | None = None,
     device: str | torch.device = "cpu",
@@ -50,19 +52,18 @@ def train(
         split: training sequences and validation targets; test targets are not looked at.
         n_items: size of the catalog.
         vectors: frozen item vectors, for a model that needs them.
+        start: the tensors of another catalog's model to start from, see `RecommenderModel.transfer`; kept where no
+            epoch is better.
         checkpoint: written after each epoch; a run that finds it goes on from there, to the same result.
 
     Raises:
         DataError: no sequence has two items to learn from.
-        UsageError: see `RecommenderModel.check`.
+        UsageError: see `RecommenderModel.check` and `RecommenderModel.started`; there are no epochs and no start.
     """
-    kind.check(vectors=vectors is not None)
-    if not len(split.train.items) or np.diff(split.train.offsets).max() < 2:
-        raise DataError("No user has two training interactions.", "Import a dataset with interactions.")
-    torch.manual_seed(config.seed)
-    counts = torch.from_numpy(np.bincount(split.train.items, minlength=n_items))
-    model = kind.build(config, Items(counts, vectors)).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    sequences = _part(split.train, config.train_users)
+    model = _model(kind, sequences, n_items, config, vectors, start).to(device)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=config.lr, weight_decay=config.weight_decay)
     parameters = dict(model.named_parameters())
     state, best = _Progress(), {name: p.detach().clone() for name, p in parameters.items()}
     restored = checkpoints.load(checkpoint, parameters, optimizer) if checkpoint else None
@@ -70,10 +71,12 @@ def train(
         state, best = _Progress(**restored[0]), restored[1]
     # The users that epochs are compared on.
     users = split.eval_users[random_part(len(split.eval_users), config.valid_users, config.seed)]
+    if config.epochs and start is not None and restored is None:
+        state.best = evaluate(model, split, "valid", users=users).ndcg(10)
     while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
         started = time.monotonic()
         state.epoch += 1
-        loss = _epoch(model, optimizer, split.train, config, state.epoch)
+        loss = _epoch(model, optimizer, sequences, config, state.epoch)
         metrics = evaluate(model, split, "valid", users=users)
         stats = EpochStats(state.epoch, loss, metrics.ndcg(10), metrics.hr(10), time.monotonic() - started)
         state.history.append(asdict(stats))
@@ -88,6 +91,41 @@ def train(
         parameters[name].data.copy_(tensor)
     history = tuple(EpochStats(**epoch) for epoch in state.history)
     return TrainedRecommender(kind.name, model.eval(), history, state.best_epoch)
+
+
+def _model(
+    kind: RecommenderModel,
+    sequences: Sequences,
+    n_items: int,
+    config: RecommenderConfig,
+    vectors: Float[Tensor, "n d_in"] | None,
+    start: Mapping[str, Tensor] | None,
+) -> Recommender:
+    """The model that a training begins with, after everything is checked; see `train`."""
+    kind.check(vectors=vectors is not None)
+    if not config.epochs and start is None:
+        raise UsageError("With recommender.epochs = 0 nothing is learned.", "Give --from REF, or raise it.")
+    if config.epochs and (not len(sequences.items) or np.diff(sequences.offsets).max() < 2):
+        raise DataError("No user has two training interactions.", "Import a dataset with interactions.")
+    torch.manual_seed(config.seed)
+    items = Items(torch.from_numpy(np.bincount(sequences.items, minlength=n_items)), vectors)
+    return kind.build(config, items) if start is None else kind.started(config, items, start)
+
+
+def _part(sequences: Sequences, share: float) -> Sequences:
+    """The sequences of a random share of the users that have two items to learn from; the others' are empty.
+
+    The users are the same whatever the seed of a training, and among those of any larger share.
+    """
+    if share == 1:
+        return sequences
+    lengths = np.diff(sequences.offsets)
+    learned = np.flatnonzero(lengths >= 2)
+    drawn = np.random.default_rng(0).permutation(learned)[: math.ceil(share * len(learned))]
+    kept = np.zeros_like(lengths)
+    kept[drawn] = lengths[drawn]
+    items = sequences.items[np.repeat(kept > 0, lengths)]
+    return Sequences(sequences.users, np.concatenate([[0], np.cumsum(kept)]), items)
 
 
 def _epoch(

@@ -19,6 +19,7 @@ from earec_core.recommend.models import get_recommender
 from earec_core.recommend.models.base import Recommender
 
 TENSORS, SETTINGS, INDEX = "model.safetensors", "config.json", "index.faiss"
+TRANSFER = "transfer.safetensors"
 _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
 """What the parts raise at settings and tensors that are not what they should be."""
 
@@ -42,7 +43,7 @@ class TrainedRecommender:
         name: which of the table of models it is.
         model: in evaluation mode.
         history: every epoch; empty for one that was loaded.
-        best_epoch: the one kept; 0 for one that was loaded.
+        best_epoch: the one kept; 0 for one that was loaded, or is as it started.
     """
 
     name: str
@@ -59,10 +60,13 @@ class TrainedRecommender:
     def save(self, folder: Path) -> None:
         """Write the model's tensors, its name and settings, and the index of its items.
 
-        Recommending then needs neither the item vectors nor what scaled them.
+        Recommending then needs neither the item vectors nor what scaled them. What a model of another catalog
+        starts from, if there is such, is a file of its own.
         """
-        tensors = sorted(self.model.to_store().items())
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors}, folder / TENSORS)
+        for file, tensors in ((TENSORS, self.model.to_store()), (TRANSFER, self.model.to_transfer())):
+            if tensors:
+                named = {name: tensor.cpu().contiguous() for name, tensor in sorted(tensors.items())}
+                save_file(named, folder / file)
         settings = {"model": self.name, **self.model.config.model_dump(mode="json")}
         (folder / SETTINGS).write_text(json.dumps(settings, indent=1, sort_keys=True))
         write_index(build_index(self.model), folder / INDEX)

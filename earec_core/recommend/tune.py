@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -70,7 +71,7 @@ class Tuning:
         """All settings of the best trial, those that were given too, as a file for `--config`."""
         settings = self.config.model_dump(mode="json", exclude_none=True)
         return "\n".join(
-            ("[recommender]", *(f"{key} = {_toml(value)}" for key, value in settings.items()), "")
+            ("[recommender]", *(f"{key} = {json.dumps(value)}" for key, value in settings.items()), "")
         )
 
 
@@ -218,7 +219,3 @@ def _read(file: Path) -> list[Trial]:
             for line in file.read_text().splitlines():
                 trials.append(Trial.model_validate_json(line))  # noqa: PERF401 - what came before an error stays
     return trials
-
-
-def _toml(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) else repr(value)

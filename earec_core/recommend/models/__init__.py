@@ -6,6 +6,9 @@ Another one is a row more, or installed: a plugin of the kind `RECOMMENDER`, an 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -13,8 +16,10 @@ from torch import Tensor
 from earec_core import plugins
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.models.base import RecommenderModel
-from earec_core.recommend.models.transformer import TransformerRecommender
+from earec_core.recommend.models.transformer import TransformerRecommender, of_table
+from earec_core.recommend.models.unisrec import UniSRec, unisrec_config
 from earec_core.recommend.tables import IdTable, Items, ItemTable, build_table
+from earec_core.recommend.tables.base import transferred_scaling
 
 
 def _sasrec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
@@ -27,8 +32,17 @@ def _earec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
     return _competing(build_table(config, items), config, items.counts)
 
 
+def _unisrec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
+    """UniSRec (Hou et al., KDD 2022): the transformer over its adaptor, for transfer between catalogs."""
+    config = unisrec_config(config)
+    return _competing(build_table(config, items), config, items.counts, UniSRec)
+
+
 def _competing(
-    table: ItemTable, config: RecommenderConfig, counts: Int[Tensor, " n"]
+    table: ItemTable,
+    config: RecommenderConfig,
+    counts: Int[Tensor, " n"],
+    model: type[TransformerRecommender] = TransformerRecommender,
 ) -> TransformerRecommender:
     """The transformer, whose items compete in training as `candidates`, `negatives` and `logit_adjustment` say."""
     competing = counts > 0 if config.candidates == "trained" else torch.ones_like(counts)
@@ -36,9 +50,22 @@ def _competing(
     candidates = None if whole else competing.nonzero().squeeze(1)
     # One that nobody chose counts as chosen once.
     prior = config.logit_adjustment * (counts.clamp(min=1) / counts.sum()).log()
-    return TransformerRecommender(
-        table, config, candidates=candidates, prior=prior if config.logit_adjustment else None
-    )
+    return model(table, config, candidates=candidates, prior=prior if config.logit_adjustment else None)
+
+
+def _transfer(
+    build: Callable[[RecommenderConfig, Items], TransformerRecommender],
+) -> Callable[[RecommenderConfig, Items, Mapping[str, Tensor]], TransformerRecommender]:
+    """How a model over an item table starts from one of another catalog, whose scaling its vectors get."""
+
+    def transfer(
+        config: RecommenderConfig, items: Items, tensors: Mapping[str, Tensor]
+    ) -> TransformerRecommender:
+        model = build(config, replace(items, scaling=transferred_scaling(of_table(tensors))))
+        model.transfer_from(tensors)
+        return model
+
+    return transfer
 
 
 _load = TransformerRecommender.stored
@@ -46,7 +73,17 @@ MODELS = {
     model.name: model
     for model in (
         RecommenderModel("sasrec", "a trained embedding per item id", False, _sasrec, _load),
-        RecommenderModel("earec", "frozen item vectors through an item table", True, _earec, _load),
+        RecommenderModel(
+            "earec", "frozen item vectors through an item table", True, _earec, _load, _transfer(_earec)
+        ),
+        RecommenderModel(
+            "unisrec",
+            "frozen item vectors through UniSRec's adaptor, pre-trained by contrast",
+            True,
+            _unisrec,
+            UniSRec.stored,
+            _transfer(_unisrec),
+        ),
     )
 }
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from earec_core.config import RecommenderConfig
-from earec_core.errors import UsageError
+from earec_core.errors import UsageError, one_line
 from earec_core.recommend.tables.base import Items
 
 
@@ -77,6 +77,10 @@ class Recommender(nn.Module, ABC):
         """The tensors that `RecommenderModel.load` needs; neither item vectors nor what scaled them."""
         return {name: tensor.detach() for name, tensor in self.state_dict().items()}
 
+    def to_transfer(self) -> dict[str, Tensor]:
+        """The tensors that `RecommenderModel.transfer` starts a model of another catalog from; by default none."""
+        return {}
+
 
 @dataclass(frozen=True)
 class RecommenderModel:
@@ -90,6 +94,8 @@ class RecommenderModel:
             generator, which is seeded before.
         load: a model of a configuration and the tensors of its `to_store`. KeyError or RuntimeError where they do
             not belong together.
+        transfer: a new model, as `build` makes it, that starts from the tensors of `to_transfer` of one that was
+            trained on another catalog; RuntimeError where they do not fit. None: it cannot start from another.
     """
 
     name: str
@@ -97,6 +103,7 @@ class RecommenderModel:
     needs_vectors: bool
     build: Callable[[RecommenderConfig, Items], Recommender]
     load: Callable[[RecommenderConfig, Mapping[str, Tensor]], Recommender]
+    transfer: Callable[[RecommenderConfig, Items, Mapping[str, Tensor]], Recommender] | None = None
 
     def check(self, *, vectors: bool) -> None:
         """Refuse item vectors that the model takes none of, or their absence where it needs them.
@@ -113,3 +120,22 @@ class RecommenderModel:
                 f"The recommender {self.name!r} takes no item vectors.",
                 "Leave --vectors out, or choose another --model.",
             )
+
+    def started(self, config: RecommenderConfig, items: Items, tensors: Mapping[str, Tensor]) -> Recommender:
+        """A new model that starts from the tensors of another catalog's `to_transfer`.
+
+        Raises:
+            UsageError: no model of this row can, or the tensors do not fit it.
+        """
+        if self.transfer is None:
+            raise UsageError(
+                f"The recommender {self.name!r} cannot start from another catalog's.",
+                "Leave --from out, or choose another --model.",
+            )
+        try:
+            return self.transfer(config, items, tensors)
+        except (KeyError, RuntimeError) as error:
+            raise UsageError(
+                f"The recommender {self.name!r} cannot start from one of other layers ({one_line(error)}).",
+                "Start from one of the same model and settings.",
+            ) from error

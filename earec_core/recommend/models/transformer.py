@@ -159,9 +159,27 @@ class TransformerRecommender(Recommender):
 
     def to_store(self) -> dict[str, Tensor]:
         """The layers, and the items as they are read and scored (n d) in place of what makes them."""
-        tensors = {name: t for name, t in super().to_store().items() if not name.startswith(_TABLE)}
         with torch.inference_mode():
-            return {**tensors, f"{_TABLE}embedding": self.items()}
+            return {**self._layers(), f"{_TABLE}embedding": self.items()}
+
+    def to_transfer(self) -> dict[str, Tensor]:
+        """The layers, and of the table what is not its catalog's own; none over a table of ids."""
+        table = {f"{_TABLE}{name}": tensor for name, tensor in self.table.to_transfer().items()}
+        return {**self._layers(), **table} if table else {}
+
+    def transfer_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """Start from the tensors of `to_transfer`.
+
+        Raises:
+            RuntimeError: they are not those of a model of these sizes over such a table.
+        """
+        self.table.transfer_from(of_table(tensors))
+        layers = {name: tensor for name, tensor in tensors.items() if not name.startswith(_TABLE)}
+        own = {name: tensor for name, tensor in self.state_dict().items() if name.startswith(_TABLE)}
+        self.load_state_dict({**own, **layers})
+
+    def _layers(self) -> dict[str, Tensor]:
+        return {name: t for name, t in super().to_store().items() if not name.startswith(_TABLE)}
 
     @classmethod
     def stored(cls, config: RecommenderConfig, tensors: Mapping[str, Tensor]) -> TransformerRecommender:
@@ -173,3 +191,8 @@ class TransformerRecommender(Recommender):
         model = cls(IdTable(len(tensors[f"{_TABLE}embedding"]), config.dim), config)
         model.load_state_dict(tensors)
         return model
+
+
+def of_table(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of the tensors of a model's `to_transfer` those of its table, as the table names them."""
+    return {name.removeprefix(_TABLE): t for name, t in tensors.items() if name.startswith(_TABLE)}

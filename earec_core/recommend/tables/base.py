@@ -6,8 +6,8 @@ Symbols: n items of the catalog, d the model's width, d_in that of frozen vector
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.dropout import Dropout
-from earec_core.recommend.scaling import scaled
+from earec_core.recommend.scaling import Scaling, fitted
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,12 @@ class Items:
     Attributes:
         counts: training interactions of each item [n].
         vectors: frozen vectors [n, d_in]; None: ids alone.
+        scaling: what scales the vectors; None: it is fitted to them.
     """
 
     counts: Int[Tensor, " n"]
     vectors: Float[Tensor, "n d_in"] | None = None
+    scaling: Scaling | None = None
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -51,6 +53,18 @@ class ItemTable(nn.Module, ABC):
         items: Tensor = self()
         return items[rows]
 
+    def to_transfer(self) -> dict[str, Tensor]:
+        """What the table of another catalog starts from; none: nothing of it is good for other items."""
+        return {name: tensor.detach() for name, tensor in self.state_dict().items()}
+
+    def transfer_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """Start from the tensors of another table's `to_transfer`.
+
+        Raises:
+            RuntimeError: they are not those of such a table.
+        """
+        self.load_state_dict(dict(tensors))
+
 
 @dataclass(frozen=True)
 class TableKind:
@@ -69,10 +83,15 @@ class TableKind:
     build: Callable[[RecommenderConfig, Items], ItemTable]
 
 
+_SCALING = "scaling."
+
+
 class VectorTable(ItemTable):
     """What tables over frozen vectors have in common: the vectors, scaled, and dropout on them.
 
-    The vectors are neither trained nor stored with the table. Each item is mapped by itself.
+    Each item is mapped by itself. The vectors are neither trained nor stored with the table. What scaled them goes
+    to another catalog's table and scales its vectors: the map was trained behind it, and a scaling fitted anew has
+    other axes and sizes.
 
     Args:
         config: `dim`, `scaling` and `table_dropout`.
@@ -83,7 +102,8 @@ class VectorTable(ItemTable):
 
     def __init__(self, config: RecommenderConfig, items: Items) -> None:
         super().__init__()
-        self.register_buffer("vectors", scaled(items.known(), config), persistent=False)
+        self.scaling = items.scaling or fitted(items.known(), config)
+        self.register_buffer("vectors", self.scaling(items.known()), persistent=False)
         self.dropout = Dropout(config.table_dropout)
 
     @abstractmethod
@@ -95,6 +115,18 @@ class VectorTable(ItemTable):
 
     def some(self, rows: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
         return self.map(self.vectors[rows])
+
+    def to_transfer(self) -> dict[str, Tensor]:
+        scaling = {f"{_SCALING}{name}": tensor for name, tensor in self.scaling.to_store().items()}
+        return {**super().to_transfer(), **scaling}
+
+    def transfer_from(self, tensors: Mapping[str, Tensor]) -> None:
+        super().transfer_from({name: t for name, t in tensors.items() if not name.startswith(_SCALING)})
+
+
+def transferred_scaling(tensors: Mapping[str, Tensor]) -> Scaling:
+    """What scaled the vectors of the table whose `to_transfer` these are."""
+    return Scaling(**{field.name: tensors.get(f"{_SCALING}{field.name}") for field in fields(Scaling)})
 
 
 def small(layer: nn.Linear) -> nn.Linear:

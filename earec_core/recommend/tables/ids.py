@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -27,6 +29,9 @@ class IdTable(ItemTable):
 
     def some(self, rows: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
         return self.embedding[rows]
+
+    def to_transfer(self) -> dict[str, Tensor]:
+        return {}
 
 
 class PlusIds(ItemTable):
@@ -61,6 +66,14 @@ class PlusIds(ItemTable):
         if self.training and self.p:
             kept = kept * drawn(self.p, len(kept), kept.device)
         return items + kept * embedding
+
+    def to_transfer(self) -> dict[str, Tensor]:
+        return self.table.to_transfer()
+
+    def transfer_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """The table below starts from another; the embeddings start at zero, and say nothing until trained."""
+        self.table.transfer_from(tensors)
+        nn.init.zeros_(self.embedding)
 
 
 IDS = TableKind(
