@@ -87,7 +87,11 @@ def command(
     from earec_core.compose.stage import choose_adapters, compose_models
     from earec_core.compose.weighting import Weighting
 
-    given = Weighting.read(Path(weights[1:])) if weights[:1] == "@" else Weighting(weights=_weights(weights))
+    given = (
+        Weighting.read(Path(weights[1:]))
+        if weights[:1] == "@"
+        else Weighting(weights=options.weights(weights))
+    )
     rule = {None: "strict", True: "normalize", False: "any"}[normalize]
     recipe = Recipe(given.weights, layer_weights=given.layer_weights, sum_rule=rule, **settings)  # type: ignore[arg-type]
     with session("compose") as workspace:
@@ -106,19 +110,3 @@ def command(
     for pair, cosine in report.cosines.items():
         out.note(f"cosine {pair}: {cosine:.3f}")
     out.data(composed.id)
-
-
-def _weights(text: str) -> dict[str, float]:
-    parts = tuple(text.split(","))
-    values = options.pairs(parts, "--weights")
-    if len(values) < len(parts):
-        raise UsageError(f"--weights {text!r} names a modality twice.", "Name each once.")
-    weights = {}
-    for modality, value in values.items():
-        try:
-            weights[modality] = float(value)
-        except ValueError:
-            raise UsageError(
-                f"The weight of {modality} is {value!r}, not a number.", "Write e.g. text=0.05."
-            ) from None
-    return weights

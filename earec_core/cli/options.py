@@ -65,6 +65,23 @@ def pairs(values: tuple[str, ...], option: str) -> dict[str, str]:
     return mapping
 
 
+def weights(text: str) -> dict[str, float]:
+    """`"m=0.05,..."` of `--weights` by modality; UsageError for anything else."""
+    parts = tuple(text.split(","))
+    values = pairs(parts, "--weights")
+    if len(values) < len(parts):
+        raise UsageError(f"--weights {text!r} names a modality twice.", "Name each once.")
+    by_modality = {}
+    for modality, value in values.items():
+        try:
+            by_modality[modality] = float(value)
+        except ValueError:
+            raise UsageError(
+                f"The weight of {modality} is {value!r}, not a number.", "Write e.g. text=0.05."
+            ) from None
+    return by_modality
+
+
 def pairs_option(flag: str, name: str, **attributes: Any) -> Decorator:
     """A repeatable option of the form KEY=VALUE, passed as `name: dict[str, str]`."""
 

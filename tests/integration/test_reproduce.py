@@ -1,4 +1,4 @@
-"""`earec reproduce --table 4` on a tiny LLM, against figures computed from what it stored."""
+"""`earec reproduce` on a tiny LLM, against figures computed from what it stored."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_the_page_has_every_row_and_the_papers_figures(in_home: Pipeline, tmp_pa
     text = page.read_text()
     tables = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert [line[0].strip("| ") for line in tables] == ["row", *ROWS, "row", *ROWS[:2]]
-    assert all(len(line) in (8, 10) for line in tables)
+    assert all(len(line) in (9, 10) for line in tables)
     assert tables[-1][-4:] == ["0.1194", "0.1919", "0.0721", "0.0879 |"]
     assert "not told apart" in text
 
@@ -291,7 +291,7 @@ def test_a_dry_run_lists_the_rows_and_does_nothing(
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--table", "3"], "Table 3"),
+        (["--table", "5"], "Table 5"),
         (["--table", "4", "--methods", "slerp"], "slerp"),
         (["--table", "4"], "no adapter of vision"),
         (["--table", "4", "--set", "recommender.lr=-1"], "lr"),
@@ -317,3 +317,25 @@ def test_an_adapter_of_another_catalog_is_measured_and_said(
     assert "The adapter of text was aligned on 'things', not on this version of 'shorter'." in (
         capsys.readouterr().err
     )
+
+
+def test_table_3_is_made_of_the_adapters_that_there_are(in_home: Pipeline, out_json: OutJson) -> None:
+    argv = _argv(in_home, "--weights", "text=3,behavior=1", "--seeds", "1", "--json")
+    argv[argv.index("4")] = "3"
+    assert in_home.run(*argv) == 0
+    report = out_json()
+    assert [one["row"]["name"] for one in report["results"]] == [
+        "all",
+        "without-text",
+        "without-behavior",
+        "unaligned-text",
+        "unaligned",
+    ]
+    stored = Registry.open(in_home.registry)
+    whole, without = report["results"][0]["ids"], report["results"][1]["ids"]
+    assert stored.manifest(whole["composite"]).data["weights"] == pytest.approx(
+        {"text": 0.75, "behavior": 0.25}
+    )
+    assert without["composite"] is None
+    adapter = stored.resolve("behavior/things")
+    assert adapter in stored.manifest(without["vectors"]).data["parents"]

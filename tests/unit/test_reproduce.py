@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pytest
 
+from earec_core.catalog import Catalog
+from earec_core.cli import run
 from earec_core.errors import UsageError
 from earec_core.metrics import statistics
 from earec_core.metrics.ranking import Metrics
-from earec_core.studies.reproduce import compare, controls, plan
+from earec_core.studies.reproduce import compare, controls, describe, plan
 from earec_core.studies.reproduce.plan import read_table, weightings
 
 GIVEN = ["text", "vision", "behavior"]
@@ -73,10 +78,74 @@ def test_the_reference_is_always_measured() -> None:
     assert {row.method for row in rows} == {"factor", None}
 
 
+def test_table_3_leaves_out_each_modality_and_keeps_the_others_proportions() -> None:
+    rows, reference = plan(3)
+    assert reference == "all"
+    assert [(row.name, row.kind) for row in rows] == [
+        ("all", "composite"),
+        ("without-text", "composite"),
+        ("without-vision", "composite"),
+        ("without-behavior", "composite"),
+        ("unaligned-text", "unaligned"),
+        ("unaligned", "unaligned"),
+    ]
+    assert rows[0].weights == pytest.approx({"text": 0.05, "vision": 0.05, "behavior": 0.9})
+    assert rows[1].weights == pytest.approx({"vision": 5 / 95, "behavior": 90 / 95})
+    assert rows[3].weights == pytest.approx({"text": 0.5, "vision": 0.5})
+    assert [row.paper.get("ndcg@10") for row in rows] == [0.0713, 0.0692, 0.0691, 0.0704, None, 0.0699]
+
+
+def test_without_one_of_two_the_other_stands_alone_and_one_has_nothing_to_leave_out() -> None:
+    rows, _ = plan(3, modalities=["text", "behavior"], weights={"behavior": 3, "text": 1}, methods=["factor"])
+    assert [(row.name, row.kind, row.modalities, row.method) for row in rows[:3]] == [
+        ("all", "composite", ("text", "behavior"), "factor"),
+        ("without-text", "single", ("behavior",), None),
+        ("without-behavior", "single", ("text",), None),
+    ]
+    assert rows[0].weights == {"text": 0.25, "behavior": 0.75}
+    assert [(row.name, row.kind) for row in plan(3, modalities=["text"])[0]] == [
+        ("all", "single"),
+        ("unaligned", "unaligned"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "weights", "named"),
+    [
+        (4, {"text": 1.0}, "has weights of its own"),
+        (3, {"text": 1.0}, "text, but the modalities are text, vision, behavior"),
+        (3, {"text": 1.0, "vision": 1.0, "behavior": 0.0}, "a weight above 0"),
+    ],
+)
+def test_weights_that_do_not_fit_the_table_are_refused(
+    table: int, weights: dict[str, float], named: str
+) -> None:
+    with pytest.raises(UsageError, match=named):
+        plan(table, weights=weights)
+
+
+def test_table_1_counts_what_the_catalog_holds(tmp_path: Path) -> None:
+    items = pl.DataFrame(
+        {"item_id": ["a", "b", "c"], "title": ["A", "B", "C"], "image": ["a.jpg", None, None]}
+    )
+    lines = [("u", "a", 1), ("u", "b", 2), ("v", "b", 1), ("v", "c", 2), ("v", "a", 3)]
+    items.write_ndjson(tmp_path / "items.jsonl")
+    pl.DataFrame(lines, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(
+        tmp_path / "interactions.csv"
+    )
+    argv = ["data", "import", str(tmp_path), "--out", str(tmp_path / "small"), "--core", "1"]
+    assert run(argv) == 0
+    (row,) = describe([Catalog.open(tmp_path / "small")])
+    assert (row["dataset"], row["users"], row["items"], row["interactions"]) == ("small", 2, 3, 5)
+    assert (row["length"], row["density"]) == pytest.approx((2.5, 5 / 6))
+    assert row["fields"]["title"] == 3
+    assert row["fields"]["image"] == 1
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"table": 3}, "Table 3"),
+        ({"table": 5}, "Table 5 .* 3, 4"),
         ({"methods": ["slerp"]}, "slerp"),
         ({"modalities": ["smell"]}, "smell"),
         ({"modalities": []}, "--modalities"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from earec_core.metrics.statistics import Z
 from earec_core.studies.reproduce.stage import METRICS, Report
 
-_VERSUS = ("NDCG@10 less the reference's", "p", "p (Holm)")
+_VERSUS = ("NDCG@10 less the reference's", "change", "p", "p (Holm)")
 _PAPER = {metric: f"paper {metric.upper()}" for metric in METRICS}
 COLUMNS = ("row", *map(str.upper, METRICS), *_VERSUS)
 BESIDE = ("/ exact", "paper HR@10", "paper NDCG@10")
@@ -26,7 +26,7 @@ def display(report: Report) -> list[dict[str, str]]:
         for metric, figures in result.test.items():
             spread = "" if figures["sd"] is None else f" ± {figures['sd']:.4f}"
             row[metric.upper()] = f"{figures['mean']:.4f}{spread}"
-        rows.append(row | _versus(result.versus))
+        rows.append(row | _versus(result.versus, result.test["ndcg@10"]["mean"]))
     return rows
 
 
@@ -53,7 +53,7 @@ def effects(report: Report, factor: str) -> list[dict[str, str]]:
     """What the method does over all weightings, or the weighting over all methods (`factor`)."""
     return [
         {factor: effect.level, "rows": str(effect.rows), "NDCG@10": f"{effect.ndcg:.4f}"}
-        | _versus(effect.versus)
+        | _versus(effect.versus, effect.ndcg)
         for effect in report.effects.get(factor, ())
     ]
 
@@ -103,13 +103,19 @@ def markdown(report: Report, command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _versus(comparison: Mapping[str, float] | None) -> dict[str, str]:
+def _versus(comparison: Mapping[str, float] | None, mean: float) -> dict[str, str]:
+    """How far a mean is from the reference's, which it would be without the difference."""
     if comparison is None:
         return {}
-    difference = f"{comparison['difference']:+.4f} ± {Z * comparison['se']:.4f}"
-    return dict(
-        zip(_VERSUS, (difference, f"{comparison['p']:.2g}", f"{comparison['p_holm']:.2g}"), strict=True)
+    difference = comparison["difference"]
+    reference = mean - difference
+    cells = (
+        f"{difference:+.4f} ± {Z * comparison['se']:.4f}",
+        f"{difference / reference:+.1%}" if reference > 0 else "",
+        f"{comparison['p']:.2g}",
+        f"{comparison['p_holm']:.2g}",
     )
+    return dict(zip(_VERSUS, cells, strict=True))
 
 
 def _table(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> list[str]:

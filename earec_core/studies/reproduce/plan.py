@@ -1,9 +1,9 @@
-"""The rows of a table: the paper's weightings by every method, and the controls beside them."""
+"""The rows of the paper's tables, and the controls beside them."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
@@ -11,7 +11,6 @@ from typing import Any, Literal
 from earec_core.compose import method_names
 from earec_core.errors import UsageError
 
-TABLES = (4,)
 Kind = Literal["composite", "unaligned", "single", "mean", "concatenation", "ids"]
 
 
@@ -25,7 +24,7 @@ class Row:
         modalities: what is shown to the model.
         method: of the composition.
         weights: lambda of each modality, sum 1; of composites alone.
-        paper: the paper's figures at these weights, none for a control.
+        paper: the paper's figures for this row, none for a control.
     """
 
     name: str
@@ -36,13 +35,32 @@ class Row:
     paper: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a table is made for.
+
+    Attributes:
+        content: what the paper's table says.
+        given: the modalities that there are.
+        methods: of composition.
+        weights: of the modalities given, sum 1; None: the table's.
+        reference: the row to compare with, if one is asked for.
+    """
+
+    content: Mapping[str, Any]
+    given: tuple[str, ...]
+    methods: tuple[str, ...]
+    weights: Mapping[str, float] | None
+    reference: str | None
+
+
 def read_table(table: int) -> dict[str, Any]:
     """What the paper's table says.
 
     Raises:
         UsageError: it is no table that can be reproduced.
     """
-    if table not in TABLES:
+    if table not in _LAYOUTS:
         known = ", ".join(map(str, TABLES))
         raise UsageError(f"Table {table} cannot be reproduced.", f"Give --table {known}.")
     return tomllib.loads(resources.files(__package__).joinpath(f"table{table}.toml").read_text())
@@ -62,10 +80,15 @@ def weightings(
     """
     distinct: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
     for row in rows:
-        total = sum(row["weights"][m] for m in modalities)
-        weights = {m: row["weights"][m] / total for m in modalities}
+        weights = shares(row["weights"], modalities)
         distinct.setdefault(label(weights), (weights, row["paper"]))
     return list(distinct.values())
+
+
+def shares(weights: Mapping[str, float], modalities: Sequence[str]) -> dict[str, float]:
+    """The weights of some modalities, divided by their sum."""
+    total = sum(weights[m] for m in modalities)
+    return {m: weights[m] / total for m in modalities}
 
 
 def plan(
@@ -74,6 +97,7 @@ def plan(
     modalities: Sequence[str] | None = None,
     adapters: Sequence[str] = (),
     methods: Sequence[str] | None = None,
+    weights: Mapping[str, float] | None = None,
     reference: str | None = None,
     only: Sequence[str] | None = None,
 ) -> tuple[list[Row], str]:
@@ -84,41 +108,30 @@ def plan(
         modalities: those that there are adapters of; default: the paper's.
         adapters: modalities that a certain adapter is given for.
         methods: of composition; default: the table's.
-        reference: the row that the others are compared with; default: `delta` at the first weighting.
+        weights: of the composition, of each modality; default: the table's.
+        reference: the row that the others are compared with; default: the composite of all at the table's first
+            weighting.
         only: names of rows; default: all. The reference is always among them.
 
     Returns:
         The rows, and the reference's name.
 
     Raises:
-        UsageError: an unknown table, modality, method or row.
+        UsageError: an unknown table, modality, method or row; weights where the table is about weights.
     """
     content = read_table(table)
     if modalities is not None:
         _among("--modalities", modalities, content["modalities"], f"Table {table} has")
-    given = [m for m in content["modalities"] if modalities is None or m in modalities]
+    given = tuple(m for m in content["modalities"] if modalities is None or m in modalities)
     if adapters:
         _among("--adapter", adapters, given, "The modalities are")
-    methods = list(dict.fromkeys(methods or content["methods"]))
+    methods = tuple(dict.fromkeys(methods or content["methods"]))
     _among("--methods", methods, method_names(), "The methods are")
-    weighted = weightings(content["row"], given)
-    rows = [
-        Row(f"{method}-{label(weights)}", "composite", tuple(given), method, weights, paper)
-        for method in dict.fromkeys([*methods, "delta"])
-        for weights, paper in weighted
-        if method in methods or (reference is None and weights is weighted[0][0])
-    ]
-    for listed in content["unaligned"]:
-        shown = tuple(m for m in listed if m in given)
-        name = "unaligned" if shown == tuple(given) else f"unaligned-{'-'.join(shown)}"
-        if shown and all(row.name != name for row in rows):
-            rows.append(Row(name, "unaligned", shown))
-    rows += [Row(m, "single", (m,)) for m in given]
-    if len(given) > 1:
-        rows += [Row("mean", "mean", tuple(given)), Row("concatenation", "concatenation", tuple(given))]
-    rows.append(Row("ids", "ids"))
+    if weights is not None:
+        weights = _weights(weights, given, content)
+    rows, first = _LAYOUTS[table](_Asked(content, given, methods, weights, reference))
     names = [row.name for row in rows]
-    chosen = reference or f"delta-{label(weighted[0][0])}"
+    chosen = reference or first
     _among("--reference", [chosen], names, "The rows are")
     if only is not None:
         _among("--only", only, names, "The rows are")
@@ -126,9 +139,71 @@ def plan(
     return rows, chosen
 
 
+def _weighted(asked: _Asked) -> tuple[list[Row], str]:
+    """Table 4: the paper's weightings by every method, and what stands beside them."""
+    weighted = weightings(asked.content["row"], asked.given)
+    rows = [
+        Row(f"{method}-{label(weights)}", "composite", asked.given, method, weights, paper)
+        for method in dict.fromkeys([*asked.methods, "delta"])
+        for weights, paper in weighted
+        if method in asked.methods or (asked.reference is None and weights is weighted[0][0])
+    ]
+    rows += _unaligned(asked)
+    rows += [Row(m, "single", (m,)) for m in asked.given]
+    if len(asked.given) > 1:
+        rows += [Row("mean", "mean", asked.given), Row("concatenation", "concatenation", asked.given)]
+    return [*rows, Row("ids", "ids")], f"delta-{label(weighted[0][0])}"
+
+
+def _reduced(asked: _Asked) -> tuple[list[Row], str]:
+    """Table 3: the composite of all, without each modality, without all."""
+    weights = asked.weights or shares(asked.content["weights"], asked.given)
+    paper, method = asked.content["paper"], asked.methods[0]
+    parts = {"all": asked.given}
+    if len(asked.given) > 1:
+        parts |= {f"without-{left}": tuple(m for m in asked.given if m != left) for left in asked.given}
+    rows = [
+        Row(name, "composite", shown, method, shares(weights, shown), paper.get(name, {}))
+        if len(shown) > 1
+        else Row(name, "single", shown, paper=paper.get(name, {}))
+        for name, shown in parts.items()
+    ]
+    return [*rows, *_unaligned(asked)], "all"
+
+
+def _unaligned(asked: _Asked) -> list[Row]:
+    """The un-aligned backbone, shown what the table says of the modalities that there are."""
+    rows: dict[str, Row] = {}
+    for listed in asked.content["unaligned"]:
+        shown = tuple(m for m in listed if m in asked.given)
+        name = "unaligned" if shown == asked.given else f"unaligned-{'-'.join(shown)}"
+        if shown:
+            paper = asked.content.get("paper", {}).get(name, {})
+            rows.setdefault(name, Row(name, "unaligned", shown, paper=paper))
+    return list(rows.values())
+
+
+_LAYOUTS: Mapping[int, Callable[[_Asked], tuple[list[Row], str]]] = {3: _reduced, 4: _weighted}
+TABLES = tuple(_LAYOUTS)
+"""The paper's tables that are measured with adapters."""
+
+
 def label(weights: Mapping[str, float]) -> str:
     """Weights in a name: percent by percent, such as 15-42.5-42.5."""
     return "-".join(f"{round(100 * weight, 1):g}" for weight in weights.values())
+
+
+def _weights(
+    weights: Mapping[str, float], given: Sequence[str], content: Mapping[str, Any]
+) -> dict[str, float]:
+    if "weights" not in content:
+        raise UsageError("Table 4 has weights of its own.", "Leave --weights out.")
+    if set(weights) != set(given) or min(weights.values()) <= 0:
+        raise UsageError(
+            f"--weights gives {', '.join(weights)}, but the modalities are {', '.join(given)}.",
+            "Give each of them a weight above 0.",
+        )
+    return shares(weights, given)
 
 
 def _among(option: str, values: Sequence[str], known: Sequence[str], known_as: str) -> None:
