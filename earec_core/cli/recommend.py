@@ -23,7 +23,9 @@ def command() -> None:
 
 @command.command()
 @options.data_option
-@click.option("--vectors", help="Item vectors (see `earec encode`).")
+@click.option(
+    "--vectors", multiple=True, help="Item vectors (see `earec encode`); several stand side by side."
+)
 @click.option("--ids", is_flag=True, help="Use no item vectors: ids alone.")
 @click.option(
     "--model",
@@ -36,7 +38,7 @@ def command() -> None:
 @options.json_option
 def train(
     data: Path,
-    vectors: str | None,
+    vectors: tuple[str, ...],
     ids: bool,
     model: str | None,
     name: str | None,

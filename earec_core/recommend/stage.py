@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors.numpy import save_file
+from torch import Tensor
 
 from earec_core.artifacts import DataRecord, FitRecord, ItemVectors, RecommenderManifest, open_as, save
 from earec_core.artifacts.recommender import RANKS
@@ -70,21 +72,22 @@ def train_on(
     config: RecommenderConfig,
     *,
     model: RecommenderModel | None = None,
-    vectors: ItemVectors | None = None,
+    vectors: Sequence[ItemVectors] = (),
 ) -> Training:
     """Train on a catalog; a killed run goes on from its last epoch.
 
     Args:
         model: which; default: see `choose_recommender`.
-        vectors: frozen item vectors, for a model that needs them.
+        vectors: frozen item vectors, for a model that needs them; several stand side by side.
     """
     split = catalog.leave_one_out()
-    model = model or choose_recommender(None, vectors=vectors is not None)
+    model = model or choose_recommender(None, vectors=bool(vectors))
+    ids = [one.id for one in vectors]
     key = {
         "model": model.name,
         "recommender": config.model_dump(mode="json"),
         "data": catalog.digest,
-        "vectors": vectors.id if vectors else None,
+        "vectors": ids[0] if len(ids) == 1 else ids or None,
     }
     run = workspace.run("recommend", key).start()
 
@@ -99,7 +102,8 @@ def train_on(
         split,
         len(catalog),
         config,
-        vectors=torch.from_numpy(vectors.vectors) if vectors else None,
+        vectors=_side_by_side(vectors) if vectors else None,
+        widths=tuple(width for one in vectors for width in one.widths),
         progress=progress,
         checkpoint=run.checkpoint,
         device="cuda" if torch.cuda.is_available() else "cpu",
@@ -111,20 +115,25 @@ def train_on(
     return Training(trained, metrics, run)
 
 
+def _side_by_side(vectors: Sequence[ItemVectors]) -> Float[Tensor, "n d_in"]:
+    tables = [torch.from_numpy(one.vectors) for one in vectors]
+    return tables[0] if len(tables) == 1 else torch.cat(tables, dim=1)
+
+
 def train_registered(
     workspace: Workspace,
     catalog: Catalog,
     config: RecommenderConfig,
     *,
     name: str | None = None,
-    vectors: str | None = None,
+    vectors: Sequence[str] = (),
     model: str | None = None,
 ) -> RegisteredRecommender:
     """Train a recommender, evaluate it and register it with the ranks of every user's targets.
 
     Args:
         name: what to register it as; default `recommender/<catalog>`.
-        vectors: a reference to item vectors, for a model that needs them.
+        vectors: references to item vectors, for a model that needs them; several stand side by side.
         model: its name in the table of models; default: see `choose_recommender`.
 
     Raises:
@@ -133,14 +142,15 @@ def train_registered(
     name = name or f"recommender/{catalog.name}"
     workspace.registry.check_name(name)
     chosen = choose_recommender(model, vectors=bool(vectors))
-    items = ItemVectors.open(workspace.registry, vectors, catalog) if vectors else None
-    workspace.registry.require(*([items.id] if items else []))
+    items = [ItemVectors.open(workspace.registry, reference, catalog) for reference in vectors]
+    parents = tuple(dict.fromkeys(one.id for one in items))
+    workspace.registry.require(*parents)
     training = train_on(workspace, catalog, config, model=chosen, vectors=items)
     ranks = evaluate(training.recommender.model, catalog.leave_one_out(), "test")
     manifest = RecommenderManifest(
         model=chosen.name,
         data=DataRecord(name=catalog.name, digest=catalog.digest),
-        parents=(items.id,) if items else (),
+        parents=parents,
         training=FitRecord(config=config, epoch=training.recommender.best_epoch),
         metrics=training.metrics,
     )

@@ -39,6 +39,7 @@ def train(
     config: RecommenderConfig,
     *,
     vectors: Float[Tensor, "n d_in"] | None = None,
+    widths: tuple[int, ...] = (),
     progress: Callable[[EpochStats], None] = lambda _: None,
     checkpoint: Path | None = None,
     device: str | torch.device = "cpu",
@@ -50,6 +51,7 @@ def train(
         split: training sequences and validation targets; test targets are not looked at.
         n_items: size of the catalog.
         vectors: frozen item vectors, for a model that needs them.
+        widths: columns of each modality, where the vectors are several side by side.
         checkpoint: written after each epoch; a run that finds it goes on from there, to the same result.
 
     Raises:
@@ -61,7 +63,7 @@ def train(
         raise DataError("No user has two training interactions.", "Import a dataset with interactions.")
     torch.manual_seed(config.seed)
     counts = torch.from_numpy(np.bincount(split.train.items, minlength=n_items))
-    model = kind.build(config, Items(counts, vectors)).to(device)
+    model = kind.build(config, Items(counts, vectors, widths)).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     parameters = dict(model.named_parameters())
     state, best = _Progress(), {name: p.detach().clone() for name, p in parameters.items()}
