@@ -11,6 +11,7 @@ from torch import Tensor
 
 from earec_core import plugins
 from earec_core.config import RecommenderConfig
+from earec_core.recommend.models import missrec
 from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.models.transformer import TransformerRecommender
 from earec_core.recommend.tables import IdTable, Items, ItemTable, build_table
@@ -44,6 +45,13 @@ MODELS = {
     for model in (
         RecommenderModel("sasrec", "a trained embedding per item id", False, _sasrec, _load),
         RecommenderModel("earec", "frozen item vectors through an item table", True, _earec, _load),
+        RecommenderModel(
+            "missrec",
+            "modalities mixed by user and read by interests",
+            True,
+            missrec.build,
+            missrec.MissRec.stored,
+        ),
     )
 }
 

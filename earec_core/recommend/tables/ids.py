@@ -26,23 +26,22 @@ class IdTable(ItemTable):
         return self.embedding
 
 
-class PlusIds(ItemTable):
-    """A trained embedding per id added to another table's items.
+class TrainedIds(ItemTable):
+    """A trained embedding per id, to stand beside vectors.
 
-    An item without a training interaction has none: its embedding would only have learned that nobody chose it.
-    While training, items lose theirs at random as a whole, so that an item also works without.
+    An item without a training interaction has none (zeros): its embedding would only have learned that nobody chose
+    it. While training, items lose theirs at random as a whole, so that an item also works without.
 
     Args:
-        table: what the embeddings are added to.
         items: whose training interactions count.
         config: `dim` and `id_dropout`.
     """
 
     trained: Tensor
 
-    def __init__(self, table: ItemTable, items: Items, config: RecommenderConfig) -> None:
+    def __init__(self, items: Items, config: RecommenderConfig) -> None:
         super().__init__()
-        self.table, self.p = table, config.id_dropout
+        self.p = config.id_dropout
         self.embedding = nn.Parameter(torch.randn(len(items), config.dim) * 0.02)
         self.register_buffer("trained", (items.counts > 0).float()[:, None], persistent=False)
 
@@ -50,7 +49,23 @@ class PlusIds(ItemTable):
         kept = self.trained
         if self.training and self.p:
             kept = kept * drawn(self.p, len(kept), kept.device)
-        mixed: Tensor = self.table() + kept * self.embedding
+        return kept * self.embedding
+
+
+class PlusIds(TrainedIds):
+    """Trained embeddings per id added to another table's items.
+
+    Args:
+        table: what they are added to.
+        items, config: see `TrainedIds`.
+    """
+
+    def __init__(self, table: ItemTable, items: Items, config: RecommenderConfig) -> None:
+        super().__init__(items, config)
+        self.table = table
+
+    def forward(self) -> Float[Tensor, "n d"]:
+        mixed: Tensor = self.table() + super().forward()
         return mixed
 
 
