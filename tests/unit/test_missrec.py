@@ -225,7 +225,7 @@ def _scores(model: MissRec, user: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("fusion", ["dynamic", "static"])
 @pytest.mark.parametrize("table", ["linear", "linear+ids"])
-def test_users_and_scores_are_the_papers(table: str, fusion: str) -> None:
+def test_users_and_scores_are_those_of_the_formulas(table: str, fusion: str) -> None:
     model = _model(table=table, fusion=fusion)
     histories = [[1], [7], [8, 9, 8], [3, 5, 7, 4], [20, 21, 22, 23, 24, 5]]
     items = model.items()
@@ -354,6 +354,15 @@ def test_a_resumed_training_comes_to_the_same(tmp_path: Path) -> None:
 def test_layers_that_are_no_pairs_are_refused() -> None:
     with pytest.raises(UsageError, match=r"3 is odd\. Set recommender\.layers"):
         _model(layers=3)
+
+
+def test_a_modality_that_no_two_items_have_is_left_out() -> None:
+    vectors, counts = _vectors(), torch.ones(N, dtype=torch.long)
+    vectors[1:, WIDTHS[0] :] = 0
+    model = KIND.build(SMALL, Items(counts, vectors, WIDTHS))
+    assert model.items().shape == (N, SMALL.dim)
+    with pytest.raises(UsageError, match="all zeros"):
+        KIND.build(SMALL, Items(counts, torch.zeros(N, 4)))
 
 
 @pytest.fixture

@@ -1,19 +1,21 @@
 """MISSRec (Wang et al., ACM MM 2023, arXiv 2308.11175), trained on the catalog that it recommends from.
 
-Every modality of an item has a vector of its own. A user is read twice: as the interests that the items belong to,
-which an encoder sees, and as the items in their order, which a decoder reads beside them. The score of an item
-mixes its modalities by how well each suits the user.
+Every modality of an item has a vector of its own. A user is read twice: as the interests that the items belong
+to, which an encoder sees, and as the items in their order, which a decoder reads beside them. The score of an
+item mixes its modalities by how well each suits the user.
 
-The authors' settings (github.com/gimpong/MM23-MISSRec): linear adaptors (`table=linear`), 2 `layers` (one of the
-encoder, one of the decoder), 4 `heads`, `dim` 300, `inner` 256, `dropout` 0.5, `temperature` 0.07, `interests` 0.5,
-`interest_neighbours` 0.1, Adam at 1e-3, batches of 512, 10 epochs of patience; with ids `linear+ids` and
-`id_dropout` 0. The interests' penalty (gamma) is 1e-4 on its sum over such a batch beside the mean of the
-cross-entropies: 0.05 for each prediction, which is what `interest_penalty` says.
+The authors' settings (github.com/gimpong/MM23-MISSRec): linear adaptors of the vectors as they are
+(`table=linear`, `scaling=none`), 2 `layers` (one of the encoder, one of the decoder), 4 `heads`, `dim` 300,
+`inner` 256, `dropout` 0.5, `temperature` 0.07, `max_len` 50, `interests` 0.5, `interest_neighbours` 0.1, Adam at
+1e-3, batches of 512, 10 epochs of patience; with ids `linear+ids` and `id_dropout` 0. The interests' penalty
+(gamma) is 1e-4 on its sum over such a batch beside the mean of the cross-entropies: 0.05 for each prediction,
+which is what `interest_penalty` says.
 
-Left out: pre-training on other catalogs (its contrast of sequences with batch items and with augmented sequences),
-and with it training the adaptors alone on a pre-trained transformer. Different from the release: clusters are the
-paper's density peaks and no k-means; an item that lacks a modality is neither read, clustered nor scored by it
-(the release has the adaptor of zeros there); an item's id counts as much as one modality for any number of these.
+The formulas are those of the authors' code, except that clusters are of density peaks, as in the paper (their
+trainer takes k-means); that the interests' penalty counts no padding; that an item is neither read, clustered nor
+scored by a modality that it lacks (there, by the adaptor of zeros); and that an item's id counts as much as one
+modality, however many there are. Left out is pre-training on other catalogs (the contrasts of sequences with
+items and with augmented sequences), and with it training the adaptors alone on a pre-trained transformer.
 
 Symbols: b users, s positions, k interests of a sequence, n items, m modalities, d the model's width. `items` has
 m d columns, with ids (m + 1) d; users have d.
@@ -34,12 +36,13 @@ from torch.utils.checkpoint import checkpoint
 from earec_core.config import RecommenderConfig
 from earec_core.errors import UsageError
 from earec_core.recommend.density_peaks import density_peaks
+from earec_core.recommend.dropout import Dropout
 from earec_core.recommend.loss import FullSoftmax
 from earec_core.recommend.models.base import Recommender
 from earec_core.recommend.tables import PLUS_IDS, Items, ItemTable, build_table
 from earec_core.recommend.tables.ids import IdTable, TrainedIds
 
-_CHUNK = 1 << 22
+_CHUNK, _PARTS = 1 << 22, 8
 _ITEMS, _INTERESTS, _MEMBERS = "items", "interests", "members"
 
 
@@ -96,7 +99,7 @@ class MissRec(Recommender):
         self.adaptors, self.ids = nn.ModuleList(adaptors), ids
         d, half = config.dim, config.layers // 2
         self.positions = nn.Parameter(torch.randn(config.max_len, d) * 0.02)
-        self.norm, self.dropout = nn.LayerNorm(d), nn.Dropout(config.dropout)
+        self.norm, self.dropout = nn.LayerNorm(d), Dropout(config.dropout)
         shape = (d, config.heads, config.inner, config.dropout, F.gelu)
         self.encoder = nn.TransformerEncoder(
             nn.TransformerEncoderLayer(*shape, batch_first=True),
@@ -107,6 +110,10 @@ class MissRec(Recommender):
         self.decoder = nn.TransformerDecoder(
             nn.TransformerDecoderLayer(*shape, batch_first=True), half, nn.LayerNorm(d)
         )
+        for module in [*self.encoder.modules(), *self.decoder.modules()]:
+            for name, child in module.named_children():
+                if isinstance(child, nn.Dropout):
+                    setattr(module, name, Dropout(config.dropout))
         for name, parameter in (*self.encoder.named_parameters(), *self.decoder.named_parameters()):
             if name.endswith("in_proj_weight"):
                 nn.init.xavier_uniform_(parameter)
@@ -172,10 +179,15 @@ class MissRec(Recommender):
         No position of the decoder is hidden from another, so what comes later has to be cut off.
         """
         sequences, lengths, targets = (part.to(self.positions.device) for part in beginnings(windows))
-        items = self.items()
-        users, alike = self(items, sequences, lengths)
+        items, order = self.items(), lengths.argsort()
+        # Those of similar length go together, so that little is padding.
+        parts = [
+            self(items, sequences[rows, : int(lengths[rows].max())], lengths[rows])
+            for rows in order.chunk(_PARTS)
+        ]
+        users, alike = (torch.cat(each) for each in zip(*parts, strict=True))
         penalty = self.config.interest_penalty * alike.sum()
-        return self._cross_entropy(users, items, targets) + penalty, len(targets)
+        return self._cross_entropy(users, items, targets[order]) + penalty, len(targets)
 
     def scores(self, users: Float[Tensor, "b d"], items: Float[Tensor, "n md"]) -> Float[Tensor, "b n"]:
         """What modalities score by cosine, mixed by softmax(sharpness x cosine), and an id as one modality more."""
@@ -300,8 +312,17 @@ class MissRec(Recommender):
 
 
 def build(config: RecommenderConfig, items: Items) -> MissRec:
-    """MISSRec for items, each of their modalities through the table that the configuration names."""
-    adaptors = [Adaptor(config, Items(items.counts, vectors)) for vectors in items.modalities()]
+    """MISSRec for items, each of their modalities through the table that the configuration names.
+
+    A modality that fewer than two items have is left out.
+
+    Raises:
+        UsageError: none is left, or see `MissRec`.
+    """
+    had = [vectors for vectors in items.modalities() if vectors.any(1).sum() > 1]
+    if not had:
+        raise UsageError("The item vectors are all zeros.", "Encode again, or give others: --vectors REF.")
+    adaptors = [Adaptor(config, Items(items.counts, vectors)) for vectors in had]
     return MissRec(config, adaptors, TrainedIds(items, config) if config.table.endswith(PLUS_IDS) else None)
 
 
