@@ -242,6 +242,20 @@ class RecommenderConfig(Section):
         lt=1,
         description="unisrec's pre-training: share of a sequence's items that its second view lacks.",
     )
+    interests: float = Field(
+        0.5, gt=0, le=1, description="missrec: interests, as a part of all vectors of all items' modalities."
+    )
+    interest_neighbours: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="missrec: of a vector, as a part of all, for the density that finds interests.",
+    )
+    interest_penalty: float = Field(0.05, ge=0, description="missrec: on a sequence's interests being alike.")
+    fusion: Literal["dynamic", "static"] = Field(
+        "dynamic",
+        description="missrec: whether the modality that suits a user counts more in an item's score, or all alike.",
+    )
     seed: int = Field(0, ge=0, description="Where it is not given: run.seed.")
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from earec_core.aligned.model import States
+from earec_core.artifacts.vectors import SLOTS
 from earec_core.errors import UsageError
 
 Read = Callable[[States], Float[Tensor, "b d_out"]]
@@ -52,7 +53,7 @@ def slots(states: States) -> Float[Tensor, "b md"]:
 READOUTS: Mapping[str, Readout] = {
     "last": Readout("last-hidden-state", last),
     "mean": Readout("mean-slot-state", mean),
-    "slots": Readout("slot-states", slots),
+    "slots": Readout(SLOTS, slots),
 }
 """By the setting `encode.readout`."""
 

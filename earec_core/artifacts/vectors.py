@@ -19,6 +19,9 @@ from earec_core.config import PromptConfig
 from earec_core.errors import IntegrityError, UsageError, one_line
 from earec_registry import Registry
 
+SLOTS = "slot-states"
+"""The method of vectors that have a part of the same width for each of their modalities, side by side."""
+
 
 class VectorsManifest(TableManifest):
     """The manifest of item vectors.
@@ -76,6 +79,13 @@ class ItemVectors:
     id: str
     vectors: Float[np.ndarray, "n d"]
     manifest: VectorsManifest
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of each modality where every one has its own, else of all together."""
+        d = int(self.vectors.shape[1])
+        parts = len(self.manifest.modalities) if self.manifest.method == SLOTS else 1
+        return (d // parts,) * parts
 
     @classmethod
     def open(cls, registry: Registry, reference: str, catalog: Catalog) -> ItemVectors:

@@ -23,12 +23,14 @@ def command() -> None:
 
 @command.command()
 @options.data_option
-@click.option("--vectors", help="Item vectors (see `earec encode`).")
+@click.option(
+    "--vectors", multiple=True, help="Item vectors (see `earec encode`); several stand side by side."
+)
 @click.option("--ids", is_flag=True, help="Use no item vectors: ids alone.")
 @click.option(
     "--model",
     metavar="NAME",
-    help="sasrec, earec, unisrec, or one that a plugin brings.  [default: that of --from, else earec with "
+    help="sasrec, earec, unisrec, missrec, or one that a plugin brings.  [default: that of --from, else earec with "
     "--vectors, sasrec with --ids]",
 )
 @click.option("--from", "start", metavar="REF", help="Start from this recommender of another catalog.")
@@ -38,7 +40,7 @@ def command() -> None:
 @options.json_option
 def train(
     data: Path,
-    vectors: str | None,
+    vectors: tuple[str, ...],
     ids: bool,
     model: str | None,
     start: str | None,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors.numpy import save_file
+from torch import Tensor
 
 from earec_core.artifacts import DataRecord, FitRecord, ItemVectors, RecommenderManifest, open_as, save
 from earec_core.artifacts.recommender import RANKS
@@ -71,23 +73,24 @@ def train_on(
     config: RecommenderConfig,
     *,
     model: RecommenderModel | None = None,
-    vectors: ItemVectors | None = None,
+    vectors: Sequence[ItemVectors] = (),
     source: Source | None = None,
 ) -> Training:
     """Train on a catalog; a killed run goes on from its last epoch.
 
     Args:
         model: which; default: see `choose_recommender`.
-        vectors: frozen item vectors, for a model that needs them.
+        vectors: frozen item vectors, for a model that needs them; several stand side by side.
         source: the recommender to start from.
     """
     split = catalog.leave_one_out()
-    model = model or choose_recommender(None, vectors=vectors is not None)
+    model = model or choose_recommender(None, vectors=bool(vectors))
+    ids = [one.id for one in vectors]
     key = {
         "model": model.name,
         "recommender": config.model_dump(mode="json"),
         "data": catalog.digest,
-        "vectors": vectors.id if vectors else None,
+        "vectors": ids[0] if len(ids) == 1 else ids or None,
         "source": source.id if source else None,
     }
     run = workspace.run("recommend", key).start()
@@ -103,7 +106,8 @@ def train_on(
         split,
         len(catalog),
         config,
-        vectors=torch.from_numpy(vectors.vectors) if vectors else None,
+        vectors=_side_by_side(vectors) if vectors else None,
+        widths=tuple(width for one in vectors for width in one.widths),
         start=source.tensors if source else None,
         progress=progress,
         checkpoint=run.checkpoint,
@@ -116,13 +120,18 @@ def train_on(
     return Training(trained, metrics, run)
 
 
+def _side_by_side(vectors: Sequence[ItemVectors]) -> Float[Tensor, "n d_in"]:
+    tables = [torch.from_numpy(one.vectors) for one in vectors]
+    return tables[0] if len(tables) == 1 else torch.cat(tables, dim=1)
+
+
 def train_registered(
     workspace: Workspace,
     catalog: Catalog,
     config: RecommenderConfig,
     *,
     name: str | None = None,
-    vectors: str | None = None,
+    vectors: Sequence[str] = (),
     model: str | None = None,
     start: str | None = None,
 ) -> RegisteredRecommender:
@@ -130,7 +139,7 @@ def train_registered(
 
     Args:
         name: what to register it as; default `recommender/<catalog>`.
-        vectors: a reference to item vectors, for a model that needs them.
+        vectors: references to item vectors, for a model that needs them; several stand side by side.
         model: its name in the table of models; default: the source's, else see `choose_recommender`.
         start: a reference to a recommender, the source, that this one starts from; what the model is made of is
             then as it is there.
@@ -142,10 +151,10 @@ def train_registered(
     workspace.registry.check_name(name)
     source = Source.open(workspace.registry, start) if start else None
     chosen = choose_recommender(model or (source.model if source else None), vectors=bool(vectors))
-    items = ItemVectors.open(workspace.registry, vectors, catalog) if vectors else None
-    if source and vectors and items:
+    items = [ItemVectors.open(workspace.registry, reference, catalog) for reference in vectors]
+    if source:
         source.check(vectors, items)
-    parents = tuple(parent.id for parent in (items, source) if parent)
+    parents = tuple(dict.fromkeys([*(one.id for one in items), *([source.id] if source else [])]))
     workspace.registry.require(*parents)
     config = source.settings(config) if source else config
     training = train_on(workspace, catalog, config, model=chosen, vectors=items, source=source)

@@ -40,6 +40,7 @@ def train(
     config: RecommenderConfig,
     *,
     vectors: Float[Tensor, "n d_in"] | None = None,
+    widths: tuple[int, ...] = (),
     start: Mapping[str, Tensor] | None = None,
     progress: Callable[[EpochStats], None] = lambda _: None,
     checkpoint: Path | None = None,
@@ -52,6 +53,7 @@ def train(
         split: training sequences and validation targets; test targets are not looked at.
         n_items: size of the catalog.
         vectors: frozen item vectors, for a model that needs them.
+        widths: columns of each modality, where the vectors are several side by side.
         start: the tensors of another catalog's model to start from, see `RecommenderModel.transfer`; kept where no
             epoch is better.
         checkpoint: written after each epoch; a run that finds it goes on from there, to the same result.
@@ -61,7 +63,7 @@ def train(
         UsageError: see `RecommenderModel.check` and `RecommenderModel.started`; there are no epochs and no start.
     """
     sequences = _part(split.train, config.train_users)
-    model = _model(kind, sequences, n_items, config, vectors, start).to(device)
+    model = _model(kind, sequences, n_items, config, vectors, widths, start).to(device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=config.lr, weight_decay=config.weight_decay)
     parameters = dict(model.named_parameters())
@@ -99,6 +101,7 @@ def _model(
     n_items: int,
     config: RecommenderConfig,
     vectors: Float[Tensor, "n d_in"] | None,
+    widths: tuple[int, ...],
     start: Mapping[str, Tensor] | None,
 ) -> Recommender:
     """The model that a training begins with, after everything is checked; see `train`."""
@@ -108,7 +111,7 @@ def _model(
     if config.epochs and (not len(sequences.items) or np.diff(sequences.offsets).max() < 2):
         raise DataError("No user has two training interactions.", "Import a dataset with interactions.")
     torch.manual_seed(config.seed)
-    items = Items(torch.from_numpy(np.bincount(sequences.items, minlength=n_items)), vectors)
+    items = Items(torch.from_numpy(np.bincount(sequences.items, minlength=n_items)), vectors, widths)
     return kind.build(config, items) if start is None else kind.started(config, items, start)
 
 

@@ -58,7 +58,7 @@ class TrainedRecommender:
         return embeddings.copy()
 
     def save(self, folder: Path) -> None:
-        """Write the model's tensors, its name and settings, and the index of its items.
+        """Write the model's tensors, its name and settings, and the index of its items where it can have one.
 
         Recommending then needs neither the item vectors nor what scaled them. What a model of another catalog
         starts from, if there is such, is a file of its own.
@@ -69,7 +69,8 @@ class TrainedRecommender:
                 save_file(named, folder / file)
         settings = {"model": self.name, **self.model.config.model_dump(mode="json")}
         (folder / SETTINGS).write_text(json.dumps(settings, indent=1, sort_keys=True))
-        write_index(build_index(self.model), folder / INDEX)
+        if self.model.inner_product:
+            write_index(build_index(self.model), folder / INDEX)
 
     @classmethod
     def load(cls, folder: Path) -> TrainedRecommender:

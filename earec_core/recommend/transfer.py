@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from earec_core.artifacts import ItemVectors, RecommenderManifest, VectorsManifest, open_as
+from earec_core.artifacts import ItemVectors, Manifest, RecommenderManifest, VectorsManifest, open_as
 from earec_core.config import RecommenderConfig
 from earec_core.errors import IntegrityError, UsageError, one_line
 from earec_core.recommend.tables import PLUS_IDS
@@ -39,7 +39,7 @@ class Source:
         id: its id in the registry.
         model: its name in the table of models.
         config: its settings.
-        vectors: the id of its item vectors, and their manifest; None for one without.
+        vectors: the ids of its item vectors, and their manifests; none for one without.
         tensors: `Recommender.to_transfer` of it.
     """
 
@@ -47,7 +47,7 @@ class Source:
     id: str
     model: str
     config: RecommenderConfig
-    vectors: tuple[str, VectorsManifest] | None
+    vectors: tuple[tuple[str, VectorsManifest], ...]
     tensors: Mapping[str, Tensor]
 
     @classmethod
@@ -71,26 +71,35 @@ class Source:
             raise IntegrityError(
                 f"The recommender {reference!r} cannot be read: {one_line(error)}.", "Train it again."
             ) from error
-        vectors = open_as(registry, manifest.parents[0], VectorsManifest) if manifest.parents else None
-        read = (vectors.id, vectors.manifest) if vectors else None
+        kinds: tuple[type[Manifest], ...] = (VectorsManifest, RecommenderManifest)
+        parents = [open_as(registry, parent, *kinds) for parent in manifest.parents]
+        read = tuple((p.id, p.manifest) for p in parents if isinstance(p.manifest, VectorsManifest))
         return cls(reference, stored.id, manifest.model, manifest.training.config, read, tensors)
 
-    def check(self, reference: str, vectors: ItemVectors) -> None:
+    def check(self, references: Sequence[str], vectors: Sequence[ItemVectors]) -> None:
         """Refuse vectors that are not in the space which the source's map reads.
 
+        Args:
+            references: what the vectors were asked for by.
+
         Raises:
-            UsageError: they come from another model, or were prompted or read off otherwise.
+            UsageError: they come from another model, or were prompted or read off otherwise, or are not as many.
         """
-        if self.vectors is None:
-            return
-        identity, manifest = self.vectors
-        others = vectors.manifest.other_space(manifest)
-        if others:
+        if not vectors:
+            return  # a model that needs some says so
+        if len(vectors) != len(self.vectors):
             raise UsageError(
-                f"The vectors {reference!r} are not in the space of those that {self.reference!r} was trained on: "
-                f"their {', '.join(others)} differ.",
-                f"Encode with the model and the settings of {identity[:12]}.",
+                f"The recommender {self.reference!r} reads {len(self.vectors)} item vectors, not {len(vectors)}.",
+                "Give as many --vectors, in the same order.",
             )
+        for reference, given, (identity, manifest) in zip(references, vectors, self.vectors, strict=True):
+            others = given.manifest.other_space(manifest)
+            if others:
+                raise UsageError(
+                    f"The vectors {reference!r} are not in the space of those that {self.reference!r} was trained "
+                    f"on: their {', '.join(others)} differ.",
+                    f"Encode with the model and the settings of {identity[:12]}.",
+                )
 
     def settings(self, config: RecommenderConfig) -> RecommenderConfig:
         """Settings of the target's training: what the model is made of is as in the source, but for `+ids`.

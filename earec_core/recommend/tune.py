@@ -192,6 +192,7 @@ class _Job:
                 len(self.catalog),
                 config,
                 vectors=torch.from_numpy(self.tables[ref].vectors) if ref else None,
+                widths=self.tables[ref].widths if ref else (),
                 progress=progress,
                 device="cuda" if torch.cuda.is_available() else "cpu",
             )

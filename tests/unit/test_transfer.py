@@ -296,7 +296,7 @@ def source(tmp_path: Path) -> tuple[Workspace, Catalog, RegisteredRecommender]:
     data = _world(tmp_path)("a", 20, seed=1, users=20)
     workspace, catalog = Workspace.open(tmp_path / "home"), Catalog.open(data)
     config = SMALL.model_copy(update={"epochs": 1, "dim": 12})
-    trained = train_registered(workspace, catalog, config, name="r/a", vectors="vectors/a")
+    trained = train_registered(workspace, catalog, config, name="r/a", vectors=["vectors/a"])
     return workspace, catalog, trained
 
 
@@ -307,11 +307,11 @@ def test_what_is_stored_names_its_source_and_its_run_depends_on_it(source: Sourc
     workspace, catalog, first = source
     target = Catalog.open(_world(tmp_path)("t", 25, seed=2, users=60))
     other = train_registered(
-        workspace, catalog, SMALL.model_copy(update={"dim": 12, "seed": 1}), name="r/b", vectors="vectors/a"
+        workspace, catalog, SMALL.model_copy(update={"dim": 12, "seed": 1}), name="r/b", vectors=["vectors/a"]
     )
     config = resolve(flags={"recommender.epochs": 1, "recommender.table": "mlp+ids"}).recommender
     made = [
-        train_registered(workspace, target, config, name="r/t", vectors="vectors/t", start=start)
+        train_registered(workspace, target, config, name="r/t", vectors=["vectors/t"], start=start)
         for start in ("r/a", "r/b")
     ]
     vectors = workspace.registry.resolve("vectors/t")
@@ -320,12 +320,15 @@ def test_what_is_stored_names_its_source_and_its_run_depends_on_it(source: Sourc
     assert made[0].training.run.folder != made[1].training.run.folder
     kept = made[0].training.recommender.model.config
     assert (kept.dim, kept.max_len, kept.table, kept.epochs) == (12, 6, "mlp+ids", 1)
+    both = ["vectors/t", "vectors/t"]
+    with pytest.raises(UsageError, match="'r/a' reads 1 item vectors, not 2"):
+        train_registered(workspace, target, config, name="r/t", vectors=both, start="r/a")
     # What came of a transfer can be a source itself.
     again = train_registered(
         workspace,
         catalog,
         resolve(flags={"recommender.epochs": 0}).recommender,
-        vectors="vectors/a",
+        vectors=["vectors/a"],
         start="r/t",
     )
     assert again.training.recommender.name == "earec"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from earec_core import plugins
 from earec_core.config import RecommenderConfig
+from earec_core.recommend.models import missrec
 from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.models.transformer import TransformerRecommender, of_table
 from earec_core.recommend.models.unisrec import UniSRec, unisrec_config
@@ -83,6 +84,13 @@ MODELS = {
             _unisrec,
             UniSRec.stored,
             _transfer(_unisrec),
+        ),
+        RecommenderModel(
+            "missrec",
+            "modalities mixed by user and read by interests",
+            True,
+            missrec.build,
+            missrec.MissRec.stored,
         ),
     )
 }

@@ -57,8 +57,13 @@ class Recommender(nn.Module, ABC):
             items: `items()`, computed once for many calls.
         """
 
+    @property
+    def inner_product(self) -> bool:
+        """Whether `scores` is `queries(users) @ keys(items).T`, as an index needs it; else all are scored."""
+        return True
+
     def scores(self, users: Float[Tensor, "b d"], items: Float[Tensor, "n d"]) -> Float[Tensor, "b n"]:
-        """Score of every item for every user (the exponent of Eq. 8): `queries(users) @ keys(items).T`."""
+        """Score of every item for every user (the exponent of Eq. 8)."""
         if self.config.similarity == "cosine":
             return F.normalize(users, dim=-1) @ self.keys(items).T / self.config.temperature
         return users @ items.T

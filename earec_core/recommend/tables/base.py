@@ -25,11 +25,13 @@ class Items:
     Attributes:
         counts: training interactions of each item [n].
         vectors: frozen vectors [n, d_in]; None: ids alone.
+        widths: columns of each modality, where the vectors are several side by side; default: they are one.
         scaling: what scales the vectors; None: it is fitted to them.
     """
 
     counts: Int[Tensor, " n"]
     vectors: Float[Tensor, "n d_in"] | None = None
+    widths: tuple[int, ...] = ()
     scaling: Scaling | None = None
 
     def __len__(self) -> int:
@@ -39,6 +41,11 @@ class Items:
         """The vectors, for who `needs_vectors`."""
         assert self.vectors is not None  # noqa: S101 - see above
         return self.vectors
+
+    def modalities(self) -> tuple[Float[Tensor, "n _"], ...]:
+        """The vectors of each modality, for who `needs_vectors`; a row of zeros is an item without it."""
+        vectors = self.known()
+        return torch.split(vectors, list(self.widths) or vectors.shape[1], dim=1)
 
 
 class ItemTable(nn.Module, ABC):

@@ -34,38 +34,55 @@ class IdTable(ItemTable):
         return {}
 
 
-class PlusIds(ItemTable):
-    """A trained embedding per id added to another table's items.
+class TrainedIds(ItemTable):
+    """A trained embedding per id, to stand beside vectors.
 
-    An item without a training interaction has none: its embedding would only have learned that nobody chose it.
-    While training, items lose theirs at random as a whole, so that an item also works without.
+    An item without a training interaction has none (zeros): its embedding would only have learned that nobody chose
+    it. While training, items lose theirs at random as a whole, so that an item also works without.
 
     Args:
-        table: what the embeddings are added to.
         items: whose training interactions count.
         config: `dim` and `id_dropout`.
     """
 
     trained: Tensor
 
-    def __init__(self, table: ItemTable, items: Items, config: RecommenderConfig) -> None:
+    def __init__(self, items: Items, config: RecommenderConfig) -> None:
         super().__init__()
-        self.table, self.p = table, config.id_dropout
+        self.p = config.id_dropout
         self.embedding = nn.Parameter(torch.randn(len(items), config.dim) * 0.02)
         self.register_buffer("trained", (items.counts > 0).float()[:, None], persistent=False)
 
     def forward(self) -> Float[Tensor, "n d"]:
-        return self._beside(self.table(), self.trained, self.embedding)
+        return self._kept(self.trained, self.embedding)
 
     def some(self, rows: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
-        return self._beside(self.table.some(rows), self.trained[rows], self.embedding[rows])
+        return self._kept(self.trained[rows], self.embedding[rows])
 
-    def _beside(
-        self, items: Float[Tensor, "k d"], kept: Float[Tensor, "k 1"], embedding: Float[Tensor, "k d"]
-    ) -> Float[Tensor, "k d"]:
+    def _kept(self, kept: Float[Tensor, "k 1"], embedding: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
         if self.training and self.p:
             kept = kept * drawn(self.p, len(kept), kept.device)
-        return items + kept * embedding
+        return kept * embedding
+
+
+class PlusIds(TrainedIds):
+    """Trained embeddings per id added to another table's items.
+
+    Args:
+        table: what they are added to.
+        items, config: see `TrainedIds`.
+    """
+
+    def __init__(self, table: ItemTable, items: Items, config: RecommenderConfig) -> None:
+        super().__init__(items, config)
+        self.table = table
+
+    def forward(self) -> Float[Tensor, "n d"]:
+        mixed: Tensor = self.table() + super().forward()
+        return mixed
+
+    def some(self, rows: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
+        return self.table.some(rows) + super().some(rows)
 
     def to_transfer(self) -> dict[str, Tensor]:
         return self.table.to_transfer()

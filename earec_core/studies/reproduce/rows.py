@@ -113,7 +113,8 @@ class RowMaker:
             identity = stored.id
         else:
             workspace = self.workspace.about(f"{row.name}, seed {config.seed}")
-            identity = train_registered(workspace, self.catalog, config, name=name, vectors=vectors).id
+            given = (vectors,) if vectors else ()
+            identity = train_registered(workspace, self.catalog, config, name=name, vectors=given).id
         ranks = load_file(self.workspace.registry.materialize(identity) / RANKS)
         return identity, Metrics(ranks["ranks"], ranks["users"])
 
