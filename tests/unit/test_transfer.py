@@ -20,6 +20,7 @@ from earec_core.catalog import Catalog, LeaveOneOut, Sequences
 from earec_core.catalog.splits import leave_one_out
 from earec_core.cli import run
 from earec_core.config import RecommenderConfig, resolve
+from earec_core.errors import UsageError
 from earec_core.recommend import MODELS, Recommender, Retriever, TrainedRecommender, evaluate, train
 from earec_core.recommend.scaling import SCALINGS, scaled
 from earec_core.recommend.stage import RegisteredRecommender, train_registered
