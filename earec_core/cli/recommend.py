@@ -28,7 +28,8 @@ def command() -> None:
 @click.option(
     "--model",
     metavar="NAME",
-    help="sasrec, earec, or one that a plugin brings.  [default: earec with --vectors, sasrec with --ids]",
+    help="sasrec, earec, popularity, markov, or one that a plugin brings.  [default: earec with --vectors, "
+    "sasrec with --ids]",
 )
 @click.option("--name", help="What to register it as.  [default: recommender/DATASET]")
 @options.config_options("preset")

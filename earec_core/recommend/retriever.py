@@ -34,12 +34,12 @@ class Ranking:
 
 
 class Retriever:
-    """The best next items, by an exact index over a model's items.
+    """The best next items, by an exact index over a model's items, or by all scores of one that is not `indexed`.
 
     Args:
         model: in evaluation mode; its items are computed here, once.
         ids: of the items, by row.
-        index: FAISS's, of the model's items; None builds it.
+        index: FAISS's, of the model's items; None builds it where one serves the model.
 
     Raises:
         IntegrityError: model, ids and index are of different numbers of items.
@@ -47,10 +47,11 @@ class Retriever:
 
     def __init__(self, model: Recommender, ids: Sequence[str], index: Any = None) -> None:
         self.model, self.ids = model, ids
-        self.index = build_index(model) if index is None else index
+        self.index = build_index(model) if index is None and model.indexed else index
         with torch.inference_mode():
             self._items = model.items()
-        n, keys = len(self._items), self.index.ntotal
+        n = len(self._items)
+        keys = n if self.index is None else self.index.ntotal
         if not len(ids) == keys == n:
             raise IntegrityError(
                 f"The recommender has {n} items, its index {keys}, the catalog {len(ids)}.",
@@ -92,11 +93,20 @@ class Retriever:
             )
         users = self.model.users(histories, self._items)
         seen: list[set[int]] = [set(history.tolist()) if exclude_seen else set() for history in histories]
-        count = min(self.index.ntotal, k + max(map(len, seen)))
-        scores, rows = self.index.search(plain(self.model.queries(users)), count)
+        scores, rows = self._best(users, min(len(self.ids), k + max(map(len, seen))))
         rankings = []
         for excluded, nearest, similarities in zip(seen, rows, scores, strict=True):
             keep = [place for place, row in enumerate(nearest.tolist()) if row not in excluded][:k]
             ids = tuple(self.ids[row] for row in nearest[keep].tolist())
             rankings.append(Ranking(nearest[keep], ids, similarities[keep]))
         return rankings
+
+    def _best(
+        self, users: Float[Tensor, "b d"], count: int
+    ) -> tuple[Float[np.ndarray, "b count"], Int[np.ndarray, "b count"]]:
+        """Scores and rows of the best items of each user; without an index, equals in the catalog's order."""
+        if self.index is not None:
+            found: tuple[np.ndarray, np.ndarray] = self.index.search(plain(self.model.queries(users)), count)
+            return found
+        scores, rows = self.model.scores(users, self._items).sort(dim=1, descending=True, stable=True)
+        return plain(scores[:, :count]), rows[:, :count].cpu().numpy()

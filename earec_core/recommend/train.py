@@ -45,6 +45,8 @@ def train(
 ) -> TrainedRecommender:
     """Train with Adam until validation NDCG@10 has not risen for `patience` epochs; keep the best epoch.
 
+    A model without parameters is as it was built: there are no epochs.
+
     Args:
         kind: which model, see `get_recommender`.
         split: training sequences and validation targets; test targets are not looked at.
@@ -61,9 +63,11 @@ def train(
         raise DataError("No user has two training interactions.", "Import a dataset with interactions.")
     torch.manual_seed(config.seed)
     counts = torch.from_numpy(np.bincount(split.train.items, minlength=n_items))
-    model = kind.build(config, Items(counts, vectors)).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    model = kind.build(config, Items(counts, vectors, split.train)).to(device)
     parameters = dict(model.named_parameters())
+    if not parameters:
+        return TrainedRecommender(kind.name, model.eval())
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     state, best = _Progress(), {name: p.detach().clone() for name, p in parameters.items()}
     restored = checkpoints.load(checkpoint, parameters, optimizer) if checkpoint else None
     if restored is not None:

@@ -41,8 +41,8 @@ class TrainedRecommender:
     Attributes:
         name: which of the table of models it is.
         model: in evaluation mode.
-        history: every epoch; empty for one that was loaded.
-        best_epoch: the one kept; 0 for one that was loaded.
+        history: every epoch; empty for one that was loaded or has no parameters.
+        best_epoch: the one kept; 0 where there is no history.
     """
 
     name: str
@@ -57,7 +57,7 @@ class TrainedRecommender:
         return embeddings.copy()
 
     def save(self, folder: Path) -> None:
-        """Write the model's tensors, its name and settings, and the index of its items.
+        """Write the model's tensors, its name and settings, and the index of its items if one serves it.
 
         Recommending then needs neither the item vectors nor what scaled them.
         """
@@ -65,7 +65,8 @@ class TrainedRecommender:
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors}, folder / TENSORS)
         settings = {"model": self.name, **self.model.config.model_dump(mode="json")}
         (folder / SETTINGS).write_text(json.dumps(settings, indent=1, sort_keys=True))
-        write_index(build_index(self.model), folder / INDEX)
+        if self.model.indexed:
+            write_index(build_index(self.model), folder / INDEX)
 
     @classmethod
     def load(cls, folder: Path) -> TrainedRecommender:

@@ -96,7 +96,7 @@ def tune(
         vectors: references to item vectors to choose from.
 
     Raises:
-        UsageError: see `choose_recommender`; or no trial came to numbers.
+        UsageError: see `choose_recommender`; the model has nothing to train; or no trial came to numbers.
         MissingDependencyError: optuna is not installed.
     """
     if find_spec("optuna") is None:
@@ -194,6 +194,11 @@ class _Job:
                 progress=progress,
                 device="cuda" if torch.cuda.is_available() else "cpu",
             )
+            if not trained.history:
+                raise UsageError(
+                    f"The recommender {self.kind.name!r} has no parameters to tune.",
+                    f"Train it: earec recommend train --model {self.kind.name}.",
+                )
             best = max(trained.history, key=lambda epoch: epoch.ndcg10)
         seconds = round(time.monotonic() - started, 1)
         return Trial(

@@ -12,6 +12,8 @@ from torch import Tensor
 from earec_core import plugins
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.models.base import RecommenderModel
+from earec_core.recommend.models.markov import MarkovRecommender
+from earec_core.recommend.models.popularity import PopularityRecommender
 from earec_core.recommend.models.transformer import TransformerRecommender
 from earec_core.recommend.tables import IdTable, Items, ItemTable, build_table
 
@@ -44,6 +46,20 @@ MODELS = {
     for model in (
         RecommenderModel("sasrec", "a trained embedding per item id", False, _sasrec, _load),
         RecommenderModel("earec", "frozen item vectors through an item table", True, _earec, _load),
+        RecommenderModel(
+            "popularity",
+            "what training saw most often; nothing is trained",
+            False,
+            PopularityRecommender.counted,
+            PopularityRecommender.stored,
+        ),
+        RecommenderModel(
+            "markov",
+            "what followed the last item most often; nothing is trained",
+            False,
+            MarkovRecommender.counted,
+            MarkovRecommender.stored,
+        ),
     )
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,12 +23,18 @@ from earec_core.recommend.tables.base import Items
 class Recommender(nn.Module, ABC):
     """A model that the trainer fits, the evaluation ranks with and the index serves.
 
-    Its parameters are what Adam trains. Epochs, early stopping, checkpoints, evaluation and the index are not its
-    business.
+    Its parameters are what Adam trains; one without any is as it was built. Epochs, early stopping, checkpoints,
+    evaluation and the index are not its business.
+
+    Attributes:
+        indexed: whether `scores` is `queries(users) @ keys(items).T`, so that an index by inner product serves it;
+            otherwise its scores of all items are sorted.
 
     Args:
         config: hyper-parameters; it reads those that it needs.
     """
+
+    indexed: ClassVar[bool] = True
 
     def __init__(self, config: RecommenderConfig) -> None:
         super().__init__()
@@ -58,7 +65,7 @@ class Recommender(nn.Module, ABC):
         """
 
     def scores(self, users: Float[Tensor, "b d"], items: Float[Tensor, "n d"]) -> Float[Tensor, "b n"]:
-        """Score of every item for every user (the exponent of Eq. 8): `queries(users) @ keys(items).T`."""
+        """Score of every item for every user (the exponent of Eq. 8)."""
         if self.config.similarity == "cosine":
             return F.normalize(users, dim=-1) @ self.keys(items).T / self.config.temperature
         return users @ items.T

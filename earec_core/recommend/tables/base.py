@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from earec_core.catalog import Sequences
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.dropout import Dropout
 from earec_core.recommend.scaling import scaled
@@ -25,10 +26,12 @@ class Items:
     Attributes:
         counts: training interactions of each item [n].
         vectors: frozen vectors [n, d_in]; None: ids alone.
+        sequences: what each user did in training; None where only items are at hand.
     """
 
     counts: Int[Tensor, " n"]
     vectors: Float[Tensor, "n d_in"] | None = None
+    sequences: Sequences | None = None
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -37,6 +40,11 @@ class Items:
         """The vectors, for who `needs_vectors`."""
         assert self.vectors is not None  # noqa: S101 - see above
         return self.vectors
+
+    def trained_on(self) -> Sequences:
+        """The training sequences, for a model that counts what is in them."""
+        assert self.sequences is not None  # noqa: S101 - `train` gives them
+        return self.sequences
 
 
 class ItemTable(nn.Module, ABC):
