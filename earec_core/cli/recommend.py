@@ -28,9 +28,10 @@ def command() -> None:
 @click.option(
     "--model",
     metavar="NAME",
-    help="sasrec, earec, popularity, markov, or one that a plugin brings.  [default: earec with --vectors, "
+    help="sasrec, earec, popularity, markov, morec, or one that a plugin brings.  [default: earec with --vectors, "
     "sasrec with --ids]",
 )
+@options.names_option("--modalities", help="Comma-separated: whose words morec reads of an item.")
 @click.option("--name", help="What to register it as.  [default: recommender/DATASET]")
 @options.config_options("preset")
 @options.session_options
@@ -40,6 +41,7 @@ def train(
     vectors: str | None,
     ids: bool,
     model: str | None,
+    modalities: list[str] | None,
     name: str | None,
     config: RunConfig,
     session: options.Session,
@@ -54,7 +56,14 @@ def train(
     catalog = Catalog.open(data)
     with session("recommend train") as workspace:
         recommender = train_registered(
-            workspace, catalog, config.recommender, name=name, vectors=vectors, model=model
+            workspace,
+            catalog,
+            config.recommender,
+            name=name,
+            vectors=vectors,
+            model=model,
+            words=modalities or (),
+            settings=config.modalities,
         )
     if not as_json:
         for metric, value in recommender.training.metrics.get("test", {}).items():

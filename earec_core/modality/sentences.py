@@ -100,6 +100,9 @@ class SentenceEncoder(nn.Module):
         max_tokens: of a text at most, the control tokens around it included; the rest is cut off.
         pooling: `mean` over the tokens, or the state of the `first`.
         lower: whether texts are read in lower case, whatever the tokenizer does.
+
+    Attributes:
+        normalised: whether a vector is brought to length 1; True at first.
     """
 
     def __init__(
@@ -108,6 +111,9 @@ class SentenceEncoder(nn.Module):
         super().__init__()
         self.model = model
         self.tokenizer, self.max_tokens, self.pooling, self.lower = tokenizer, max_tokens, pooling, lower
+        self.normalised = True
+        self._below: dict[tuple[int, ...], Tensor] | None = None
+        self._states = torch.empty(0)
 
     @property
     def method(self) -> str:
@@ -145,10 +151,15 @@ class SentenceEncoder(nn.Module):
         lower = bool(settings.get("do_lower_case"))
         return cls(loaded.model, tokenizer, max_tokens=limit, pooling=pooling, lower=lower).eval()
 
-    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts, control tokens around each."""
+    def tokens(self, texts: Sequence[str], most: int | None = None) -> list[list[int]]:
+        """Token ids of texts, control tokens around each.
+
+        Args:
+            most: of each at most, where that is fewer than `max_tokens`.
+        """
+        limit = min(self.max_tokens, most or self.max_tokens)
         read = [text.strip().lower() if self.lower else text.strip() for text in texts]
-        ids: list[list[int]] = self.tokenizer(read, truncation=True, max_length=self.max_tokens)["input_ids"]
+        ids: list[list[int]] = self.tokenizer(read, truncation=True, max_length=limit)["input_ids"]
         return ids
 
     def forward(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, "b d"]:
@@ -161,8 +172,12 @@ class SentenceEncoder(nn.Module):
         ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)
         lengths = torch.tensor([len(row) for row in rows], device=device)
         mask = torch.arange(ids.shape[1], device=device)[None] < lengths[:, None]
+        if self._below is not None:
+            below = [self._below[tuple(row)] for row in rows]
+            self._states = nn.utils.rnn.pad_sequence(below, batch_first=True).to(device)
         states = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        return F.normalize(states[:, 0] if self.pooling == "first" else _mean(states, mask), dim=-1)
+        pooled = states[:, 0] if self.pooling == "first" else _mean(states, mask)
+        return F.normalize(pooled, dim=-1) if self.normalised else pooled
 
     def batched(self, rows: Sequence[Sequence[int]], positions: int) -> Float[Tensor, "n d"]:
         """`forward` in batches of texts of similar length.
@@ -170,17 +185,72 @@ class SentenceEncoder(nn.Module):
         Args:
             positions: of a batch, padding included, but one text's.
         """
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-        parts, start = list[Tensor](), 0
-        while start < len(order):
-            end = start + 1
-            while end < len(order) and (end + 1 - start) * len(rows[order[end]]) <= positions:
-                end += 1
-            parts.append(self([rows[row] for row in order[start:end]]))
-            start = end
-        places = torch.empty(len(order), dtype=torch.long)
-        places[torch.tensor(order)] = torch.arange(len(order))
-        return torch.cat(parts)[places.to(parts[0].device)]
+        batches = _batches(rows, positions)
+        vectors = torch.cat([self([rows[row] for row in batch]) for batch in batches])
+        return vectors[torch.tensor([row for batch in batches for row in batch]).argsort().to(vectors.device)]
+
+    @torch.no_grad()
+    def train_last(self, layers: int, rows: Sequence[Sequence[int]], positions: int) -> None:
+        """Train the last layers alone: what those below say of some texts is computed once, without dropout.
+
+        Other texts cannot be encoded any more.
+
+        Args:
+            layers: how many.
+            rows, positions: of the texts, as of `batched`.
+
+        Raises:
+            UsageError: it has no such number of layers, or layers that are run several times.
+        """
+        stack = max((m for m in self.model.modules() if isinstance(m, nn.ModuleList)), key=len)
+        if layers > len(stack) or len(stack) != self.model.config.num_hidden_layers:  # type: ignore[union-attr]
+            raise UsageError(
+                f"The encoder has {len(stack)} layers of its own, recommender.encoder_layers is {layers}.",
+                "Set fewer, or leave it out to train all of the encoder.",
+            )
+        self.eval().requires_grad_(False)
+        first, below = stack[len(stack) - layers], dict[tuple[int, ...], Tensor]()
+        hook = first.register_forward_pre_hook(self._take, with_kwargs=True)
+        for batch in _batches(rows, positions):
+            self([rows[row] for row in batch])
+            for row, states in zip(batch, self._states, strict=True):
+                below[tuple(rows[row])] = states[: len(rows[row])].clone()
+        hook.remove()
+        for place in range(len(stack) - layers):
+            stack[place] = _Skipped()
+        stack.requires_grad_(True)
+        first.register_forward_pre_hook(self._put, with_kwargs=True)
+        self._below = below
+
+    def _take(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep what a layer is about to read."""
+        self._states = args[0] if args else kwargs["hidden_states"]
+
+    def _put(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Have a layer read what was kept of these texts."""
+        return (
+            ((self._states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": self._states})
+        )
+
+
+class _Skipped(nn.Module):
+    """In place of a layer whose output nobody reads."""
+
+    def forward(self, states: Any, *_: Any, **__: Any) -> Any:
+        return states
+
+
+def _batches(rows: Sequence[Sequence[int]], positions: int) -> list[list[int]]:
+    """Places of texts, those of similar length together, at most so many positions a batch, padding included."""
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    batches = list[list[int]]()
+    for row in order:
+        if not batches or (len(batches[-1]) + 1) * len(rows[row]) > positions:
+            batches.append([])
+        batches[-1].append(row)
+    return batches
 
 
 def _mean(states: Float[Tensor, "b t d"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b d"]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from earec_core.recommend.evaluate import PARTS, Part, evaluate
 from earec_core.recommend.models import choose_recommender
 from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.retriever import Retriever
+from earec_core.recommend.texts import ItemTexts
 from earec_core.recommend.train import train
 from earec_core.recommend.trained import EpochStats, TrainedRecommender
 from earec_core.workspace import Run, Workspace
@@ -71,12 +73,14 @@ def train_on(
     *,
     model: RecommenderModel | None = None,
     vectors: ItemVectors | None = None,
+    texts: ItemTexts | None = None,
 ) -> Training:
     """Train on a catalog; a killed run goes on from its last epoch.
 
     Args:
         model: which; default: see `choose_recommender`.
         vectors: frozen item vectors, for a model that needs them.
+        texts: of the items, for a model that reads their words.
     """
     split = catalog.leave_one_out()
     model = model or choose_recommender(None, vectors=vectors is not None)
@@ -85,6 +89,7 @@ def train_on(
         "recommender": config.model_dump(mode="json"),
         "data": catalog.digest,
         "vectors": vectors.id if vectors else None,
+        **({"texts": texts.identity()} if texts else {}),
     }
     run = workspace.run("recommend", key).start()
 
@@ -100,6 +105,7 @@ def train_on(
         len(catalog),
         config,
         vectors=torch.from_numpy(vectors.vectors) if vectors else None,
+        texts=texts,
         progress=progress,
         checkpoint=run.checkpoint,
         device="cuda" if torch.cuda.is_available() else "cpu",
@@ -119,6 +125,8 @@ def train_registered(
     name: str | None = None,
     vectors: str | None = None,
     model: str | None = None,
+    words: Sequence[str] = (),
+    settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> RegisteredRecommender:
     """Train a recommender, evaluate it and register it with the ranks of every user's targets.
 
@@ -126,16 +134,19 @@ def train_registered(
         name: what to register it as; default `recommender/<catalog>`.
         vectors: a reference to item vectors, for a model that needs them.
         model: its name in the table of models; default: see `choose_recommender`.
+        words: modalities whose words a model reads that needs them.
+        settings: each plugin's configuration by modality.
 
     Raises:
-        UsageError: see `choose_recommender`.
+        UsageError: see `choose_recommender` and `ItemTexts.open`.
     """
     name = name or f"recommender/{catalog.name}"
     workspace.registry.check_name(name)
-    chosen = choose_recommender(model, vectors=bool(vectors))
+    chosen = choose_recommender(model, vectors=bool(vectors), words=bool(words))
     items = ItemVectors.open(workspace.registry, vectors, catalog) if vectors else None
     workspace.registry.require(*([items.id] if items else []))
-    training = train_on(workspace, catalog, config, model=chosen, vectors=items)
+    texts = ItemTexts.open(workspace, catalog, config, words, settings) if words else None
+    training = train_on(workspace, catalog, config, model=chosen, vectors=items, texts=texts)
     ranks = evaluate(training.recommender.model, catalog.leave_one_out(), "test")
     manifest = RecommenderManifest(
         model=chosen.name,
@@ -143,6 +154,7 @@ def train_registered(
         parents=(items.id,) if items else (),
         training=FitRecord(config=config, epoch=training.recommender.best_epoch),
         metrics=training.metrics,
+        **(texts.identity() if texts else {}),
     )
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)

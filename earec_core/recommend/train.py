@@ -20,6 +20,7 @@ from earec_core.recommend.batches import epoch_batches
 from earec_core.recommend.evaluate import evaluate
 from earec_core.recommend.models.base import Recommender, RecommenderModel
 from earec_core.recommend.tables import Items
+from earec_core.recommend.texts import ItemTexts
 from earec_core.recommend.trained import EpochStats, TrainedRecommender
 from earec_core.train import checkpoint as checkpoints
 
@@ -39,6 +40,7 @@ def train(
     config: RecommenderConfig,
     *,
     vectors: Float[Tensor, "n d_in"] | None = None,
+    texts: ItemTexts | None = None,
     progress: Callable[[EpochStats], None] = lambda _: None,
     checkpoint: Path | None = None,
     device: str | torch.device = "cpu",
@@ -51,26 +53,25 @@ def train(
         kind: which model, see `get_recommender`.
         split: training sequences and validation targets; test targets are not looked at.
         n_items: size of the catalog.
-        vectors: frozen item vectors, for a model that needs them.
+        vectors, texts: frozen item vectors or items' texts, for a model that needs them.
         checkpoint: written after each epoch; a run that finds it goes on from there, to the same result.
 
     Raises:
         DataError: no sequence has two items to learn from.
         UsageError: see `RecommenderModel.check`.
     """
-    kind.check(vectors=vectors is not None)
+    kind.check(vectors=vectors is not None, words=texts is not None)
     if not len(split.train.items) or np.diff(split.train.offsets).max() < 2:
         raise DataError("No user has two training interactions.", "Import a dataset with interactions.")
     torch.manual_seed(config.seed)
     counts = torch.from_numpy(np.bincount(split.train.items, minlength=n_items))
-    model = kind.build(config, Items(counts, vectors, split.train)).to(device)
-    parameters = dict(model.named_parameters())
+    model = kind.build(config, Items(counts, vectors, split.train, texts)).to(device)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not parameters:
         return TrainedRecommender(kind.name, model.eval())
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.Adam(model.parameter_groups(), lr=config.lr, weight_decay=config.weight_decay)
     state, best = _Progress(), {name: p.detach().clone() for name, p in parameters.items()}
-    restored = checkpoints.load(checkpoint, parameters, optimizer) if checkpoint else None
-    if restored is not None:
+    if checkpoint and (restored := checkpoints.load(checkpoint, parameters, optimizer)):
         state, best = _Progress(**restored[0]), restored[1]
     # The users that epochs are compared on.
     users = split.eval_users[random_part(len(split.eval_users), config.valid_users, config.seed)]
@@ -91,7 +92,7 @@ def train(
     for name, tensor in best.items():
         parameters[name].data.copy_(tensor)
     history = tuple(EpochStats(**epoch) for epoch in state.history)
-    return TrainedRecommender(kind.name, model.eval(), history, state.best_epoch)
+    return TrainedRecommender(kind.name, model.eval().served().eval(), history, state.best_epoch)
 
 
 def _epoch(

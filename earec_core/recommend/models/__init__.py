@@ -13,6 +13,7 @@ from earec_core import plugins
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.models.markov import MarkovRecommender
+from earec_core.recommend.models.morec import MoRec
 from earec_core.recommend.models.popularity import PopularityRecommender
 from earec_core.recommend.models.transformer import TransformerRecommender
 from earec_core.recommend.tables import IdTable, Items, ItemTable, build_table
@@ -60,6 +61,9 @@ MODELS = {
             MarkovRecommender.counted,
             MarkovRecommender.stored,
         ),
+        RecommenderModel(
+            "morec", "an encoder of text trained with it", False, MoRec.build, _load, needs_words=True
+        ),
     )
 }
 
@@ -84,16 +88,17 @@ def get_recommender(name: str) -> RecommenderModel:
     return plugins.choose(MODELS, RECOMMENDER, name, "recommender")
 
 
-def choose_recommender(name: str | None, *, vectors: bool) -> RecommenderModel:
+def choose_recommender(name: str | None, *, vectors: bool, words: bool = False) -> RecommenderModel:
     """The model of that name; without a name `earec` on item vectors, `sasrec` without.
 
     Args:
         vectors: whether there are item vectors.
+        words: whether items' words are to be read.
 
     Raises:
         UsageError: there is none, or see `RecommenderModel.check`.
         PluginError: a plugin brings it and is not usable.
     """
     model = get_recommender(name or ("earec" if vectors else "sasrec"))
-    model.check(vectors=vectors)
+    model.check(vectors=vectors, words=words)
     return model

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -80,6 +80,14 @@ class Recommender(nn.Module, ABC):
         """Items as an index by inner product holds them."""
         return F.normalize(items, dim=-1) if self.config.similarity == "cosine" else items
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Its parameters as Adam takes them, with an `lr` of their own where that is not the setting `lr`."""
+        return [{"params": list(self.parameters())}]
+
+    def served(self) -> Recommender:
+        """What is evaluated and stored after the training; default: the model itself."""
+        return self
+
     def to_store(self) -> dict[str, Tensor]:
         """The tensors that `RecommenderModel.load` needs; neither item vectors nor what scaled them."""
         return {name: tensor.detach() for name, tensor in self.state_dict().items()}
@@ -97,6 +105,7 @@ class RecommenderModel:
             generator, which is seeded before.
         load: a model of a configuration and the tensors of its `to_store`. KeyError or RuntimeError where they do
             not belong together.
+        needs_words: whether it reads items' texts; otherwise it takes none.
     """
 
     name: str
@@ -104,9 +113,10 @@ class RecommenderModel:
     needs_vectors: bool
     build: Callable[[RecommenderConfig, Items], Recommender]
     load: Callable[[RecommenderConfig, Mapping[str, Tensor]], Recommender]
+    needs_words: bool = False
 
-    def check(self, *, vectors: bool) -> None:
-        """Refuse item vectors that the model takes none of, or their absence where it needs them.
+    def check(self, *, vectors: bool, words: bool = False) -> None:
+        """Refuse item vectors or words that the model takes none of, or their absence where it needs them.
 
         Raises:
             UsageError: so it is.
@@ -119,4 +129,11 @@ class RecommenderModel:
             raise UsageError(
                 f"The recommender {self.name!r} takes no item vectors.",
                 "Leave --vectors out, or choose another --model.",
+            )
+        if self.needs_words and not words:
+            raise UsageError(f"The recommender {self.name!r} reads items' words.", "Give --modalities NAME.")
+        if words and not self.needs_words:
+            raise UsageError(
+                f"The recommender {self.name!r} reads no words of items.",
+                "Leave --modalities out, or choose another --model.",
             )

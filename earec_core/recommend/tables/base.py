@@ -17,6 +17,7 @@ from earec_core.catalog import Sequences
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.dropout import Dropout
 from earec_core.recommend.scaling import scaled
+from earec_core.recommend.texts import ItemTexts
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Items:
         counts: training interactions of each item [n].
         vectors: frozen vectors [n, d_in]; None: ids alone.
         sequences: what each user did in training; None where only items are at hand.
+        texts: what an encoder of text reads of them; None for models that read no words.
     """
 
     counts: Int[Tensor, " n"]
     vectors: Float[Tensor, "n d_in"] | None = None
     sequences: Sequences | None = None
+    texts: ItemTexts | None = None
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -45,6 +48,11 @@ class Items:
         """The training sequences, for a model that counts what is in them."""
         assert self.sequences is not None  # noqa: S101 - `train` gives them
         return self.sequences
+
+    def read(self) -> ItemTexts:
+        """The texts, for who `needs_words`."""
+        assert self.texts is not None  # noqa: S101 - see above
+        return self.texts
 
 
 class ItemTable(nn.Module, ABC):
