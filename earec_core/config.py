@@ -256,6 +256,14 @@ class RecommenderConfig(Section):
         "dynamic",
         description="missrec: whether the modality that suits a user counts more in an item's score, or all alike.",
     )
+    encoder: str = Field(
+        "all-minilm-l6-v2", description="morec: the encoder of text, a name or a model's directory."
+    )
+    encoder_lr: float = Field(5e-5, gt=0, description="morec: learning rate of the encoder.")
+    encoder_layers: int | None = Field(
+        None, ge=1, description="morec: train so many last layers of the encoder; None: all of it."
+    )
+    encoder_tokens: int = Field(32, ge=3, description="morec: tokens read of an item's text at most.")
     seed: int = Field(0, ge=0, description="Where it is not given: run.seed.")
 
     @model_validator(mode="after")

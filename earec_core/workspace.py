@@ -118,6 +118,11 @@ class Workspace:
         return self.home / "backbones"
 
     @property
+    def encoders(self) -> Path:
+        """Folder of named encoders of text."""
+        return self.home / "encoders"
+
+    @property
     def downloads(self) -> Path:
         """Folder of files that packages ship."""
         return self.home / "downloads"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from earec_core.artifacts.base import DataRecord, Manifest, Record
+from earec_core.artifacts.base import BaseRecord, DataRecord, Manifest, ModalityName, Record
 from earec_core.config import RecommenderConfig
 
 RANKS = "test_ranks.safetensors"
@@ -25,6 +25,8 @@ class RecommenderManifest(Manifest):
     Attributes:
         model: its name in the table of models.
         parents: the item vectors, if it was trained on some; then the recommender that it started from, if any.
+        base, modalities: of a model that reads items' words, the encoder that it started from, and each plugin's
+            configuration.
         metrics: HR@K and NDCG@K by `valid` and `test`.
     """
 
@@ -36,6 +38,8 @@ class RecommenderManifest(Manifest):
     data: DataRecord
     training: FitRecord
     metrics: Mapping[str, Mapping[str, float]]
+    base: BaseRecord | None = None
+    modalities: Mapping[ModalityName, Mapping[str, Any]] = {}
 
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:

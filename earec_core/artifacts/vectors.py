@@ -31,7 +31,8 @@ class VectorsManifest(TableManifest):
         method: how an item's vector was read off.
         layer: of which layer's states; None: of the last's, after the norm.
         modalities: each plugin's configuration; empty for vectors made of vectors.
-        base, prompt, chat: of the LLM that made them; None for vectors made of vectors.
+        base: the LLM or the encoder of text that made them; None for vectors made of vectors.
+        prompt, chat: of the LLM, if one made them.
         coverage: items that have each modality, and `none` of them; those `too_long` for the LLM, if any.
     """
 

@@ -17,6 +17,12 @@ from earec_core.errors import UsageError
 @options.data_option
 @options.names_option("--modalities", help="Comma-separated; default: all of the model's.")
 @click.option(
+    "--encoder",
+    metavar="NAME|DIR",
+    help="An encoder of text reads the words of --modalities, no LLM; no MODEL then. all-minilm-l6-v2, or a "
+    "model's directory.",
+)
+@click.option(
     "--unaligned", is_flag=True, help="The backbone without adapter, for comparison; no MODEL then."
 )
 @click.option("--name", help="What to register the vectors as.  [default: vectors/DATASET]")
@@ -47,6 +53,7 @@ def command(
     model: str | None,
     data: Path,
     modalities: list[str] | None,
+    encoder: str | None,
     unaligned: bool,
     name: str | None,
     plan: bool,
@@ -57,21 +64,27 @@ def command(
     session: options.Session,
     as_json: bool,
 ) -> None:
-    """Encode every item of a dataset with MODEL, from whichever modalities it has.
+    """Encode every item of a dataset with MODEL, from whichever modalities it has; or its words with --encoder.
 
     A killed run goes on at the last shard of vectors, and what was encoded before is not encoded again. Prints the
     vectors' id.
     """
     from earec_core.catalog import Catalog
-    from earec_core.encode import encode, write_prompts
+    from earec_core.encode import encode, encode_words, write_prompts
     from earec_core.encode import plan as planned
     from earec_core.encode.engines import get_engine
 
-    if unaligned == (model is not None):
+    if sum((model is not None, encoder is not None, unaligned)) != 1:
         raise UsageError(
-            "Exactly one of MODEL and --unaligned is needed.", "Name a model or say --unaligned."
+            "Exactly one of MODEL, --encoder and --unaligned is needed.",
+            "Name a model, name an encoder of text, or say --unaligned.",
         )
     _check(plan, prompts_to, name)
+    if encoder is not None and (plan or prompts_to is not None or engine != "local" or workers is not None):
+        raise UsageError(
+            "--encoder reads no prompts and works in one process.",
+            "Leave --plan, --prompts, --engine and --workers out.",
+        )
     get_engine(engine, workers)
     catalog = Catalog.open(data)
     with session("encode") as workspace:
@@ -84,9 +97,12 @@ def command(
             counts = {"items": written.items, "positions": written.positions}
             out.result(str(prompts_to), {"out": prompts_to, **counts}, as_json)
             return
-        vectors = encode(
-            workspace, catalog, model, config, names=modalities, name=name, engine=engine, workers=workers
-        )
+        if encoder is not None:
+            vectors = encode_words(workspace, catalog, encoder, config, names=modalities or (), name=name)
+        else:
+            vectors = encode(
+                workspace, catalog, model, config, names=modalities, name=name, engine=engine, workers=workers
+            )
     manifest = vectors.manifest
     facts = {"id": vectors.id, "shapes": manifest.shapes.model_dump(), "coverage": manifest.coverage}
     out.result(vectors.id, facts, as_json)

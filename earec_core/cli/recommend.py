@@ -30,9 +30,10 @@ def command() -> None:
 @click.option(
     "--model",
     metavar="NAME",
-    help="sasrec, earec, unisrec, missrec, or one that a plugin brings.  [default: that of --from, else earec with "
-    "--vectors, sasrec with --ids]",
+    help="sasrec, earec, unisrec, missrec, popularity, markov, morec, or one that a plugin brings.  [default: that "
+    "of --from, else earec with --vectors, sasrec with --ids]",
 )
+@options.names_option("--modalities", help="Comma-separated: whose words morec reads of an item.")
 @click.option("--from", "start", metavar="REF", help="Start from this recommender of another catalog.")
 @click.option("--name", help="What to register it as.  [default: recommender/DATASET]")
 @options.config_options("preset")
@@ -43,6 +44,7 @@ def train(
     vectors: tuple[str, ...],
     ids: bool,
     model: str | None,
+    modalities: list[str] | None,
     start: str | None,
     name: str | None,
     config: RunConfig,
@@ -58,7 +60,15 @@ def train(
     catalog = Catalog.open(data)
     with session("recommend train") as workspace:
         recommender = train_registered(
-            workspace, catalog, config.recommender, name=name, vectors=vectors, model=model, start=start
+            workspace,
+            catalog,
+            config.recommender,
+            name=name,
+            vectors=vectors,
+            model=model,
+            start=start,
+            words=modalities or (),
+            settings=config.modalities,
         )
     if not as_json:
         for metric, value in recommender.training.metrics.get("test", {}).items():

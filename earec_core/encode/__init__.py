@@ -4,5 +4,14 @@ from earec_core.encode.batches import item_vectors
 from earec_core.encode.planning import EncodingPlan, plan
 from earec_core.encode.prompts import WrittenPrompts, write_prompts
 from earec_core.encode.stage import encode
+from earec_core.encode.words import encode_words
 
-__all__ = ["EncodingPlan", "WrittenPrompts", "encode", "item_vectors", "plan", "write_prompts"]
+__all__ = [
+    "EncodingPlan",
+    "WrittenPrompts",
+    "encode",
+    "encode_words",
+    "item_vectors",
+    "plan",
+    "write_prompts",
+]

@@ -103,10 +103,10 @@ class Retriever:
 
     def _best(
         self, users: Float[Tensor, "b d"], count: int
-    ) -> tuple[Float[np.ndarray, "b k"], Int[np.ndarray, "b k"]]:
-        """Scores and rows of the best items, best first."""
+    ) -> tuple[Float[np.ndarray, "b count"], Int[np.ndarray, "b count"]]:
+        """Scores and rows of the best items of each user; without an index, equals in the catalog's order."""
         if self.index is not None:
-            scores, rows = self.index.search(plain(self.model.queries(users)), count)
-            return scores, rows
-        best = self.model.scores(users, self._items).topk(count)
-        return plain(best.values), best.indices.cpu().numpy()
+            found: tuple[np.ndarray, np.ndarray] = self.index.search(plain(self.model.queries(users)), count)
+            return found
+        scores, rows = self.model.scores(users, self._items).sort(dim=1, descending=True, stable=True)
+        return plain(scores[:, :count]), rows[:, :count].cpu().numpy()

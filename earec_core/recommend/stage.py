@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from earec_core.recommend.evaluate import PARTS, Part, evaluate
 from earec_core.recommend.models import choose_recommender
 from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.retriever import Retriever
+from earec_core.recommend.texts import ItemTexts
 from earec_core.recommend.train import train
 from earec_core.recommend.trained import EpochStats, TrainedRecommender
 from earec_core.recommend.transfer import Source
@@ -74,6 +76,7 @@ def train_on(
     *,
     model: RecommenderModel | None = None,
     vectors: Sequence[ItemVectors] = (),
+    texts: ItemTexts | None = None,
     source: Source | None = None,
 ) -> Training:
     """Train on a catalog; a killed run goes on from its last epoch.
@@ -81,6 +84,7 @@ def train_on(
     Args:
         model: which; default: see `choose_recommender`.
         vectors: frozen item vectors, for a model that needs them; several stand side by side.
+        texts: of the items, for a model that reads their words.
         source: the recommender to start from.
     """
     split = catalog.leave_one_out()
@@ -92,6 +96,7 @@ def train_on(
         "data": catalog.digest,
         "vectors": ids[0] if len(ids) == 1 else ids or None,
         "source": source.id if source else None,
+        **({"texts": texts.identity()} if texts else {}),
     }
     run = workspace.run("recommend", key).start()
 
@@ -108,6 +113,7 @@ def train_on(
         config,
         vectors=_side_by_side(vectors) if vectors else None,
         widths=tuple(width for one in vectors for width in one.widths),
+        texts=texts,
         start=source.tensors if source else None,
         progress=progress,
         checkpoint=run.checkpoint,
@@ -134,6 +140,8 @@ def train_registered(
     vectors: Sequence[str] = (),
     model: str | None = None,
     start: str | None = None,
+    words: Sequence[str] = (),
+    settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> RegisteredRecommender:
     """Train a recommender, evaluate it and register it with the ranks of every user's targets.
 
@@ -143,21 +151,25 @@ def train_registered(
         model: its name in the table of models; default: the source's, else see `choose_recommender`.
         start: a reference to a recommender, the source, that this one starts from; what the model is made of is
             then as it is there.
+        words: modalities whose words a model reads that needs them.
+        settings: each plugin's configuration by modality.
 
     Raises:
-        UsageError: see `choose_recommender` and `Source`.
+        UsageError: see `choose_recommender`, `Source` and `ItemTexts.open`.
     """
     name = name or f"recommender/{catalog.name}"
     workspace.registry.check_name(name)
     source = Source.open(workspace.registry, start) if start else None
-    chosen = choose_recommender(model or (source.model if source else None), vectors=bool(vectors))
+    model = model or (source.model if source else None)
+    chosen = choose_recommender(model, vectors=bool(vectors), words=bool(words))
     items = [ItemVectors.open(workspace.registry, reference, catalog) for reference in vectors]
     if source:
         source.check(vectors, items)
     parents = tuple(dict.fromkeys([*(one.id for one in items), *([source.id] if source else [])]))
     workspace.registry.require(*parents)
     config = source.settings(config) if source else config
-    training = train_on(workspace, catalog, config, model=chosen, vectors=items, source=source)
+    texts = ItemTexts.open(workspace, catalog, config, words, settings) if words else None
+    training = train_on(workspace, catalog, config, model=chosen, vectors=items, texts=texts, source=source)
     ranks = evaluate(training.recommender.model, catalog.leave_one_out(), "test")
     manifest = RecommenderManifest(
         model=chosen.name,
@@ -165,6 +177,7 @@ def train_registered(
         parents=parents,
         training=FitRecord(config=training.recommender.model.config, epoch=training.recommender.best_epoch),
         metrics=training.metrics,
+        **(texts.identity() if texts else {}),
     )
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)

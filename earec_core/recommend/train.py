@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from earec_core.catalog import LeaveOneOut, Sequences, random_part
 from earec_core.config import RecommenderConfig
@@ -21,6 +21,7 @@ from earec_core.recommend.batches import epoch_batches
 from earec_core.recommend.evaluate import evaluate
 from earec_core.recommend.models.base import Recommender, RecommenderModel
 from earec_core.recommend.tables import Items
+from earec_core.recommend.texts import ItemTexts
 from earec_core.recommend.trained import EpochStats, TrainedRecommender
 from earec_core.train import checkpoint as checkpoints
 
@@ -41,6 +42,7 @@ def train(
     *,
     vectors: Float[Tensor, "n d_in"] | None = None,
     widths: tuple[int, ...] = (),
+    texts: ItemTexts | None = None,
     start: Mapping[str, Tensor] | None = None,
     progress: Callable[[EpochStats], None] = lambda _: None,
     checkpoint: Path | None = None,
@@ -48,11 +50,13 @@ def train(
 ) -> TrainedRecommender:
     """Train with Adam until validation NDCG@10 has not risen for `patience` epochs; keep the best epoch.
 
+    A model without parameters is as it was built: there are no epochs.
+
     Args:
         kind: which model, see `get_recommender`.
         split: training sequences and validation targets; test targets are not looked at.
         n_items: size of the catalog.
-        vectors: frozen item vectors, for a model that needs them.
+        vectors, texts: frozen item vectors or items' texts, for a model that needs them.
         widths: columns of each modality, where the vectors are several side by side.
         start: the tensors of another catalog's model to start from, see `RecommenderModel.transfer`; kept where no
             epoch is better.
@@ -62,25 +66,45 @@ def train(
         DataError: no sequence has two items to learn from.
         UsageError: see `RecommenderModel.check` and `RecommenderModel.started`; there are no epochs and no start.
     """
+    kind.check(vectors=vectors is not None, words=texts is not None)
     sequences = _part(split.train, config.train_users)
-    model = _model(kind, sequences, n_items, config, vectors, widths, start).to(device)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=config.lr, weight_decay=config.weight_decay)
-    parameters = dict(model.named_parameters())
+    counts = torch.from_numpy(np.bincount(sequences.items, minlength=n_items))
+    items = Items(counts, vectors, widths, sequences=sequences, texts=texts)
+    model = _model(kind, items, sequences, config, start).to(device)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
+        return TrainedRecommender(kind.name, model.eval())
+    state = _fit(model, parameters, split, sequences, start is not None, progress, checkpoint)
+    history = tuple(EpochStats(**epoch) for epoch in state.history)
+    return TrainedRecommender(kind.name, model.eval().served().eval(), history, state.best_epoch)
+
+
+def _fit(
+    model: Recommender,
+    parameters: Mapping[str, nn.Parameter],
+    split: LeaveOneOut,
+    sequences: Sequences,
+    started: bool,
+    progress: Callable[[EpochStats], None],
+    checkpoint: Path | None,
+) -> _Progress:
+    """Train the parameters; at the end they are those of the best epoch."""
+    config = model.config
+    optimizer = torch.optim.Adam(model.parameter_groups(), lr=config.lr, weight_decay=config.weight_decay)
     state, best = _Progress(), {name: p.detach().clone() for name, p in parameters.items()}
     restored = checkpoints.load(checkpoint, parameters, optimizer) if checkpoint else None
     if restored is not None:
         state, best = _Progress(**restored[0]), restored[1]
     # The users that epochs are compared on.
     users = split.eval_users[random_part(len(split.eval_users), config.valid_users, config.seed)]
-    if config.epochs and start is not None and restored is None:
+    if config.epochs and started and restored is None:
         state.best = evaluate(model, split, "valid", users=users).ndcg(10)
     while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
-        started = time.monotonic()
+        begun = time.monotonic()
         state.epoch += 1
         loss = _epoch(model, optimizer, sequences, config, state.epoch)
         metrics = evaluate(model, split, "valid", users=users)
-        stats = EpochStats(state.epoch, loss, metrics.ndcg(10), metrics.hr(10), time.monotonic() - started)
+        stats = EpochStats(state.epoch, loss, metrics.ndcg(10), metrics.hr(10), time.monotonic() - begun)
         state.history.append(asdict(stats))
         if stats.ndcg10 > state.best:
             state.best, state.best_epoch = stats.ndcg10, state.epoch
@@ -91,27 +115,22 @@ def train(
         progress(stats)
     for name, tensor in best.items():
         parameters[name].data.copy_(tensor)
-    history = tuple(EpochStats(**epoch) for epoch in state.history)
-    return TrainedRecommender(kind.name, model.eval(), history, state.best_epoch)
+    return state
 
 
 def _model(
     kind: RecommenderModel,
+    items: Items,
     sequences: Sequences,
-    n_items: int,
     config: RecommenderConfig,
-    vectors: Float[Tensor, "n d_in"] | None,
-    widths: tuple[int, ...],
     start: Mapping[str, Tensor] | None,
 ) -> Recommender:
     """The model that a training begins with, after everything is checked; see `train`."""
-    kind.check(vectors=vectors is not None)
     if not config.epochs and start is None:
         raise UsageError("With recommender.epochs = 0 nothing is learned.", "Give --from REF, or raise it.")
     if config.epochs and (not len(sequences.items) or np.diff(sequences.offsets).max() < 2):
         raise DataError("No user has two training interactions.", "Import a dataset with interactions.")
     torch.manual_seed(config.seed)
-    items = Items(torch.from_numpy(np.bincount(sequences.items, minlength=n_items)), vectors, widths)
     return kind.build(config, items) if start is None else kind.started(config, items, start)
 
 

@@ -42,8 +42,8 @@ class TrainedRecommender:
     Attributes:
         name: which of the table of models it is.
         model: in evaluation mode.
-        history: every epoch; empty for one that was loaded.
-        best_epoch: the one kept; 0 for one that was loaded, or is as it started.
+        history: every epoch; empty for one that was loaded or has no parameters.
+        best_epoch: the one kept; 0 where there is no history, or it is as it started.
     """
 
     name: str

@@ -20,7 +20,7 @@ from earec_core.config import RecommenderConfig
 from earec_core.errors import MissingDependencyError, UsageError
 from earec_core.files import write_atomic
 from earec_core.metrics.ranking import ScoresError
-from earec_core.recommend.models import choose_recommender
+from earec_core.recommend.models import choose_recommender, get_recommender
 from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.tables import PLUS_IDS
 from earec_core.recommend.train import train
@@ -97,13 +97,19 @@ def tune(
         vectors: references to item vectors to choose from.
 
     Raises:
-        UsageError: see `choose_recommender`; or no trial came to numbers.
+        UsageError: see `choose_recommender`; the model has nothing to train, or an encoder; or no trial came to
+            numbers.
         MissingDependencyError: optuna is not installed.
     """
     if find_spec("optuna") is None:
         raise MissingDependencyError("Tuning needs optuna.", "pip install 'earec[search]'")
     import optuna
 
+    if model and get_recommender(model).needs_words:
+        raise UsageError(
+            f"The recommender {model!r} trains an encoder along, which is too much for many trials.",
+            f"Train it with settings of your own: earec recommend train --model {model}.",
+        )
     kind = choose_recommender(model, vectors=bool(vectors))
     tables = {ref: ItemVectors.open(workspace.registry, ref, catalog) for ref in vectors}
     key = {
@@ -196,6 +202,11 @@ class _Job:
                 progress=progress,
                 device="cuda" if torch.cuda.is_available() else "cpu",
             )
+            if not trained.history:
+                raise UsageError(
+                    f"The recommender {self.kind.name!r} has no parameters to tune.",
+                    f"Train it: earec recommend train --model {self.kind.name}.",
+                )
             best = max(trained.history, key=lambda epoch: epoch.ndcg10)
         seconds = round(time.monotonic() - started, 1)
         return Trial(

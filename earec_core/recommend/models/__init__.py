@@ -17,6 +17,9 @@ from earec_core import plugins
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.models import missrec
 from earec_core.recommend.models.base import RecommenderModel
+from earec_core.recommend.models.markov import MarkovRecommender
+from earec_core.recommend.models.morec import MoRec
+from earec_core.recommend.models.popularity import PopularityRecommender
 from earec_core.recommend.models.transformer import TransformerRecommender, of_table
 from earec_core.recommend.models.unisrec import UniSRec, unisrec_config
 from earec_core.recommend.tables import IdTable, Items, ItemTable, build_table
@@ -92,6 +95,23 @@ MODELS = {
             missrec.build,
             missrec.MissRec.stored,
         ),
+        RecommenderModel(
+            "popularity",
+            "what training saw most often; nothing is trained",
+            False,
+            PopularityRecommender.counted,
+            PopularityRecommender.stored,
+        ),
+        RecommenderModel(
+            "markov",
+            "what followed the last item most often; nothing is trained",
+            False,
+            MarkovRecommender.counted,
+            MarkovRecommender.stored,
+        ),
+        RecommenderModel(
+            "morec", "an encoder of text trained with it", False, MoRec.build, _load, needs_words=True
+        ),
     )
 }
 
@@ -116,16 +136,17 @@ def get_recommender(name: str) -> RecommenderModel:
     return plugins.choose(MODELS, RECOMMENDER, name, "recommender")
 
 
-def choose_recommender(name: str | None, *, vectors: bool) -> RecommenderModel:
+def choose_recommender(name: str | None, *, vectors: bool, words: bool = False) -> RecommenderModel:
     """The model of that name; without a name `earec` on item vectors, `sasrec` without.
 
     Args:
         vectors: whether there are item vectors.
+        words: whether items' words are to be read.
 
     Raises:
         UsageError: there is none, or see `RecommenderModel.check`.
         PluginError: a plugin brings it and is not usable.
     """
     model = get_recommender(name or ("earec" if vectors else "sasrec"))
-    model.check(vectors=vectors)
+    model.check(vectors=vectors, words=words)
     return model

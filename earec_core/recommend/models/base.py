@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,8 +23,8 @@ from earec_core.recommend.tables.base import Items
 class Recommender(nn.Module, ABC):
     """A model that the trainer fits, the evaluation ranks with and the index serves.
 
-    Its parameters are what Adam trains. Epochs, early stopping, checkpoints, evaluation and the index are not its
-    business.
+    Its parameters are what Adam trains; one without any is as it was built. Epochs, early stopping, checkpoints,
+    evaluation and the index are not its business.
 
     Args:
         config: hyper-parameters; it reads those that it needs.
@@ -78,6 +79,14 @@ class Recommender(nn.Module, ABC):
         """Items as an index by inner product holds them."""
         return F.normalize(items, dim=-1) if self.config.similarity == "cosine" else items
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Its parameters as Adam takes them, with an `lr` of their own where that is not the setting `lr`."""
+        return [{"params": list(self.parameters())}]
+
+    def served(self) -> Recommender:
+        """What is evaluated and stored after the training; default: the model itself."""
+        return self
+
     def to_store(self) -> dict[str, Tensor]:
         """The tensors that `RecommenderModel.load` needs; neither item vectors nor what scaled them."""
         return {name: tensor.detach() for name, tensor in self.state_dict().items()}
@@ -101,6 +110,7 @@ class RecommenderModel:
             not belong together.
         transfer: a new model, as `build` makes it, that starts from the tensors of `to_transfer` of one that was
             trained on another catalog; RuntimeError where they do not fit. None: it cannot start from another.
+        needs_words: whether it reads items' texts; otherwise it takes none.
     """
 
     name: str
@@ -109,9 +119,10 @@ class RecommenderModel:
     build: Callable[[RecommenderConfig, Items], Recommender]
     load: Callable[[RecommenderConfig, Mapping[str, Tensor]], Recommender]
     transfer: Callable[[RecommenderConfig, Items, Mapping[str, Tensor]], Recommender] | None = None
+    needs_words: bool = False
 
-    def check(self, *, vectors: bool) -> None:
-        """Refuse item vectors that the model takes none of, or their absence where it needs them.
+    def check(self, *, vectors: bool, words: bool = False) -> None:
+        """Refuse item vectors or words that the model takes none of, or their absence where it needs them.
 
         Raises:
             UsageError: so it is.
@@ -124,6 +135,13 @@ class RecommenderModel:
             raise UsageError(
                 f"The recommender {self.name!r} takes no item vectors.",
                 "Leave --vectors out, or choose another --model.",
+            )
+        if self.needs_words and not words:
+            raise UsageError(f"The recommender {self.name!r} reads items' words.", "Give --modalities NAME.")
+        if words and not self.needs_words:
+            raise UsageError(
+                f"The recommender {self.name!r} reads no words of items.",
+                "Leave --modalities out, or choose another --model.",
             )
 
     def started(self, config: RecommenderConfig, items: Items, tensors: Mapping[str, Tensor]) -> Recommender:

@@ -13,9 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from earec_core.catalog import Sequences
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.dropout import Dropout
 from earec_core.recommend.scaling import Scaling, fitted
+from earec_core.recommend.texts import ItemTexts
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,16 @@ class Items:
         vectors: frozen vectors [n, d_in]; None: ids alone.
         widths: columns of each modality, where the vectors are several side by side; default: they are one.
         scaling: what scales the vectors; None: it is fitted to them.
+        sequences: what each user did in training; None where only items are at hand.
+        texts: what an encoder of text reads of them; None for models that read no words.
     """
 
     counts: Int[Tensor, " n"]
     vectors: Float[Tensor, "n d_in"] | None = None
     widths: tuple[int, ...] = ()
     scaling: Scaling | None = None
+    sequences: Sequences | None = None
+    texts: ItemTexts | None = None
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -46,6 +52,16 @@ class Items:
         """The vectors of each modality, for who `needs_vectors`; a row of zeros is an item without it."""
         vectors = self.known()
         return torch.split(vectors, list(self.widths) or vectors.shape[1], dim=1)
+
+    def trained_on(self) -> Sequences:
+        """The training sequences, for a model that counts what is in them."""
+        assert self.sequences is not None  # noqa: S101 - `train` gives them
+        return self.sequences
+
+    def read(self) -> ItemTexts:
+        """The texts, for who `needs_words`."""
+        assert self.texts is not None  # noqa: S101 - see above
+        return self.texts
 
 
 class ItemTable(nn.Module, ABC):
