@@ -186,6 +186,7 @@ CONTESTANTS = {"earec": earec, "recbole": recbole, "rectools": rectools}
 
 def main() -> None:
     name, folder, settings = sys.argv[1], Path(sys.argv[2]).resolve(), json.loads(sys.argv[3])
+    sys.argv[1:] = []  # RecBole would take them for its own
     trace = Trace()
     # RecBole and RecTools leave folders for logs where they run.
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
