@@ -27,7 +27,9 @@ def prepare(folder: Path, data: Path | None) -> Catalog:
     """
     if data is None:
         movielens_100k(folder / "source", Workspace.open())
-        catalog = import_dataset(folder / "source", folder / "catalog", core=1, relations="none")
+        catalog = import_dataset(
+            folder / "source", folder / "catalog", name="movielens-100k", core=1, relations="none"
+        )
     else:
         shutil.copytree(data, folder / "catalog")
         catalog = Catalog.open(folder / "catalog")
