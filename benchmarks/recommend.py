@@ -1,24 +1,35 @@
-"""An epoch of the recommender's training beside the same in plain PyTorch, side by side in one process.
+"""The recommender's training beside its peers: an epoch, and the time to a validation NDCG@10.
 
-Both get the same sequences in the same batches and begin with the same weights; without dropout their items
-after an epoch are compared before a ratio is printed. The plain loop is what a script writes: nn.TransformerEncoder
-with a causal mask, the logits of all positions at once, F.cross_entropy.
+`epoch`: beside the same in plain PyTorch, side by side in one process. Both get the same sequences in the same
+batches and begin with the same weights; without dropout their items after an epoch are compared before a ratio is
+printed. The plain loop is what a script writes: nn.TransformerEncoder with a causal mask, the logits of all
+positions at once, F.cross_entropy.
+
+`quality`: SASRec beside RecBole's and RecTools', each in its own environment and a process of its own
+(`recommend_worker.py`), on MovieLens-100K with the same split: seconds of training until the validation NDCG@10
+that all of them reach.
 
     python benchmarks/recommend.py [--users 5000] [--items 2500] [--repeat 3]
+    python benchmarks/recommend.py --only quality --recbole PYTHON --rectools PYTHON [--json]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
+from recommend_data import PEERS, add_options, prepare, train
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -98,39 +109,113 @@ def ours(model: TransformerRecommender, batch: Batch) -> Tensor:
     return loss / n
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--users", type=int, default=5000)
-    parser.add_argument("--items", type=int, default=2500)
-    parser.add_argument("--batch", type=int, default=1024, help="positions")
-    parser.add_argument("--repeat", type=int, default=3)
-    options = parser.parse_args()
+def epoch_figures(options: argparse.Namespace) -> dict[str, float]:
+    """Seconds of an epoch of both, and how far their items are apart after one without dropout."""
     given = batches(sequences(options.users, options.items, 51), options.batch)
-    best = {}
-    for dropout, repeat in ((0.0, 1), (0.3, options.repeat)):
+    seconds: dict[str, float] = {}
+    worst = 0.0
+    for dropout, repeat in ((0.0, 1), (0.3, options.repeat + 1)):
         torch.manual_seed(0)
         config = RecommenderConfig(dropout=dropout)
         model = TransformerRecommender(IdTable(options.items, config.dim), config).train()
         plain = Plain(model).train()
         contestants = {
-            "plain PyTorch": lambda one=plain: epoch(one.parameters(), one.loss, given),
+            "plain": lambda one=plain: epoch(one.parameters(), one.loss, given),
             "earec": lambda one=model: epoch(one.parameters(), lambda batch: ours(one, batch), given),
         }
-        for _ in range(repeat + bool(dropout)):
-            for name, run in contestants.items():
-                best.setdefault((name, dropout), []).append(run())
+        runs = [{name: run() for name, run in contestants.items()} for _ in range(repeat)]
         if not dropout:
             expected = plain.items.detach()
             worst = float((model.items().detach() - expected).abs().max())
             assert worst < 1e-2 * float(expected.abs().max()), f"the items differ by {worst}"
-            print(f"largest difference of the items after an epoch without dropout {worst:.1e}")
-    theirs, mine = (min(best[name, 0.3][1:]) for name in ("plain PyTorch", "earec"))
-    print(f"{options.users} users, {options.items} items, {torch.get_num_threads()} threads, dropout 0.3")
-    print(f"plain PyTorch  {theirs:8.2f} s   1.00")
-    print(f"earec          {mine:8.2f} s   {theirs / mine:.2f} times faster")
+        seconds = {name: min(run[name] for run in runs[1:] or runs) for name in contestants}
+    ratio = seconds["plain"] / seconds["earec"]
+    return {
+        "users": options.users,
+        "items": options.items,
+        "threads": torch.get_num_threads(),
+        "plain_s": seconds["plain"],
+        "earec_s": seconds["earec"],
+        "ratio": ratio,
+        "items_differ": worst,
+    }
 
+
+def quality_figures(options: argparse.Namespace) -> dict[str, Any]:
+    """Epochs and seconds of each contestant until its validation NDCG@10 is what all of them reach."""
+    names = ["earec", *(peer for peer in PEERS if getattr(options, peer))]
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        catalog = prepare(Path(folder), options.data)
+        traces = {name: train(name, Path(folder), options) for name in names}
+    target = min(max(trace["valid"]) for trace in traces.values())
+    found: dict[str, Any] = {"data": catalog.name, "target": target}
+    for name, trace in traces.items():
+        reached = next(n for n, ndcg in enumerate(trace["valid"]) if ndcg >= target)
+        found[name] = {
+            "epochs_to_target": reached + 1,
+            "seconds_to_target": trace["seconds"][reached],
+            "epochs": len(trace["valid"]),
+            "seconds": trace["seconds"][-1],
+            "prepare_s": trace["prepare_s"],
+            "best_valid": max(trace["valid"]),
+            **{f"test_{metric}": value for metric, value in trace["test"].items()},
+        }
+    return found
+
+
+def show_epoch(found: dict[str, float]) -> None:
+    print(f"largest difference of the items after an epoch without dropout {found['items_differ']:.1e}")
+    print(f"{found['users']} users, {found['items']} items, {found['threads']} threads, dropout 0.3")
+    print(f"plain PyTorch  {found['plain_s']:8.2f} s   1.00")
+    print(f"earec          {found['earec_s']:8.2f} s   {found['ratio']:.2f} times faster")
+
+
+def show_quality(found: dict[str, Any]) -> None:
+    print(f"SASRec on {found['data']} until validation NDCG@10 is {found['target']:.4f}, one thread")
+    columns = ("epochs", "seconds", "ratio", "s an epoch", "best valid", "test NDCG@10", "test HR@10")
+    print(f"{'':10}" + "".join(f"{column:>13}" for column in columns))
+    for name in ("earec", *PEERS):
+        if name not in found:
+            print(
+                f"{name}: absent. Install benchmarks/{name}-requirements.txt elsewhere, give --{name} PYTHON."
+            )
+            continue
+        row = found[name]
+        ratio = row["seconds_to_target"] / found["earec"]["seconds_to_target"]
+        print(
+            f"{name:10}{row['epochs_to_target']:13}{row['seconds_to_target']:13.1f}{ratio:13.2f}"
+            f"{row['seconds'] / row['epochs']:13.2f}{row['best_valid']:13.4f}"
+            f"{row['test_ndcg@10']:13.4f}{row['test_hr@10']:13.4f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=PARTS, help="one part alone")
+    parser.add_argument("--users", type=int, default=5000)
+    parser.add_argument("--items", type=int, default=2500)
+    parser.add_argument("--batch", type=int, default=1024, help="positions")
+    parser.add_argument("--repeat", type=int, default=3)
+    add_options(parser)
+    parser.add_argument("--folder", type=Path, help="for temporary files; default: the system's")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    peers = any(getattr(options, peer) for peer in PEERS)
+    parts = [options.only] if options.only else ["epoch", *(["quality"] if peers else [])]
+    found = {part: PARTS[part][0](options) for part in parts}
+    if options.json:
+        print(json.dumps(found))
+        return
+    for part, figures in found.items():
+        PARTS[part][1](figures)
+    if not options.only and not peers:
+        print("quality: left out. It needs --recbole PYTHON or --rectools PYTHON, or --only quality.")
+
+
+PARTS = {"epoch": (epoch_figures, show_epoch), "quality": (quality_figures, show_quality)}
+"""What is measured, and how it is printed."""
 
 if __name__ == "__main__":
     main()

@@ -80,6 +80,44 @@ def join(catalogs: tuple[Path, ...], target: Path, name: str | None, force: bool
 
 @command.command()
 @click.argument("data", type=options.PathType)
+@click.option(
+    "--format",
+    required=True,
+    type=click.Choice(["recbole", "rectools"]),
+    help="Atomic files of RecBole, or tables that RecTools' Dataset.construct takes.",
+)
+@click.option("--out", "target", required=True, type=options.PathType, help="A new directory.")
+@click.option("--vectors", metavar="REF", help="Item vectors (see `earec encode`), as features of the items.")
+@click.option(
+    "--max-len",
+    type=click.IntRange(1),
+    help="recbole: the most recent items of a history, at most.  [default: 50]",
+)
+@options.registry_option
+@options.json_option
+def export(
+    data: Path,
+    format: str,  # noqa: A002 - the option's name
+    target: Path,
+    vectors: str | None,
+    max_len: int | None,
+    registry: Path,
+    as_json: bool,
+) -> None:
+    """Write DATA, split by leave-one-out, for another library's recommenders. Prints the directory."""
+    from earec_core.artifacts import ItemVectors
+    from earec_core.catalog import Catalog
+    from earec_core.export import export_dataset
+
+    catalog = Catalog.open(data)
+    table = ItemVectors.open(options.open_registry(registry), vectors, catalog) if vectors else None
+    export_dataset(catalog, format, target, vectors=table, max_len=max_len)
+    facts = {"format": format, "out": target, "vectors": table.id if table else None}
+    out.result(str(target), facts, as_json)
+
+
+@command.command()
+@click.argument("data", type=options.PathType)
 @options.json_option
 def show(data: Path, as_json: bool) -> None:
     """Show what a dataset directory holds."""
