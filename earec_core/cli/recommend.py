@@ -28,8 +28,8 @@ def command() -> None:
 @click.option(
     "--model",
     metavar="NAME",
-    help="sasrec, earec, unisrec, or one that a plugin brings.  [default: that of --from, else earec with "
-    "--vectors, sasrec with --ids]",
+    help="sasrec, esasrec, earec, unisrec, or one that a plugin brings.  [default: that of --from, else earec "
+    "with --vectors, sasrec with --ids]",
 )
 @click.option("--from", "start", metavar="REF", help="Start from this recommender of another catalog.")
 @click.option("--name", help="What to register it as.  [default: recommender/DATASET]")

@@ -16,6 +16,7 @@ from torch import Tensor
 from earec_core import plugins
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.models.base import RecommenderModel
+from earec_core.recommend.models.esasrec import ESASRec, esasrec_config
 from earec_core.recommend.models.transformer import TransformerRecommender, of_table
 from earec_core.recommend.models.unisrec import UniSRec, unisrec_config
 from earec_core.recommend.tables import IdTable, Items, ItemTable, build_table
@@ -25,6 +26,12 @@ from earec_core.recommend.tables.base import transferred_scaling
 def _sasrec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
     """SASRec (Kang & McAuley, ICDM 2018): the transformer over a trained embedding per item id."""
     return _competing(IdTable(len(items), config.dim), config, items.counts)
+
+
+def _esasrec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
+    """eSASRec (Tikhonovich et al., RecSys 2025): LiGR's layers over ids, trained by a sampled softmax."""
+    config = esasrec_config(config)
+    return _competing(IdTable(len(items), config.dim), config, items.counts, ESASRec)
 
 
 def _earec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
@@ -73,6 +80,13 @@ MODELS = {
     model.name: model
     for model in (
         RecommenderModel("sasrec", "a trained embedding per item id", False, _sasrec, _load),
+        RecommenderModel(
+            "esasrec",
+            "a trained embedding per item id, eSASRec's layers and sampled loss",
+            False,
+            _esasrec,
+            ESASRec.stored,
+        ),
         RecommenderModel(
             "earec", "frozen item vectors through an item table", True, _earec, _load, _transfer(_earec)
         ),
