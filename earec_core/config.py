@@ -213,7 +213,7 @@ class RecommenderConfig(Section):
         None,
         ge=1,
         description="How many of the candidates, drawn anew for each batch, stand for all in training (a sampled "
-        "softmax); all by default.",
+        "softmax); all by default. esasrec: drawn for each prediction, 256 by default.",
     )
     table: str = Field(
         "mlp",

@@ -30,8 +30,8 @@ def command() -> None:
 @click.option(
     "--model",
     metavar="NAME",
-    help="sasrec, earec, unisrec, missrec, popularity, markov, morec, or one that a plugin brings.  [default: that "
-    "of --from, else earec with --vectors, sasrec with --ids]",
+    help="sasrec, esasrec, earec, unisrec, missrec, popularity, markov, morec, or one that a plugin brings.  "
+    "[default: that of --from, else earec with --vectors, sasrec with --ids]",
 )
 @options.names_option("--modalities", help="Comma-separated: whose words morec reads of an item.")
 @click.option("--from", "start", metavar="REF", help="Start from this recommender of another catalog.")

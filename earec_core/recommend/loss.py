@@ -54,7 +54,7 @@ def sampled_softmax(
     states: Float[Tensor, "m d"],
     items: Float[Tensor, "k d"],
     targets: Int[Tensor, " m"],
-    negatives: Int[Tensor, " c"],
+    negatives: Int[Tensor, "*m c"],
     population: int,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of every prediction's target, summed, where a uniform sample stands for its competitors.
@@ -65,11 +65,15 @@ def sampled_softmax(
     Args:
         items: those that occur here.
         targets: a row of `items` each.
-        negatives: rows of `items`, drawn without replacement.
+        negatives: rows of `items`: one sample for all predictions, or each its own.
         population: how many items they were drawn from.
     """
     own = (states * items[targets]).sum(-1, keepdim=True)
-    others = states @ items[negatives].T + math.log(population / len(negatives))
+    if negatives.dim() == 1:
+        others = states @ items[negatives].T
+    else:
+        others = (F.embedding(negatives, items) @ states[:, :, None]).squeeze(2)
+    others = others + math.log(population / negatives.shape[-1])
     others = others.masked_fill(negatives == targets[:, None], -torch.inf)
     first = torch.zeros_like(targets)
     return F.cross_entropy(torch.cat([own, others], dim=1), first, reduction="sum")

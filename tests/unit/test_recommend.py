@@ -189,6 +189,17 @@ def test_a_sampled_softmax_is_the_whole_one_in_expectation() -> None:
     torch.testing.assert_close(torch.stack(sampled).mean(), whole)
 
 
+def test_each_prediction_may_have_a_sample_of_its_own() -> None:
+    torch.manual_seed(0)
+    states, items, targets = torch.randn(4, 8), torch.randn(20, 8), torch.tensor([3, 7, 1, 3])
+    samples = torch.randint(20, (4, 5))
+    each = [
+        sampled_softmax(states[[row]], items, targets[[row]], sample, 20)
+        for row, sample in enumerate(samples)
+    ]
+    torch.testing.assert_close(sampled_softmax(states, items, targets, samples, 20), torch.stack(each).sum())
+
+
 @pytest.mark.parametrize("kind", ["sasrec", "earec"])
 @pytest.mark.parametrize("candidates", ["catalog", "trained"])
 def test_where_all_are_drawn_the_sampled_softmax_is_the_whole_one(kind: str, candidates: str) -> None:

@@ -74,7 +74,7 @@ def data(tmp_path: Path) -> Path:
 def test_a_plugins_model_is_listed_by_name_and_imported_for_its_own(installed: None) -> None:
     assert recommender_names() == [*MODELS, "bilinear", "halts"]
     with pytest.raises(
-        UsageError, match=r"no recommender 'gru'\. Choose one of sasrec, earec, .*, bilinear, halts"
+        UsageError, match=r"no recommender 'gru'\. Choose one of sasrec, esasrec, earec, .*, bilinear, halts"
     ):
         get_recommender("gru")
     assert not {"kit_bilinear", "kit_halts"} & set(sys.modules)
@@ -145,6 +145,7 @@ def test_vectors_choose_the_model_where_none_is_named() -> None:
         (["--model", "earec"], "'earec' is built on item vectors. Give --vectors"),
         (["--model", "earec", "--ids"], "'earec' is built on item vectors. Give --vectors"),
         (["--model", "sasrec", "--vectors", "v"], "'sasrec' takes no item vectors"),
+        (["--model", "esasrec", "--vectors", "v"], "'esasrec' takes no item vectors"),
         (["--model", "gru", "--ids"], "no recommender 'gru'"),
         (["--ids", "--vectors", "v"], "Exactly one of --vectors and --ids"),
         ([], "Exactly one of --vectors and --ids"),

@@ -360,6 +360,7 @@ def test_recommending_reads_nothing_of_it_and_one_stored_before_is_loaded(source
         (["--ids", "--from", "r/ids"], "'r/ids' is stored without anything that another catalog"),
         (["--ids", "--from", "r/a"], "'earec' is built on item vectors"),
         (["--ids", "--from", "r/a", "--model", "sasrec"], "'sasrec' cannot start from another"),
+        (["--ids", "--from", "r/a", "--model", "esasrec"], "'esasrec' cannot start from another"),
         (["--vectors", "vectors/t", "--from", "vectors/t"], "is of kind vectors, not a recommender"),
         (["--vectors", "vectors/wide", "--from", "r/a"], "their width differ"),
         (

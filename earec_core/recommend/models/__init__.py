@@ -17,6 +17,7 @@ from earec_core import plugins
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.models import missrec
 from earec_core.recommend.models.base import RecommenderModel
+from earec_core.recommend.models.esasrec import ESASRec, esasrec_config
 from earec_core.recommend.models.markov import MarkovRecommender
 from earec_core.recommend.models.morec import MoRec
 from earec_core.recommend.models.popularity import PopularityRecommender
@@ -29,6 +30,12 @@ from earec_core.recommend.tables.base import transferred_scaling
 def _sasrec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
     """SASRec (Kang & McAuley, ICDM 2018): the transformer over a trained embedding per item id."""
     return _competing(IdTable(len(items), config.dim), config, items.counts)
+
+
+def _esasrec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
+    """eSASRec (Tikhonovich et al., RecSys 2025): LiGR's layers over ids, trained by a sampled softmax."""
+    config = esasrec_config(config)
+    return _competing(IdTable(len(items), config.dim), config, items.counts, ESASRec)
 
 
 def _earec(config: RecommenderConfig, items: Items) -> TransformerRecommender:
@@ -77,6 +84,13 @@ MODELS = {
     model.name: model
     for model in (
         RecommenderModel("sasrec", "a trained embedding per item id", False, _sasrec, _load),
+        RecommenderModel(
+            "esasrec",
+            "a trained embedding per item id, eSASRec's layers and sampled loss",
+            False,
+            _esasrec,
+            ESASRec.stored,
+        ),
         RecommenderModel(
             "earec", "frozen item vectors through an item table", True, _earec, _load, _transfer(_earec)
         ),

@@ -6,6 +6,7 @@ Symbols: b users of a batch, s positions, n items of the catalog, d the model's 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,29 +24,24 @@ from earec_core.recommend.tables import IdTable, ItemTable
 _TABLE = "table."
 
 
-class Block(nn.Module):
-    """One layer of Eq. 7: causal self-attention, then a feed-forward network, each added and normalised.
-
-    The arithmetic of `nn.TransformerEncoderLayer` (post-norm, GELU), with the dropout above.
-    """
+class SelfAttention(nn.Module):
+    """Causal self-attention of several heads: what the blocks have in common."""
 
     def __init__(self, config: RecommenderConfig) -> None:
         super().__init__()
         d = config.dim
         self.heads = config.heads
         self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
-        self.up, self.down = nn.Linear(d, config.inner), nn.Linear(config.inner, d)
-        self.norm_attention, self.norm = nn.LayerNorm(d), nn.LayerNorm(d)
         self.dropout = Dropout(config.dropout)
-        for linear in (self.qkv, self.out, self.up, self.down):
-            nn.init.normal_(linear.weight, std=0.02)
-            nn.init.zeros_(linear.bias)
-        nn.init.xavier_uniform_(self.qkv.weight)
 
-    def forward(self, h: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
-        h = self.norm_attention(h + self.dropout(self.out(self._attention(h))))
-        changed: Tensor = self.norm(h + self.dropout(self.down(self.dropout(F.gelu(self.up(h))))))
-        return changed
+    def _draw(self) -> None:
+        """Draw every linear map of the block; called when it has them all."""
+        for linear in self.children():
+            if isinstance(linear, nn.Linear):
+                nn.init.normal_(linear.weight, std=0.02)
+                if linear.bias is not None:
+                    nn.init.zeros_(linear.bias)
+        nn.init.xavier_uniform_(self.qkv.weight)
 
     def _attention(self, h: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
         b, s, d = h.shape
@@ -56,8 +52,27 @@ class Block(nn.Module):
             seen = self.dropout(weights) @ v
         else:
             seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        joined: Tensor = seen.transpose(1, 2).reshape(b, s, d)
+        joined: Tensor = self.out(seen.transpose(1, 2).reshape(b, s, d))
         return joined
+
+
+class Block(SelfAttention):
+    """One layer of Eq. 7: causal self-attention, then a feed-forward network, each added and normalised.
+
+    The arithmetic of `nn.TransformerEncoderLayer` (post-norm, GELU), with the dropout above.
+    """
+
+    def __init__(self, config: RecommenderConfig) -> None:
+        super().__init__(config)
+        d = config.dim
+        self.up, self.down = nn.Linear(d, config.inner), nn.Linear(config.inner, d)
+        self.norm_attention, self.norm = nn.LayerNorm(d), nn.LayerNorm(d)
+        self._draw()
+
+    def forward(self, h: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
+        h = self.norm_attention(h + self.dropout(self._attention(h)))
+        changed: Tensor = self.norm(h + self.dropout(self.down(self.dropout(F.gelu(self.up(h))))))
+        return changed
 
 
 class TransformerRecommender(Recommender):
@@ -69,8 +84,12 @@ class TransformerRecommender(Recommender):
         candidates: rows of the items that compete in training, every target among them; default: all, and none is
             left to a sample (`config.negatives`).
         prior: what is added to each item's score in training (Menon et al., arXiv 2007.07314); default: nothing.
+
+    Attributes:
+        block: what its layers are.
     """
 
+    block: ClassVar[type[SelfAttention]] = Block
     candidates: Tensor | None
     prior: Tensor | None
 
@@ -89,7 +108,7 @@ class TransformerRecommender(Recommender):
         self.positions = nn.Parameter(torch.randn(config.max_len, config.dim) * 0.02)
         self.norm = nn.LayerNorm(config.dim)
         self.dropout = Dropout(config.dropout)
-        self.layers = nn.Sequential(*(Block(config) for _ in range(config.layers)))
+        self.layers = nn.Sequential(*(self.block(config) for _ in range(config.layers)))
 
     def forward(self, items: Float[Tensor, "n d"], sequences: Int[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
         """State after each position of sequences that are padded on the right (with any row).
@@ -106,8 +125,8 @@ class TransformerRecommender(Recommender):
         """Eq. 8 over the candidates, summed over every position of the windows but the last, and their number."""
         inputs, places, targets = transitions(windows, self.positions.device)
         if self.config.negatives is not None and self.candidates is not None:
-            drawn = torch.randperm(len(self.candidates), device=inputs.device)[: self.config.negatives]
-            return self._sampled(inputs, places, targets, self.candidates[drawn]), len(targets)
+            drawn = self.candidates[self._sample(len(targets), len(self.candidates), self.config.negatives)]
+            return self._sampled(inputs, places, targets, drawn), len(targets)
         items = self.items()
         queries, keys = self._competing(self(items, inputs).flatten(0, 1)[places], items, self.prior)
         if self.candidates is not None:
@@ -115,24 +134,27 @@ class TransformerRecommender(Recommender):
         loss: Tensor = FullSoftmax.apply(queries, keys, targets)  # type: ignore[no-untyped-call]
         return loss, len(targets)
 
+    def _sample(self, predictions: int, population: int, count: int) -> Int[Tensor, "*m c"]:
+        """A sample of a population for a batch's predictions, by default one for all."""
+        return torch.randperm(population, device=self.positions.device)[:count]
+
     def _sampled(
         self,
         inputs: Int[Tensor, "b s"],
         places: Int[Tensor, " m"],
         targets: Int[Tensor, " m"],
-        drawn: Int[Tensor, " c"],
+        drawn: Int[Tensor, "*m c"],
     ) -> Float[Tensor, ""]:
         """Eq. 8 with a sample of the candidates in place of all; no item is made that does not occur."""
         assert self.candidates is not None  # noqa: S101 - what the sample was drawn from
-        occurring = torch.cat([inputs.flatten(), targets, drawn])
+        occurring = torch.cat([inputs.flatten(), targets, drawn.flatten()])
         rows, occurring = torch.unique(occurring, return_inverse=True)
-        read, wanted, negatives = occurring.split([inputs.numel(), len(targets), len(drawn)])
+        read, wanted, negatives = occurring.split([inputs.numel(), len(targets), drawn.numel()])
         items = self.table.some(rows)
         states = self(items, read.view_as(inputs)).flatten(0, 1)[places]
         prior = None if self.prior is None else self.prior[rows]
-        return sampled_softmax(
-            *self._competing(states, items, prior), wanted, negatives, len(self.candidates)
-        )
+        queries, keys = self._competing(states, items, prior)
+        return sampled_softmax(queries, keys, wanted, negatives.view_as(drawn), len(self.candidates))
 
     def _competing(
         self, states: Float[Tensor, "m d"], items: Float[Tensor, "k d"], prior: Float[Tensor, " k"] | None
