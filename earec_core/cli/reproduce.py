@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,15 +16,20 @@ from earec_core.files import write_atomic
 
 if TYPE_CHECKING:
     from earec_core.catalog import Catalog
-    from earec_core.studies.reproduce import Row
+    from earec_core.studies.reproduce import Page, Row
 
 
 @click.command()
 @click.option(
     "--table",
     type=int,
-    required=True,
-    help="1: what catalogs hold; 3: without each modality; 4: weights and method of the composition.",
+    help="1: what catalogs hold; 2: recommenders compared; 3: without each modality; 4: weights and method of the "
+    "composition.",
+)
+@click.option(
+    "--figure",
+    type=click.IntRange(4, 5),
+    help="4: what the LLM says of items; 5: whether saying it well goes with recommending well.",
 )
 @click.option(
     "--data",
@@ -38,44 +43,87 @@ if TYPE_CHECKING:
     "--modalities", help="Comma-separated; default: the paper's. What is left out gets no weight."
 )
 @options.names_option("--methods", help="Of composition, comma-separated; default: the table's.")
-@click.option("--weights", metavar="M=W,...", help="Of the composition in table 3.  [default: the paper's]")
+@click.option(
+    "--weights", metavar="M=W,...", help="Of the composition in tables 2 and 3.  [default: the paper's]"
+)
 @click.option("--reference", metavar="ROW", help="Compare with this row.  [default: delta, equal weights]")
 @options.names_option("--only", metavar="ROW,...", help="These rows, and the reference.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Of the recommender.")
+@click.option(
+    "--trials",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Settings tried for each row on validation; 1: as given.",
+)
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), help="Of tuning a row: no trial starts later."
+)
+@click.option(
+    "--encoder", default="all-minilm-l6-v2", show_default=True, help="Of text, for the baselines of table 2."
+)
+@click.option(
+    "--items", type=click.IntRange(1), help="Of a figure.  [default: 5 in figure 4, all in figure 5]"
+)
 @click.option("--dry-run", is_flag=True, help="List the rows and do nothing.")
-@click.option("--out", "target", type=options.OutFile, help="Also write a page of Markdown.")
+@click.option("--out", "target", type=options.OutFile, help="Also write a page: .md, .html or .csv.")
 @options.config_options("backbone")
 @options.session_options
 @options.json_option
 def command(
-    table: int,
+    table: int | None,
+    figure: int | None,
     data: tuple[Path, ...],
+    target: Path | None,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """A table or figure of the paper, measured on catalogs of one's own.
+
+    Table 2 compares recommenders tuned alike; table 3 composes stored adapters, leaves out each modality in turn
+    and then all; table 4 composes them at the paper's weights by every method, beside each adapter alone, the mean
+    and the concatenation of their vectors, and SASRec on ids. Safe to interrupt: what is made is not made again.
+    """
+    from earec_core.catalog import Catalog
+    from earec_core.studies import reproduce as study
+
+    if (table is None) == (figure is None):
+        raise UsageError("Exactly one of --table and --figure is needed.", "Give --table N or --figure N.")
+    catalogs = [Catalog.open(path) for path in data]
+    if table == 1:
+        page = study.described(catalogs)
+    elif len(catalogs) > 1:
+        raise UsageError("Only table 1 is of several catalogs.", "Give one --data.")
+    elif table is None:
+        page = _figure(figure, catalogs[0], **asked)
+    else:
+        planned = _planned(table, **asked)
+        if asked["dry_run"]:
+            _list(planned[0], as_json)
+            return
+        page = _table(table, catalogs[0], *planned, **asked)
+    if target is not None:
+        try:
+            write_atomic(target, study.written(page, options.typed(), target.suffix))
+        except OSError as error:
+            raise EarecError(f"{target} cannot be written: {error.strerror}.", "Name another file.") from None
+    _show(page, as_json)
+
+
+def _planned(
+    table: int,
+    *,
     adapters: dict[str, str],
     modalities: list[str] | None,
     methods: list[str] | None,
     weights: str | None,
     reference: str | None,
     only: list[str] | None,
-    seeds: int,
-    dry_run: bool,
-    target: Path | None,
-    config: RunConfig,
-    session: options.Session,
-    as_json: bool,
-) -> None:
-    """A table of the paper, measured on catalogs of one's own.
-
-    Table 3 composes stored adapters, leaves out each modality in turn and then all, and measures recommendation
-    with each; table 4 composes them at the paper's weights by every method, beside each adapter alone, the mean
-    and the concatenation of their vectors, and SASRec on ids. Safe to interrupt: what is made is not made again.
-    """
-    from earec_core.catalog import Catalog
+    **_: Any,
+) -> tuple[list[Row], str]:
     from earec_core.studies import reproduce as study
 
-    if table == 1:
-        _describe([Catalog.open(path) for path in data], as_json)
-        return
-    rows, compared_with = study.plan(
+    return study.plan(
         table,
         modalities=modalities,
         adapters=list(adapters),
@@ -84,29 +132,80 @@ def command(
         reference=reference,
         only=only,
     )
-    if len(data) > 1:
-        raise UsageError(f"Table {table} is of one catalog.", "Give one --data; table 1 takes several.")
-    if dry_run:
-        _list(rows, as_json)
-        return
+
+
+def _table(
+    table: int,
+    catalog: Catalog,
+    rows: list[Row],
+    compared_with: str,
+    *,
+    adapters: dict[str, str],
+    seeds: int,
+    trials: int,
+    minutes: float | None,
+    encoder: str,
+    config: RunConfig,
+    session: options.Session,
+    **_: Any,
+) -> Page:
+    from earec_core.studies import reproduce as study
+
     with session("reproduce") as workspace:
         report = study.reproduce(
-            workspace, Catalog.open(data[0]), rows, compared_with, config, adapters=adapters, seeds=seeds
+            workspace,
+            catalog,
+            table,
+            rows,
+            compared_with,
+            config,
+            adapters=adapters,
+            protocol=study.Protocol(seeds, trials, minutes, encoder),
         )
-    if target is not None:
-        try:
-            write_atomic(target, study.markdown(report, options.typed()))
-        except OSError as error:
-            raise EarecError(f"{target} cannot be written: {error.strerror}.", "Name another file.") from None
+    return study.measured(report)
+
+
+def _figure(
+    figure: int | None,
+    catalog: Catalog,
+    *,
+    adapters: dict[str, str],
+    modalities: list[str] | None,
+    seeds: int,
+    items: int | None,
+    config: RunConfig,
+    session: options.Session,
+    **_: Any,
+) -> Page:
+    from earec_core.studies import reproduce as study
+
+    shown = modalities or list(adapters)
+    if not shown:
+        raise UsageError("A figure is of certain modalities.", "Give --modalities NAME,...")
+    with session("reproduce") as workspace:
+        if figure == 4:
+            made = study.cases(
+                workspace, catalog, config, modalities=shown, adapters=adapters, items=items or 5
+            )
+            return study.shown_cases(catalog.name, made)
+        correlation = study.correlate(
+            workspace, catalog, config, modalities=shown, adapters=adapters, seeds=seeds, items=items
+        )
+    return study.correlated(catalog.name, correlation)
+
+
+def _show(page: Page, as_json: bool) -> None:
     if as_json:
-        out.json(report.as_json())
+        out.json(page.facts)
         return
-    for remark in study.remarks(report):
+    for remark in page.remarks:
         out.note(remark)
-    out.table(study.display(report), [*study.COLUMNS, *study.BESIDE])
-    for factor in report.effects:
-        for effect in study.effects(report, factor):
-            out.note("  ".join(f"{key} {value}" for key, value in effect.items()))
+    first, *others = page.tables
+    out.table([dict(row) for row in first.rows], list(first.columns))
+    for table in others:
+        out.note(f"{table.title}. {table.caption}")
+        for row in table.rows:
+            out.note("  ".join(row.get(column, "") for column in table.columns))
 
 
 def _list(rows: Sequence[Row], as_json: bool) -> None:
@@ -121,24 +220,3 @@ def _list(rows: Sequence[Row], as_json: bool) -> None:
         for row in rows
     ]
     out.table(listed, ["row", "kind", "method", "modalities", "weights"], as_json)
-
-
-def _describe(catalogs: Sequence[Catalog], as_json: bool) -> None:
-    from earec_core.studies import reproduce as study
-
-    rows = study.describe(catalogs)
-    if as_json:
-        out.json(rows)
-        return
-    counted = ("users", "items", "interactions")
-    shown = [
-        {
-            **row,
-            **{name: f"{row[name]:,}" for name in counted},
-            "length": f"{row['length']:.2f}",
-            "density": f"{row['density']:.3%}",
-            "fields": ", ".join(f"{name} {count:,}" for name, count in row["fields"].items()),
-        }
-        for row in rows
-    ]
-    out.table(shown, ["dataset", *counted, "length", "density", "fields"])

@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from safetensors.numpy import save_file
-from torch import Tensor
 
 from earec_core.artifacts import DataRecord, FitRecord, ItemVectors, RecommenderManifest, open_as, save
 from earec_core.artifacts.recommender import RANKS
@@ -26,7 +24,7 @@ from earec_core.recommend.models import choose_recommender
 from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.retriever import Retriever
 from earec_core.recommend.texts import ItemTexts
-from earec_core.recommend.train import train
+from earec_core.recommend.train import side_by_side, train, widths
 from earec_core.recommend.trained import EpochStats, TrainedRecommender
 from earec_core.recommend.transfer import Source
 from earec_core.workspace import Run, Workspace
@@ -111,8 +109,8 @@ def train_on(
         split,
         len(catalog),
         config,
-        vectors=_side_by_side(vectors) if vectors else None,
-        widths=tuple(width for one in vectors for width in one.widths),
+        vectors=side_by_side(vectors) if vectors else None,
+        widths=widths(vectors),
         texts=texts,
         start=source.tensors if source else None,
         progress=progress,
@@ -124,11 +122,6 @@ def train_on(
     epochs = len(trained.history)
     run.finish({"epochs": epochs, "best_epoch": trained.best_epoch, **metrics}, step=epochs)
     return Training(trained, metrics, run)
-
-
-def _side_by_side(vectors: Sequence[ItemVectors]) -> Float[Tensor, "n d_in"]:
-    tables = [torch.from_numpy(one.vectors) for one in vectors]
-    return tables[0] if len(tables) == 1 else torch.cat(tables, dim=1)
 
 
 def train_registered(

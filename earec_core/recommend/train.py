@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from earec_core.artifacts import ItemVectors
 from earec_core.catalog import LeaveOneOut, Sequences, random_part
 from earec_core.config import RecommenderConfig
 from earec_core.errors import DataError, UsageError
@@ -77,6 +78,17 @@ def train(
     state = _fit(model, parameters, split, sequences, start is not None, progress, checkpoint)
     history = tuple(EpochStats(**epoch) for epoch in state.history)
     return TrainedRecommender(kind.name, model.eval().served().eval(), history, state.best_epoch)
+
+
+def side_by_side(vectors: Sequence[ItemVectors]) -> Float[Tensor, "n d_in"]:
+    """Item vectors, one at least, as `train` takes them."""
+    tables = [torch.from_numpy(one.vectors) for one in vectors]
+    return tables[0] if len(tables) == 1 else torch.cat(tables, dim=1)
+
+
+def widths(vectors: Sequence[ItemVectors]) -> tuple[int, ...]:
+    """The columns of each of them, or of each of their modalities."""
+    return tuple(width for one in vectors for width in one.widths)
 
 
 def _fit(

@@ -23,7 +23,7 @@ from earec_core.metrics.ranking import ScoresError
 from earec_core.recommend.models import choose_recommender, get_recommender
 from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.tables import PLUS_IDS
-from earec_core.recommend.train import train
+from earec_core.recommend.train import side_by_side, train, widths
 from earec_core.recommend.trained import EpochStats
 from earec_core.workspace import Run, Workspace
 
@@ -84,6 +84,7 @@ def tune(
     minutes: float | None = None,
     model: str | None = None,
     vectors: Sequence[str] = (),
+    together: bool = False,
 ) -> Tuning:
     """Try settings by optuna's TPE (Bergstra et al., NIPS 2011); the first trial is the configuration as given.
 
@@ -95,6 +96,7 @@ def tune(
         trials: at most, those of before included.
         minutes: no trial starts after so many.
         vectors: references to item vectors to choose from.
+        together: they stand side by side, and none is chosen.
 
     Raises:
         UsageError: see `choose_recommender`; the model has nothing to train, or an encoder; or no trial came to
@@ -105,18 +107,22 @@ def tune(
         raise MissingDependencyError("Tuning needs optuna.", "pip install 'earec[search]'")
     import optuna
 
-    if model and get_recommender(model).needs_words:
+    if model and not get_recommender(model).tunable:
         raise UsageError(
-            f"The recommender {model!r} trains an encoder along, which is too much for many trials.",
-            f"Train it with settings of your own: earec recommend train --model {model}.",
+            f"The recommender {model!r} has no parameters to tune, or an encoder among them, which is too much for "
+            "many trials.",
+            f"Train it: earec recommend train --model {model}.",
         )
     kind = choose_recommender(model, vectors=bool(vectors))
-    tables = {ref: ItemVectors.open(workspace.registry, ref, catalog) for ref in vectors}
+    opened = {ref: ItemVectors.open(workspace.registry, ref, catalog) for ref in vectors}
+    tables: dict[str, tuple[ItemVectors, ...]] = {ref: (one,) for ref, one in opened.items()}
+    if together and opened:
+        tables = {" + ".join(opened): tuple(opened.values())}
     key = {
         "model": kind.name,
         "recommender": config.model_dump(mode="json"),
         "data": catalog.digest,
-        "vectors": {ref: table.id for ref, table in tables.items()},
+        "vectors": {ref: "+".join(one.id for one in table) for ref, table in tables.items()},
         "optuna": optuna.__version__,
     }
     run = workspace.run("tune", key).start()
@@ -135,7 +141,7 @@ class _Job:
     catalog: Catalog
     config: RecommenderConfig
     kind: RecommenderModel
-    tables: Mapping[str, ItemVectors]
+    tables: Mapping[str, tuple[ItemVectors, ...]]
     run: Run
 
     def trials(self, most: int, minutes: float | None) -> list[Trial]:
@@ -197,16 +203,11 @@ class _Job:
                 self.catalog.leave_one_out(),
                 len(self.catalog),
                 config,
-                vectors=torch.from_numpy(self.tables[ref].vectors) if ref else None,
-                widths=self.tables[ref].widths if ref else (),
+                vectors=side_by_side(self.tables[ref]) if ref else None,
+                widths=widths(self.tables[ref]) if ref else (),
                 progress=progress,
                 device="cuda" if torch.cuda.is_available() else "cpu",
             )
-            if not trained.history:
-                raise UsageError(
-                    f"The recommender {self.kind.name!r} has no parameters to tune.",
-                    f"Train it: earec recommend train --model {self.kind.name}.",
-                )
             best = max(trained.history, key=lambda epoch: epoch.ndcg10)
         seconds = round(time.monotonic() - started, 1)
         return Trial(

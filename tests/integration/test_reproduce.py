@@ -17,6 +17,7 @@ from earec_core.catalog import Catalog
 from earec_core.cli import run
 from earec_core.config import BackboneConfig
 from earec_core.llm.backbone import Backbone
+from earec_core.metrics.rouge import rouge_l
 from earec_core.studies.reproduce import rows as making
 from earec_registry import Registry
 
@@ -234,7 +235,7 @@ def test_the_page_has_every_row_and_the_papers_figures(in_home: Pipeline, tmp_pa
     text = page.read_text()
     tables = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert [line[0].strip("| ") for line in tables] == ["row", *ROWS, "row", *ROWS[:2]]
-    assert all(len(line) in (9, 10) for line in tables)
+    assert all(len(line) in (10, 12) for line in tables)
     assert tables[-1][-4:] == ["0.1194", "0.1919", "0.0721", "0.0879 |"]
     assert "not told apart" in text
 
@@ -339,3 +340,72 @@ def test_table_3_is_made_of_the_adapters_that_there_are(in_home: Pipeline, out_j
     assert without["composite"] is None
     adapter = stored.resolve("behavior/things")
     assert adapter in stored.manifest(without["vectors"]).data["parents"]
+
+
+def test_table_2_compares_recommenders_tuned_alike(
+    in_home: Pipeline, out_json: OutJson, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    rows = "popularity,sasrec,sasrec-text,unisrec-text,unisrec-text-ids,earec-text-behavior,earec-text-behavior-ids"
+    more = ["--weights", "text=1,behavior=1", "--encoder", str(tiny_encoder), "--trials", "2", "--seeds", "2"]
+    argv = _argv(in_home, *more, "--only", rows, "--out", str(page), "--json")
+    argv[argv.index("4")] = "2"
+    assert in_home.run(*argv) == 0
+    report = out_json()
+    results = {one["row"]["name"]: one for one in report["results"]}
+    assert [*results] == rows.split(",")
+    stored = Registry.open(in_home.registry)
+    settings = {}
+    for name, one in results.items():
+        manifests = [stored.manifest(r).data for r in one["ids"]["recommenders"]]
+        settings[name] = [manifest["training"]["config"] for manifest in manifests]
+        valid = [manifest["metrics"]["valid"]["ndcg@10"] for manifest in manifests]
+        assert one["valid"] == pytest.approx(np.mean(valid))
+    assert settings["earec-text-behavior-ids"][0]["table"].endswith("+ids")
+    assert settings["unisrec-text-ids"][0]["table"] == "moe+ids"
+    assert {s["seed"] for s in settings["sasrec"]} == {0, 1}
+    composed = [results[f"earec-text-behavior{ids}"]["ids"] for ids in ("", "-ids")]
+    assert composed[0]["vectors"] == composed[1]["vectors"]
+    assert results["unisrec-text"]["ids"]["vectors"] == results["sasrec-text"]["ids"]["vectors"]
+    assert [(v["ids"], v["metric"]) for v in report["verdicts"]] == [
+        (ids, metric) for ids in (False, True) for metric in ("hr@10", "hr@50", "ndcg@10", "ndcg@50")
+    ]
+    best = max(("popularity", "sasrec-text", "unisrec-text"), key=lambda name: results[name]["valid"])
+    assert report["verdicts"][0]["baseline"] == best
+    text = page.read_text()
+    assert "The best of ours beside the best baseline" in text
+    assert text.count("<svg") == 2
+
+
+def test_figure_4_shows_what_is_said_of_the_same_items(in_home: Pipeline, out_json: OutJson) -> None:
+    argv = ["reproduce", "--figure", "4", "--data", str(in_home.data), "--backbone", str(in_home.llm), *NAMED]
+    assert in_home.run(*argv, "--modalities", "text,behavior", "--items", "2", "--json") == 0
+    cases = out_json()
+    test = Catalog.open(in_home.data).items["item_id"][Catalog.open(in_home.data).item_split("test").tolist()]
+    assert {case["item"] for case in cases} <= set(test)
+    assert [(case["modality"], case["variant"]) for case in cases if case["item"] == cases[0]["item"]] == [
+        (modality, variant) for modality in ("text", "behavior") for variant in ("unaligned", "aligned")
+    ]
+    for case in cases:
+        expected = rouge_l([case["text"]], [case["anchor"]], stemmer=False)
+        assert case["rouge_l"] == pytest.approx(float(expected[0]))
+
+
+def test_figure_5_sets_rouge_l_beside_the_recommender(
+    in_home: Pipeline, out_json: OutJson, tmp_path: Path
+) -> None:
+    page = tmp_path / "figure.html"
+    argv = ["reproduce", "--figure", "5", "--data", str(in_home.data), "--backbone", str(in_home.llm), *NAMED]
+    settings = ["--set", "recommender.epochs=1", "--set", "recommender.dim=8", "--seeds", "1"]
+    more = ["--modalities", "text,behavior", *settings, "--out", str(page), "--json"]
+    assert in_home.run(*argv, *more) == 0
+    made = out_json()
+    assert [(p["modality"], p["variant"]) for p in made["points"]] == [
+        (m, v) for m in ("text", "behavior") for v in ("unaligned", "aligned")
+    ]
+    ranks = load_file(
+        Registry.open(in_home.registry).materialize("reproduce/things/unaligned-text/recommender-0")
+        / "test_ranks.safetensors"
+    )["ranks"]
+    assert made["points"][0]["test"]["hr@10"] == pytest.approx((ranks <= 10).mean())
+    assert page.read_text().count("<svg") == 2

@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
 from earec_core.catalog import Catalog
 from earec_core.cli import run
 from earec_core.errors import UsageError
 from earec_core.metrics import statistics
 from earec_core.metrics.ranking import Metrics
+from earec_core.recommend import recommender_names
 from earec_core.studies.reproduce import compare, controls, describe, plan
-from earec_core.studies.reproduce.plan import read_table, weightings
+from earec_core.studies.reproduce.plan import Row, read_table, weightings
+from earec_core.studies.reproduce.verdict import verdicts
 
 GIVEN = ["text", "vision", "behavior"]
 
@@ -124,6 +127,52 @@ def test_weights_that_do_not_fit_the_table_are_refused(
         plan(table, weights=weights)
 
 
+def test_table_2_has_the_baselines_that_the_modalities_allow() -> None:
+    rows, reference = plan(2, modalities=["text", "behavior"])
+    names = [row.name for row in rows]
+    assert reference == "sasrec"
+    assert "missrec-text-vision" not in names
+    assert names[-4:] == ["earec-text", "earec-behavior", "earec-text-behavior", "earec-text-behavior-ids"]
+    assert {row.name for row in rows if row.ids} == {
+        "sasrec",
+        "esasrec",
+        "unisrec-text-ids",
+        "earec-text-behavior-ids",
+    }
+    every = [row.name for row in plan(2)[0]]
+    assert {"missrec-text-vision-ids", "earec-text-vision", "earec-text-vision-behavior-ids"} <= {*every}
+    assert {row.model for row in plan(2)[0] if row.model} <= {*recommender_names()}
+
+
+def test_the_best_on_validation_are_compared_on_test_and_corrected_together() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        Row("a", "baseline", side="baseline"),
+        Row("b", "baseline", side="baseline"),
+        Row("x", "single", side="ours"),
+        Row("y", "single", side="ours"),
+        Row("ids", "baseline", side="baseline", ids=True),
+    ]
+    valid = {"a": 0.3, "b": 0.2, "x": 0.1, "y": 0.4, "ids": 0.9}
+    base = {row.name: rng.random(50) for row in rows}
+    gains = {
+        metric: {n: g + (0.3 if n == "y" and metric == "hr@10" else 0) for n, g in base.items()}
+        for metric in ("hr@10", "ndcg@10")
+    }
+    hr, ndcg = verdicts(rows, valid, gains)
+    assert (hr.ours, hr.baseline, hr.ids, hr.metric) == ("y", "a", False, "hr@10")
+    y, a = gains["hr@10"]["y"], gains["hr@10"]["a"]
+    assert hr.improvement == pytest.approx(y.mean() / a.mean() - 1)
+    t = (y - a).mean() / ((y - a).std(ddof=1) / np.sqrt(50))
+    assert hr.p_t == pytest.approx(2 * stats.t.sf(abs(t), 49))
+    first, second = sorted([hr.p_t, ndcg.p_t])
+    assert sorted([hr.p, ndcg.p]) == pytest.approx([2 * first, max(2 * first, second)])
+    assert hr.low < hr.difference < hr.high
+    assert (hr.stars, ndcg.stars) == ("**", "")
+    same = {metric: dict.fromkeys(by_row, base["a"]) for metric, by_row in gains.items()}
+    assert [(v.p_t, v.p_wilcoxon, v.stars) for v in verdicts(rows, valid, same)] == [(1.0, 1.0, "")] * 2
+
+
 def test_table_1_counts_what_the_catalog_holds(tmp_path: Path) -> None:
     items = pl.DataFrame(
         {"item_id": ["a", "b", "c"], "title": ["A", "B", "C"], "image": ["a.jpg", None, None]}
@@ -145,7 +194,7 @@ def test_table_1_counts_what_the_catalog_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"table": 5}, "Table 5 .* 3, 4"),
+        ({"table": 5}, "Table 5 .* 2, 3, 4"),
         ({"methods": ["slerp"]}, "slerp"),
         ({"modalities": ["smell"]}, "smell"),
         ({"modalities": []}, "--modalities"),

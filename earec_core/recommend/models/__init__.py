@@ -115,6 +115,7 @@ MODELS = {
             False,
             PopularityRecommender.counted,
             PopularityRecommender.stored,
+            counts=True,
         ),
         RecommenderModel(
             "markov",
@@ -122,6 +123,7 @@ MODELS = {
             False,
             MarkovRecommender.counted,
             MarkovRecommender.stored,
+            counts=True,
         ),
         RecommenderModel(
             "morec", "an encoder of text trained with it", False, MoRec.build, _load, needs_words=True

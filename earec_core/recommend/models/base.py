@@ -111,6 +111,7 @@ class RecommenderModel:
         transfer: a new model, as `build` makes it, that starts from the tensors of `to_transfer` of one that was
             trained on another catalog; RuntimeError where they do not fit. None: it cannot start from another.
         needs_words: whether it reads items' texts; otherwise it takes none.
+        counts: whether it only counts, so that nothing is trained.
     """
 
     name: str
@@ -120,6 +121,12 @@ class RecommenderModel:
     load: Callable[[RecommenderConfig, Mapping[str, Tensor]], Recommender]
     transfer: Callable[[RecommenderConfig, Items, Mapping[str, Tensor]], Recommender] | None = None
     needs_words: bool = False
+    counts: bool = False
+
+    @property
+    def tunable(self) -> bool:
+        """Whether many trials of other settings can be had: it learns, and no encoder along with it."""
+        return not (self.needs_words or self.counts)
 
     def check(self, *, vectors: bool, words: bool = False) -> None:
         """Refuse item vectors or words that the model takes none of, or their absence where it needs them.

@@ -1,22 +1,26 @@
-"""Tables of the paper measured anew on a catalog, with the controls that say what a difference is due to."""
+"""The paper's tables and figures measured anew on a catalog, with controls that say what a difference is due to."""
 
 from earec_core.studies.reproduce.describe import describe
-from earec_core.studies.reproduce.page import BESIDE, COLUMNS, display, effects, markdown, remarks
+from earec_core.studies.reproduce.figures import cases, correlate
+from earec_core.studies.reproduce.page import Page, correlated, described, measured, shown_cases, written
 from earec_core.studies.reproduce.plan import TABLES, Row, plan
-from earec_core.studies.reproduce.stage import Report, Result, reproduce
+from earec_core.studies.reproduce.stage import Protocol, Report, Result, reproduce
 
 __all__ = [
-    "BESIDE",
-    "COLUMNS",
     "TABLES",
+    "Page",
+    "Protocol",
     "Report",
     "Result",
     "Row",
+    "cases",
+    "correlate",
+    "correlated",
     "describe",
-    "display",
-    "effects",
-    "markdown",
+    "described",
+    "measured",
     "plan",
-    "remarks",
     "reproduce",
+    "shown_cases",
+    "written",
 ]

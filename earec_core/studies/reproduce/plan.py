@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any, Literal
 
 from earec_core.compose import method_names
 from earec_core.errors import UsageError
 
-Kind = Literal["composite", "unaligned", "single", "mean", "concatenation", "ids"]
+Kind = Literal["composite", "unaligned", "single", "mean", "concatenation", "ids", "baseline"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,12 @@ class Row:
         method: of the composition.
         weights: lambda of each modality, sum 1; of composites alone.
         paper: the paper's figures for this row, none for a control.
+        side: what the row is in a comparison.
+        model: of `earec recommend train`; None: by whether there are vectors.
+        ids: whether trained embeddings of ids are part of it.
+        shares: the row whose composite and item vectors it has, too; None: it has its own.
+        words: of a baseline, the modalities that an encoder of text reads.
+        features: of a baseline, the modalities whose own encoder's output is read.
     """
 
     name: str
@@ -33,6 +39,12 @@ class Row:
     method: str | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     paper: Mapping[str, float] = field(default_factory=dict)
+    side: Literal["control", "baseline", "ours"] = "control"
+    model: str | None = None
+    ids: bool = False
+    shares: str | None = None
+    words: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,6 +183,29 @@ def _reduced(asked: _Asked) -> tuple[list[Row], str]:
     return [*rows, *_unaligned(asked)], "all"
 
 
+def _compared(asked: _Asked) -> tuple[list[Row], str]:
+    """Table 2: baselines, and composites of one, two and all modalities; the last with ids, too."""
+    paper = asked.content["paper"]
+    rows = []
+    for listed in asked.content["baseline"]:
+        read = {"words": tuple(listed.get("words", ())), "features": tuple(listed.get("features", ()))}
+        shown = (*read["words"], *read["features"])
+        if set(shown) <= set(asked.given):
+            name, ids = listed["name"], listed.get("ids", False)
+            more = {"paper": paper.get(name, {}), "model": listed["model"], "ids": ids, **read}
+            rows.append(Row(name, "baseline", shown, side="baseline", **more))
+    given = asked.given
+    pairs = [(given[0], other) for other in given[1:]] if len(given) > 2 else []
+    weights = asked.weights or shares(asked.content["weights"], given)
+    for shown in dict.fromkeys([*((m,) for m in given), *pairs, given]):
+        name = f"earec-{'-'.join(shown)}"
+        row = Row(name, "single", shown, paper=paper.get(name, {}), side="ours")
+        if len(shown) > 1:
+            row = replace(row, kind="composite", method=asked.methods[0], weights=shares(weights, shown))
+        rows.append(row)
+    return [*rows, replace(row, name=f"{name}-ids", ids=True, shares=name, paper={})], "sasrec"
+
+
 def _unaligned(asked: _Asked) -> list[Row]:
     """The un-aligned backbone, shown what the table says of the modalities that there are."""
     rows: dict[str, Row] = {}
@@ -183,7 +218,11 @@ def _unaligned(asked: _Asked) -> list[Row]:
     return list(rows.values())
 
 
-_LAYOUTS: Mapping[int, Callable[[_Asked], tuple[list[Row], str]]] = {3: _reduced, 4: _weighted}
+_LAYOUTS: Mapping[int, Callable[[_Asked], tuple[list[Row], str]]] = {
+    2: _compared,
+    3: _reduced,
+    4: _weighted,
+}
 TABLES = tuple(_LAYOUTS)
 """The paper's tables that are measured with adapters."""
 

@@ -6,7 +6,7 @@ The LLM is loaded once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from jaxtyping import Bool
 from safetensors.numpy import load_file
 
 from earec_core.aligned.build import context, new_model
+from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.readouts import get_readout
 from earec_core.aligned.stored import check_base
 from earec_core.artifacts import (
@@ -34,18 +35,24 @@ from earec_core.catalog import Catalog
 from earec_core.compose import Recipe
 from earec_core.compose.stage import compose_models
 from earec_core.config import RecommenderConfig, RunConfig, RunSettings
-from earec_core.encode import encode
+from earec_core.encode import encode, encode_words
 from earec_core.errors import IntegrityError
 from earec_core.llm.backbone import Backbone
 from earec_core.metrics.ranking import Metrics
 from earec_core.modality import Modality, create
+from earec_core.recommend.models import get_recommender
+from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.stage import train_registered
+from earec_core.recommend.tables import PLUS_IDS
+from earec_core.recommend.tune import tune
 from earec_core.studies.reproduce import controls
 from earec_core.studies.reproduce.plan import Row
 from earec_core.workspace import Workspace
 from earec_registry import DamagedError, NotFoundError
 
 M = TypeVar("M", bound=Manifest)
+DEFAULT_ENCODER = "all-minilm-l6-v2"
+_WINDOW = 256
 
 
 @dataclass
@@ -54,6 +61,7 @@ class RowMaker:
 
     Attributes:
         adapters: reference of each modality's adapter.
+        encoder: of text, for baselines; see `earec_core.encode.encode_words`.
         models: the same, opened.
     """
 
@@ -61,6 +69,7 @@ class RowMaker:
     catalog: Catalog
     config: RunConfig
     adapters: Mapping[str, str]
+    encoder: str = DEFAULT_ENCODER
 
     def __post_init__(self) -> None:
         self.models: dict[str, Stored[AdapterManifest]] = {
@@ -79,7 +88,7 @@ class RowMaker:
     def composite(self, row: Row) -> str:
         """Id of the row's composite."""
         assert row.method is not None  # noqa: S101 - composites have one
-        name, recipe = self._name(row, "composite"), Recipe(row.weights, method=row.method)
+        name, recipe = self._name(row, "composite", row.shares), Recipe(row.weights, method=row.method)
         stored = self._stored(name, CompositeManifest)
         if (
             stored is not None
@@ -92,31 +101,79 @@ class RowMaker:
         chosen = {m: self.models[m].id for m in row.modalities}
         return compose_models(self.workspace, chosen, recipe, name=name).id
 
+    def inputs(self, row: Row, composite: str | None = None) -> tuple[str, ...]:
+        """Ids of the item vectors that the row's recommender reads; none: it is on ids, or counts."""
+        if row.kind in ("ids", "baseline"):
+            read = (self._words(row),) if row.words and not self._trains_encoder(row) else ()
+            return (*read, *(self._features(modality) for modality in row.features))
+        return (self.vectors(row, composite),)
+
     def vectors(self, row: Row, composite: str | None = None) -> str:
-        """Id of the row's item vectors."""
+        """Id of the row's item vectors, of one that has its own."""
         if row.kind in ("mean", "concatenation"):
             return self._combined(row)
         if row.kind == "unaligned":
             return self._encoded(row, None)
         return self._encoded(row, composite or self.models[row.modalities[0]].id)
 
-    def recommender(self, row: Row, vectors: str | None, config: RecommenderConfig) -> tuple[str, Metrics]:
+    def settings(
+        self, row: Row, vectors: Sequence[str], config: RecommenderConfig, trials: int, minutes: float | None
+    ) -> RecommenderConfig:
+        """The row's hyper-parameters: the best of some trials on validation, the first of them as given."""
+        if row.ids and vectors:
+            config = config.model_copy(update={"table": f"{config.table.removesuffix(PLUS_IDS)}{PLUS_IDS}"})
+        if trials < 2 or not self._kind(row, vectors).tunable:
+            return config
+        workspace = self.workspace.about(row.name)
+        return tune(
+            workspace,
+            self.catalog,
+            config,
+            trials=trials,
+            minutes=minutes,
+            model=row.model,
+            vectors=vectors,
+            together=True,
+        ).config
+
+    def recommender(self, row: Row, vectors: Sequence[str], config: RecommenderConfig) -> tuple[str, Metrics]:
         """Id of a recommender over the vectors (over ids without), and its test ranks."""
         name = self._name(row, f"recommender-{config.seed}")
         stored = self._stored(name, RecommenderManifest)
         if (
             stored is not None
-            and stored.manifest.parents == ((vectors,) if vectors else ())
+            and stored.manifest.parents == tuple(vectors)
+            and stored.manifest.model == self._kind(row, vectors).name
             and stored.manifest.training.config == config
             and stored.manifest.data.digest == self.catalog.digest
         ):
             identity = stored.id
         else:
             workspace = self.workspace.about(f"{row.name}, seed {config.seed}")
-            given = (vectors,) if vectors else ()
-            identity = train_registered(workspace, self.catalog, config, name=name, vectors=given).id
+            words = row.words if self._trains_encoder(row) else ()
+            identity = train_registered(
+                workspace,
+                self.catalog,
+                config,
+                name=name,
+                vectors=vectors,
+                model=row.model,
+                words=words,
+                settings=self._settings,
+            ).id
         ranks = load_file(self.workspace.registry.materialize(identity) / RANKS)
         return identity, Metrics(ranks["ranks"], ranks["users"])
+
+    def valid(self, recommender: str) -> float:
+        """A recommender's NDCG@10 on the validation targets."""
+        manifest = open_as(self.workspace.registry, recommender, RecommenderManifest).manifest
+        return manifest.metrics["valid"]["ndcg@10"]
+
+    def _kind(self, row: Row, vectors: Sequence[str]) -> RecommenderModel:
+        return get_recommender(row.model or ("earec" if vectors else "sasrec"))
+
+    def _trains_encoder(self, row: Row) -> bool:
+        return row.model is not None and get_recommender(row.model).needs_words
 
     def size(self, composite: str) -> dict[str, float | None]:
         """How large the composite's change of the weights is, beside that of the exact sum."""
@@ -131,7 +188,7 @@ class RowMaker:
 
     def _encoded(self, row: Row, model: str | None) -> str:
         """Vectors by the LLM: the stored model's, or the un-aligned backbone's on the adapters' template."""
-        name = self._name(row, "vectors")
+        name = self._name(row, "vectors", row.shares)
         stored = self._stored(name, VectorsManifest)
         shown = {m: self._modalities[m] for m in row.modalities}
         parents = [
@@ -182,6 +239,28 @@ class RowMaker:
             registry, combined, self.catalog, name=name, why="reproduce", method=method, parents=parents
         ).id
 
+    def _words(self, row: Row) -> str:
+        """Vectors by an encoder of text of the words that the adapters' templates show."""
+        config = self.config.model_copy(update={"modalities": self._settings})
+        name = f"reproduce/{self.catalog.name}/words-{'-'.join(row.words)}"
+        return encode_words(self.workspace, self.catalog, self.encoder, config, names=row.words, name=name).id
+
+    def _features(self, modality: str) -> str:
+        """Each item's mean over what the modality's own encoder gives; zeros where it lacks the modality."""
+        inputs = self._model.inputs[modality]
+        name, method = f"reproduce/{self.catalog.name}/features-{modality}", "mean of the encoder's output"
+        rows = list(inputs.rows)
+        parts = []
+        for start in range(0, len(rows), _WINDOW):
+            h, mask = inputs.encoded(rows[start : start + _WINDOW])
+            parts.append(((h * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).float().cpu().numpy())
+        known = np.concatenate(parts)
+        table = np.zeros((len(self.catalog), known.shape[1]), dtype=np.float32)
+        table[rows] = known
+        return ItemVectors.save(
+            self.workspace.registry, table, self.catalog, name=name, why="reproduce", method=method
+        ).id
+
     @cached_property
     def _backbone(self) -> Backbone:
         return Backbone.load(self.config.backbone, self.workspace)
@@ -202,13 +281,17 @@ class RowMaker:
     @cached_property
     def _present(self) -> dict[str, Bool[np.ndarray, " n"]]:
         """Which items have each modality."""
-        prompt = next(iter(self.models.values())).manifest.prompt
-        model = new_model(self.workspace, self.catalog, self._backbone, self._settings, prompt)
         every = range(len(self.catalog))
-        return {m: np.array([row in model.inputs[m] for row in every]) for m in self.models}
+        return {m: np.array([row in self._model.inputs[m] for row in every]) for m in self.models}
 
-    def _name(self, row: Row, part: str) -> str:
-        return f"reproduce/{self.catalog.name}/{row.name}/{part}"
+    @cached_property
+    def _model(self) -> AlignedModel:
+        """The un-aligned model over every modality's inputs."""
+        prompt = next(iter(self.models.values())).manifest.prompt
+        return new_model(self.workspace, self.catalog, self._backbone, self._settings, prompt)
+
+    def _name(self, row: Row, part: str, shared: str | None = None) -> str:
+        return f"reproduce/{self.catalog.name}/{shared or row.name}/{part}"
 
     def _stored(self, name: str, kind: type[M]) -> Stored[M] | None:
         """What is stored under a name; None, so that it is made again, where it is not whole."""

@@ -17,10 +17,28 @@ from earec_core.metrics import statistics
 from earec_core.metrics.ranking import KS, Metrics
 from earec_core.studies.reproduce import compare
 from earec_core.studies.reproduce.plan import Row, label
-from earec_core.studies.reproduce.rows import RowMaker
+from earec_core.studies.reproduce.rows import DEFAULT_ENCODER, RowMaker
+from earec_core.studies.reproduce.verdict import Verdict, verdicts
 from earec_core.workspace import Workspace
 
 METRICS = tuple(f"{name}@{k}" for name in ("hr", "ndcg") for k in KS)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How every row is measured.
+
+    Attributes:
+        seeds: trainings of the recommender, whose seeds are 0 to `seeds` - 1.
+        trials: settings that it is tuned over on validation, those given the first.
+        minutes: of tuning: no trial starts later.
+        encoder: of text, for baselines.
+    """
+
+    seeds: int = 3
+    trials: int = 1
+    minutes: float | None = None
+    encoder: str = DEFAULT_ENCODER
 
 
 @dataclass(frozen=True)
@@ -30,9 +48,11 @@ class Result:
     Attributes:
         row: what it is.
         ids: what was made: composite, vectors, one recommender a seed.
-        test: `mean`, `sd` over the recommender's seeds (None with one seed), and the `seeds`' figures, by metric.
+        test: by metric `mean`, `sd` over the recommender's seeds (None with one seed), the `seeds`' figures, and
+            `se` over users, the seeds averaged.
         size: of a composite: ||dW||_F `composed` and `exact`, their `ratio`, `relative_error` to the exact sum.
             Norms are None where the composite is not one adapter.
+        valid: NDCG@10 on the validation targets, mean over the seeds.
         versus: `difference` of NDCG@10 to the reference, paired over users, its `se`, `p` and `p_holm`; None for
             the reference.
     """
@@ -40,6 +60,7 @@ class Result:
     row: Row
     ids: Mapping[str, Any]
     test: Mapping[str, Mapping[str, Any]]
+    valid: float
     size: Mapping[str, float | None] | None
     versus: Mapping[str, float] | None
 
@@ -49,6 +70,7 @@ class Report:
     """A measured table.
 
     Attributes:
+        table: the paper's.
         catalog, users, items: what it was measured on; `users` are those that have a test target.
         adapters: id of each modality's adapter.
         recommender: its configuration, the seed left out.
@@ -56,9 +78,12 @@ class Report:
         reference: the row that the others are compared with.
         resolution: see `statistics.resolution`, for HR@10 of the reference.
         results: by row.
+        trials: how many settings each row was tuned over.
+        verdicts: the best of ours beside the best baseline, see `verdict`; none where a table has no two sides.
         effects: of `method` and `weighting`, see `compare.main_effects`; empty where the rows are too few.
     """
 
+    table: int
     catalog: str
     users: int
     items: int
@@ -69,6 +94,8 @@ class Report:
     resolution: Mapping[str, float]
     results: tuple[Result, ...]
     effects: Mapping[str, tuple[compare.Effect, ...]]
+    trials: int = 1
+    verdicts: tuple[Verdict, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Everything, plain."""
@@ -78,19 +105,19 @@ class Report:
 def reproduce(
     workspace: Workspace,
     catalog: Catalog,
+    table: int,
     rows: Sequence[Row],
     reference: str,
     config: RunConfig,
     *,
     adapters: Mapping[str, str] | None = None,
-    seeds: int = 3,
+    protocol: Protocol = Protocol(),
 ) -> Report:
     """Measure the rows of `plan`; what is already in the registry is not made again.
 
     Args:
-        rows, reference: of `plan`.
-        config: backbone, the recommender's hyper-parameters (its seeds are 0 to `seeds` - 1), and plugin settings
-            that differ from the adapters' own.
+        table, rows, reference: those of `plan`.
+        config: backbone, the recommender's hyper-parameters, plugin settings that differ from the adapters' own.
         adapters: references by modality; default: the only one registered.
 
     Raises:
@@ -105,15 +132,21 @@ def reproduce(
         )
     needed = list(dict.fromkeys(m for row in rows for m in row.modalities))
     given = {m: reference for m, reference in (adapters or {}).items() if m in needed}
-    maker = RowMaker(workspace, catalog, config, choose_adapters(workspace.registry, needed, given))
-    ids, measured = _measure(workspace, maker, rows, config.recommender, seeds)
-    gains = {name: np.mean([m.gains(10) for m in runs], axis=0) for name, runs in measured.items()}
+    chosen = choose_adapters(workspace.registry, needed, given)
+    maker = RowMaker(workspace, catalog, config, chosen, protocol.encoder)
+    ids, measured = _measure(workspace, maker, rows, config.recommender, protocol)
+    worth = {metric: _worth(measured, metric) for metric in METRICS}
+    gains = worth["ndcg@10"]
     versus = statistics.versus(gains, reference)
+    valid = {
+        name: float(np.mean([maker.valid(r) for r in made["recommenders"]])) for name, made in ids.items()
+    }
     results = tuple(
         Result(
             row,
             ids[row.name],
-            _over_seeds(measured[row.name]),
+            {metric: _over_seeds(measured[row.name], worth[metric][row.name], metric) for metric in METRICS},
+            valid[row.name],
             maker.size(ids[row.name]["composite"]) if row.kind == "composite" else None,
             versus.get(row.name),
         )
@@ -121,21 +154,37 @@ def reproduce(
     )
     rate = float(np.mean([metrics.hr(10) for metrics in measured[reference]]))
     return Report(
+        table,
         catalog.name,
         users,
         len(catalog),
         {m: model.id for m, model in maker.models.items()},
         config.recommender.model_dump(mode="json", exclude={"seed"}),
-        seeds,
+        protocol.seeds,
         reference,
         statistics.resolution(rate, users),
         results,
         _effects(rows, gains, reference),
+        protocol.trials,
+        verdicts(rows, valid, worth),
     )
 
 
+def _worth(measured: Mapping[str, Sequence[Metrics]], metric: str) -> dict[str, Float[np.ndarray, " users"]]:
+    """By row what each user's target is worth, the seeds averaged."""
+    name, _, k = metric.partition("@")
+    return {
+        row: np.mean([m.gains(int(k)) if name == "ndcg" else m.ranks <= int(k) for m in runs], axis=0)
+        for row, runs in measured.items()
+    }
+
+
 def _measure(
-    workspace: Workspace, maker: RowMaker, rows: Sequence[Row], config: RecommenderConfig, seeds: int
+    workspace: Workspace,
+    maker: RowMaker,
+    rows: Sequence[Row],
+    config: RecommenderConfig,
+    protocol: Protocol,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[Metrics]]]:
     """Every row's ids, and its recommenders' test ranks, a seed each."""
     key = {
@@ -143,7 +192,7 @@ def _measure(
         "adapters": {m: model.id for m, model in maker.models.items()},
         "rows": [row.name for row in rows],
         "recommender": config.model_dump(mode="json"),
-        "seeds": seeds,
+        **asdict(protocol),
     }
     run = workspace.run("reproduce", key).start()
     # All of them first: adapters that do not fit are then found before hours of training.
@@ -151,13 +200,15 @@ def _measure(
     ids: dict[str, dict[str, Any]] = {}
     measured: dict[str, list[Metrics]] = {}
     for number, row in enumerate(rows, 1):
-        vectors = None if row.kind == "ids" else maker.vectors(row, composites.get(row.name))
+        vectors = maker.inputs(row, composites.get(row.name))
+        best = maker.settings(row, vectors, config, protocol.trials, protocol.minutes)
         trained = [
-            maker.recommender(row, vectors, config.model_copy(update={"seed": seed})) for seed in range(seeds)
+            maker.recommender(row, vectors, best.model_copy(update={"seed": seed}))
+            for seed in range(protocol.seeds)
         ]
         ids[row.name] = {
             "composite": composites.get(row.name),
-            "vectors": vectors,
+            "vectors": vectors[0] if len(vectors) == 1 else list(vectors) or None,
             "recommenders": [identity for identity, _ in trained],
         }
         measured[row.name] = [metrics for _, metrics in trained]
@@ -168,14 +219,14 @@ def _measure(
     return ids, measured
 
 
-def _over_seeds(measured: Sequence[Metrics]) -> dict[str, dict[str, Any]]:
-    figures = {}
-    for metric in METRICS:
-        name, _, k = metric.partition("@")
-        values = [float(getattr(metrics, name)(int(k))) for metrics in measured]
-        sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        figures[metric] = {"mean": float(np.mean(values)), "sd": sd, "seeds": values}
-    return figures
+def _over_seeds(
+    measured: Sequence[Metrics], worth: Float[np.ndarray, " users"], metric: str
+) -> dict[str, Any]:
+    name, _, k = metric.partition("@")
+    values = [float(getattr(metrics, name)(int(k))) for metrics in measured]
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    error = float(np.std(worth) / np.sqrt(len(worth)))
+    return {"mean": float(np.mean(values)), "sd": sd, "se": error, "seeds": values}
 
 
 def _effects(
