@@ -9,6 +9,9 @@ positions at once, F.cross_entropy.
 (`recommend_worker.py`), on MovieLens-100K with the same split: seconds of training until the validation NDCG@10
 that all of them reach.
 
+`rank`: every user's target among all items, at the size of the paper's Office, beside the product of users and
+items alone; some ranks are compared with a sort before.
+
     python benchmarks/recommend.py [--users 5000] [--items 2500] [--repeat 3]
     python benchmarks/recommend.py --only quality --recbole PYTHON --rectools PYTHON [--json]
 """
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -33,11 +37,14 @@ from recommend_data import PEERS, add_options, prepare, train
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from earec_core.catalog import LeaveOneOut, Sequences
 from earec_core.config import RecommenderConfig
+from earec_core.recommend.evaluate import evaluate, histories
 from earec_core.recommend.models.transformer import TransformerRecommender
 from earec_core.recommend.tables import IdTable
 
 Batch = list[np.ndarray]
+OFFICE_USERS, OFFICE_ITEMS = 87_346, 25_986
 
 
 class Plain(nn.Module):
@@ -141,6 +148,61 @@ def epoch_figures(options: argparse.Namespace) -> dict[str, float]:
     }
 
 
+def rank_figures(options: argparse.Namespace) -> dict[str, float]:
+    """Seconds of ranking random histories' targets, and of the products alone."""
+    config = RecommenderConfig(dim=64)
+    n, users = OFFICE_ITEMS, options.rank_users
+    torch.manual_seed(0)
+    model = TransformerRecommender(IdTable(n, config.dim), config).eval()
+    rng = np.random.default_rng(0)
+    offsets = np.arange(users + 1) * 6
+    train = Sequences(np.arange(users).astype(str), offsets, rng.integers(0, n, offsets[-1]))
+    split = LeaveOneOut(train, rng.integers(0, n, users), rng.integers(0, n, users), np.arange(users))
+    some = np.arange(64)
+    found = evaluate(model, split, "test", users=some).ranks
+    with torch.inference_mode():
+        items = model.items()
+        states = model.users(histories(split, "test", some), items)
+        scores = model.scores(states, items).numpy()
+    own = scores[some, split.test[some]]
+    targets = split.test[some]
+    expected = [
+        1 + np.sum(row > x) + np.sum(row[:t] == x) for row, x, t in zip(scores, own, targets, strict=True)
+    ]
+    if not np.array_equal(found, expected):
+        raise SystemExit("The ranks differ from those of a sort.")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    taken = min(_seconds(lambda: evaluate(model, split, "test")) for _ in range(options.repeat))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    rows, buffer = torch.randn(128, config.dim), torch.empty(128, n)
+    with torch.inference_mode():
+        product = min(_seconds(lambda: torch.mm(rows, items.T, out=buffer)) for _ in range(30))
+    alone = product * users / len(rows)
+    return {
+        "users": users,
+        "items": n,
+        "seconds": taken,
+        "seconds_of_products": alone,
+        "share_of_matrix_rate": alone / taken,
+        "grown_mib": grown / 1024,
+    }
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def show_rank(found: dict[str, float]) -> None:
+    """A line for a person."""
+    print(
+        f"{found['users']} users over {found['items']} items: ranked in {found['seconds']:.1f} s, the products "
+        f"alone {found['seconds_of_products']:.1f} s: {found['share_of_matrix_rate']:.0%} of the matrix rate, "
+        f"{found['grown_mib']:.0f} MiB more memory"
+    )
+
+
 def quality_figures(options: argparse.Namespace) -> dict[str, Any]:
     """Epochs and seconds of each contestant until its validation NDCG@10 is what all of them reach."""
     names = ["earec", *(peer for peer in PEERS if getattr(options, peer))]
@@ -198,12 +260,13 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=1024, help="positions")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--rank-users", type=int, default=OFFICE_USERS)
     add_options(parser)
     parser.add_argument("--folder", type=Path, help="for temporary files; default: the system's")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     peers = any(getattr(options, peer) for peer in PEERS)
-    parts = [options.only] if options.only else ["epoch", *(["quality"] if peers else [])]
+    parts = [options.only] if options.only else ["epoch", "rank", *(["quality"] if peers else [])]
     found = {part: PARTS[part][0](options) for part in parts}
     if options.json:
         print(json.dumps(found))
@@ -214,7 +277,11 @@ def main() -> None:
         print("quality: left out. It needs --recbole PYTHON or --rectools PYTHON, or --only quality.")
 
 
-PARTS = {"epoch": (epoch_figures, show_epoch), "quality": (quality_figures, show_quality)}
+PARTS = {
+    "epoch": (epoch_figures, show_epoch),
+    "rank": (rank_figures, show_rank),
+    "quality": (quality_figures, show_quality),
+}
 """What is measured, and how it is printed."""
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 )
 @click.option("--dry-run", is_flag=True, help="List the rows and do nothing.")
 @click.option("--out", "target", type=options.OutFile, help="Also write a page: .md, .html or .csv.")
-@options.config_options("backbone")
+@options.config_options("preset", "backbone")
 @options.session_options
 @options.json_option
 def command(

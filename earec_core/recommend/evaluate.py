@@ -21,6 +21,7 @@ from earec_core.recommend.models.base import Recommender
 Part = Literal["valid", "test"]
 """Whose targets are ranked."""
 PARTS: tuple[Part, ...] = get_args(Part)
+_SCORES = 1 << 22
 
 
 def histories(split: LeaveOneOut, part: Part, users: Int[np.ndarray, " k"]) -> list[Int[Tensor, " _"]]:
@@ -40,7 +41,7 @@ def evaluate(
     users: Int[np.ndarray, " k"] | None = None,
     exclude_seen: bool = False,
     top: int = 0,
-    batch: int = 512,
+    batch: int | None = None,
 ) -> Metrics:
     """Rank every evaluated user's target among all items.
 
@@ -48,10 +49,12 @@ def evaluate(
         users: rows of the users to evaluate; default: all that have targets.
         exclude_seen: items of the user's history do not compete.
         top: how many of each user's best items are kept beside the ranks.
+        batch: users at a time; default: as many as keep their scores within some MB.
     """
     model.eval()
     users = split.eval_users if users is None else users
     items = model.items()
+    batch = batch or max(32, min(512, _SCORES // len(items)))
     ranks = np.empty(len(users), dtype=np.int64)
     best = np.empty((len(users), min(top, len(items))), dtype=np.int64)
     # Users with histories of similar length go together, so that little is padding.
