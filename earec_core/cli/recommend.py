@@ -138,7 +138,8 @@ def tune(
         return
     settings = ", ".join(f"{key}={value}" for key, value in best.settings.items()) or "the settings as given"
     out.note(f"Best of {len(tuning.trials)}: valid NDCG@10 {best.ndcg10:.4f} with {settings}.")
-    items = ["--vectors", best.vectors] if best.vectors else ["--ids"]
+    items = ["--vectors", best.vectors] if best.vectors else [] if model else ["--ids"]
+    items += ["--model", model] if model else []
     again = ["earec", "recommend", "train", "--data", str(data), *items, "--config", str(target)]
     out.note(f"Next: {shlex.join(again)}")
     out.data(str(target))

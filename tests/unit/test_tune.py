@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,19 @@ def test_a_training_that_comes_to_no_numbers_is_worth_nothing(
     tuned = at("home", 3)
     assert [trial.best_epoch > 0 for trial in tuned.trials] == [True, False, True]
     assert tuned.trials[1].ndcg10 == 0.0
+
+
+@pytest.mark.parametrize("given", [["--ids"], ["--model", "esasrec"]])
+def test_the_next_command_trains_what_was_tuned(
+    given: list[str], catalog: Catalog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = ["--registry", str(tmp_path / "registry")]
+    on = ["--data", str(catalog.path), *given, "--set", "recommender.epochs=1"]
+    assert run(["recommend", "tune", *on, "--trials", "1", *registry]) == 0
+    said = capsys.readouterr()
+    argv = shlex.split(next(line for line in said.err.splitlines() if line.startswith("Next: ")))[2:]
+    assert argv == ["recommend", "train", "--data", str(catalog.path), *given, "--config", said.out.strip()]
+    assert run([*argv, *registry, "--json"]) == 0
 
 
 def test_the_command_writes_settings_that_train_reads(
