@@ -85,6 +85,7 @@ def train(
     "--trials", type=click.IntRange(1), default=30, show_default=True, help="Budget, those of before too."
 )
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Budget: no trial starts later.")
+@click.option("--grid", is_flag=True, help="Try the paper's learning rates and widths, and those alone.")
 @click.option(
     "--out",
     "target",
@@ -101,6 +102,7 @@ def tune(
     model: str | None,
     trials: int,
     minutes: float | None,
+    grid: bool,
     target: Path | None,
     config: RunConfig,
     session: options.Session,
@@ -127,6 +129,7 @@ def tune(
             minutes=minutes,
             model=model,
             vectors=vectors,
+            grid=grid,
         )
     target, best = target or tuning.run.folder / "best.toml", tuning.best
     write_atomic(target, tuning.toml())

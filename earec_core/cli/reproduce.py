@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Settings tried for each row on validation; 1: as given.",
 )
+@click.option("--grid", is_flag=True, help="The settings tried are the paper's learning rates and widths.")
 @click.option(
     "--minutes", type=click.FloatRange(0, min_open=True), help="Of tuning a row: no trial starts later."
 )
@@ -145,6 +146,7 @@ def _table(
     trials: int,
     minutes: float | None,
     encoder: str,
+    grid: bool,
     config: RunConfig,
     session: options.Session,
     **_: Any,
@@ -160,7 +162,7 @@ def _table(
             compared_with,
             config,
             adapters=adapters,
-            protocol=study.Protocol(seeds, trials, minutes, encoder),
+            protocol=study.Protocol(seeds, trials, minutes, encoder, grid),
         )
     return study.measured(report)
 

@@ -28,6 +28,8 @@ from earec_core.recommend.trained import EpochStats
 from earec_core.workspace import Run, Workspace
 
 TRIALS = "trials.jsonl"
+GRID = tuple({"lr": lr, "dim": dim} for dim in (64, 128, 300) for lr in (3e-4, 1e-3, 3e-3, 1e-2))
+"""The paper's search (section 4.1.4)."""
 
 
 class Trial(BaseModel, frozen=True):
@@ -85,6 +87,7 @@ def tune(
     model: str | None = None,
     vectors: Sequence[str] = (),
     together: bool = False,
+    grid: bool = False,
 ) -> Tuning:
     """Try settings by optuna's TPE (Bergstra et al., NIPS 2011); the first trial is the configuration as given.
 
@@ -97,6 +100,7 @@ def tune(
         minutes: no trial starts after so many.
         vectors: references to item vectors to choose from.
         together: they stand side by side, and none is chosen.
+        grid: try the paper's learning rates and widths in place of what TPE proposes; only those.
 
     Raises:
         UsageError: see `choose_recommender`; the model has nothing to train, or an encoder; or no trial came to
@@ -123,10 +127,10 @@ def tune(
         "recommender": config.model_dump(mode="json"),
         "data": catalog.digest,
         "vectors": {ref: "+".join(one.id for one in table) for ref, table in tables.items()},
-        "optuna": optuna.__version__,
+        "search": "grid" if grid else optuna.__version__,
     }
     run = workspace.run("tune", key).start()
-    results = _Job(catalog, config, kind, tables, run).trials(trials, minutes)
+    results = _Job(catalog, config, kind, tables, run, grid).trials(trials, minutes)
     best = Tuning(tuple(results), config, run).best
     if best.ndcg10 <= 0:
         raise UsageError("No trial ranked a validation target among the first ten.", "Lower recommender.lr.")
@@ -143,6 +147,7 @@ class _Job:
     kind: RecommenderModel
     tables: Mapping[str, tuple[ItemVectors, ...]]
     run: Run
+    grid: bool = False
 
     def trials(self, most: int, minutes: float | None) -> list[Trial]:
         """All trials up to a budget: those of before are told to optuna again, others trained and kept."""
@@ -153,9 +158,12 @@ class _Job:
         study = optuna.create_study(direction="maximize", sampler=sampler)
         file, started = self.run.folder / TRIALS, time.monotonic()
         done, results = _read(file), list[Trial]()
+        most = min(most, 1 + len(GRID)) if self.grid else most
         while len(results) < most:
-            asked = study.ask() if results else None
+            asked = study.ask() if results and not self.grid else None
             settings, ref = self.proposed(asked) if asked else ({}, next(iter(self.tables), None))
+            if self.grid and results:
+                settings = GRID[len(results) - 1]
             if len(results) < len(done):
                 results.append(done[len(results)])
             elif results and minutes is not None and time.monotonic() - started > 60 * minutes:

@@ -6,6 +6,7 @@ import importlib
 import json
 import shlex
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,16 @@ def test_a_training_that_comes_to_no_numbers_is_worth_nothing(
     tuned = at("home", 3)
     assert [trial.best_epoch > 0 for trial in tuned.trials] == [True, False, True]
     assert tuned.trials[1].ndcg10 == 0.0
+
+
+def test_the_papers_grid_is_tried_after_the_settings_given(catalog: Catalog, tmp_path: Path) -> None:
+    config = RecommenderConfig(epochs=1, inner=16, dim=8)
+    workspace = Workspace.open(tmp_path / "home")
+    tuning = tune(workspace, catalog, config, trials=40, grid=True)
+    tried = [(trial.settings.get("lr"), trial.settings.get("dim")) for trial in tuning.trials]
+    assert tried[0] == (None, None)
+    assert sorted(tried[1:]) == sorted(product((3e-4, 1e-3, 3e-3, 1e-2), (64, 128, 300)))
+    assert len(tune(workspace, catalog, config, trials=3, grid=True).trials) == 3
 
 
 @pytest.mark.parametrize("given", [["--ids"], ["--model", "esasrec"]])

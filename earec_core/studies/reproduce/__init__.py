@@ -4,7 +4,8 @@ from earec_core.studies.reproduce.describe import describe
 from earec_core.studies.reproduce.figures import cases, correlate
 from earec_core.studies.reproduce.page import Page, correlated, described, measured, shown_cases, written
 from earec_core.studies.reproduce.plan import TABLES, Row, plan
-from earec_core.studies.reproduce.stage import Protocol, Report, Result, reproduce
+from earec_core.studies.reproduce.rows import Protocol
+from earec_core.studies.reproduce.stage import Report, Result, reproduce
 
 __all__ = [
     "TABLES",

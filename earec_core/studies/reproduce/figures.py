@@ -13,7 +13,8 @@ from earec_core.errors import UsageError
 from earec_core.explain import Explanation, explain
 from earec_core.llm.backbone import Backbone
 from earec_core.studies.reproduce.plan import Row
-from earec_core.studies.reproduce.stage import Protocol, reproduce
+from earec_core.studies.reproduce.rows import Protocol
+from earec_core.studies.reproduce.stage import reproduce
 from earec_core.workspace import Workspace
 
 _VARIANTS = ("unaligned", "aligned")

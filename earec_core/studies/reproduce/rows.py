@@ -55,6 +55,25 @@ DEFAULT_ENCODER = "all-minilm-l6-v2"
 _WINDOW = 256
 
 
+@dataclass(frozen=True)
+class Protocol:
+    """How every row is measured.
+
+    Attributes:
+        seeds: trainings of the recommender, whose seeds are 0 to `seeds` - 1.
+        trials: settings that it is tuned over on validation, those given the first.
+        minutes: of tuning: no trial starts later.
+        encoder: of text, for baselines.
+        grid: the settings are those of the paper's grid.
+    """
+
+    seeds: int = 3
+    trials: int = 1
+    minutes: float | None = None
+    encoder: str = DEFAULT_ENCODER
+    grid: bool = False
+
+
 @dataclass
 class RowMaker:
     """Makes what rows need.
@@ -117,23 +136,24 @@ class RowMaker:
         return self._encoded(row, composite or self.models[row.modalities[0]].id)
 
     def settings(
-        self, row: Row, vectors: Sequence[str], config: RecommenderConfig, trials: int, minutes: float | None
+        self, row: Row, vectors: Sequence[str], config: RecommenderConfig, protocol: Protocol
     ) -> RecommenderConfig:
         """The row's hyper-parameters: the best of some trials on validation, the first of them as given."""
         if row.ids and vectors:
             config = config.model_copy(update={"table": f"{config.table.removesuffix(PLUS_IDS)}{PLUS_IDS}"})
-        if trials < 2 or not self._kind(row, vectors).tunable:
+        if protocol.trials < 2 or not self._kind(row, vectors).tunable:
             return config
         workspace = self.workspace.about(row.name)
         return tune(
             workspace,
             self.catalog,
             config,
-            trials=trials,
-            minutes=minutes,
+            trials=protocol.trials,
+            minutes=protocol.minutes,
             model=row.model,
             vectors=vectors,
             together=True,
+            grid=protocol.grid,
         ).config
 
     def recommender(self, row: Row, vectors: Sequence[str], config: RecommenderConfig) -> tuple[str, Metrics]:

@@ -17,28 +17,11 @@ from earec_core.metrics import statistics
 from earec_core.metrics.ranking import KS, Metrics
 from earec_core.studies.reproduce import compare
 from earec_core.studies.reproduce.plan import Row, label
-from earec_core.studies.reproduce.rows import DEFAULT_ENCODER, RowMaker
+from earec_core.studies.reproduce.rows import Protocol, RowMaker
 from earec_core.studies.reproduce.verdict import Verdict, verdicts
 from earec_core.workspace import Workspace
 
 METRICS = tuple(f"{name}@{k}" for name in ("hr", "ndcg") for k in KS)
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How every row is measured.
-
-    Attributes:
-        seeds: trainings of the recommender, whose seeds are 0 to `seeds` - 1.
-        trials: settings that it is tuned over on validation, those given the first.
-        minutes: of tuning: no trial starts later.
-        encoder: of text, for baselines.
-    """
-
-    seeds: int = 3
-    trials: int = 1
-    minutes: float | None = None
-    encoder: str = DEFAULT_ENCODER
 
 
 @dataclass(frozen=True)
@@ -111,7 +94,7 @@ def reproduce(
     config: RunConfig,
     *,
     adapters: Mapping[str, str] | None = None,
-    protocol: Protocol = Protocol(),
+    protocol: Protocol | None = None,
 ) -> Report:
     """Measure the rows of `plan`; what is already in the registry is not made again.
 
@@ -125,6 +108,7 @@ def reproduce(
         DataError: no user has a test target.
         IntegrityError: the backbone is not the adapters'.
     """
+    protocol = protocol or Protocol()
     users = len(catalog.leave_one_out().eval_users)
     if not users:
         raise DataError(
@@ -201,7 +185,7 @@ def _measure(
     measured: dict[str, list[Metrics]] = {}
     for number, row in enumerate(rows, 1):
         vectors = maker.inputs(row, composites.get(row.name))
-        best = maker.settings(row, vectors, config, protocol.trials, protocol.minutes)
+        best = maker.settings(row, vectors, config, protocol)
         trained = [
             maker.recommender(row, vectors, best.model_copy(update={"seed": seed}))
             for seed in range(protocol.seeds)
