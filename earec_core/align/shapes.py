@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn import functional as F
@@ -13,6 +13,7 @@ from earec_core.artifacts import BaseRecord
 from earec_core.config import LoraSettings
 from earec_core.llm.backbone import Backbone, Spliced
 from earec_core.llm.lora import TrainableLora
+from earec_core.llm.packed import PACKED_BYTES
 from earec_core.train.memory import Sizes
 
 
@@ -26,6 +27,7 @@ def sizes(
     positions: int,
     answer: int,
     dtype: torch.dtype = torch.bfloat16,
+    quantization: Literal["none", "nf4"] = "none",
 ) -> Sizes:
     """The sizes of an alignment that `earec_core.train.memory.held` takes, by a pass on torch's meta device.
 
@@ -38,6 +40,7 @@ def sizes(
         positions: of each behind them.
         answer: how many of them carry loss.
         dtype: of the frozen weights.
+        quantization: nf4: the layers that LoRA adapts are in 4 bits (`align.quantization`).
     """
     from transformers import AutoModelForCausalLM
 
@@ -47,6 +50,8 @@ def sizes(
         backbone = Backbone(model, SimpleNamespace(), nothing, torch.float32)
         backbone.alike = True
         weights, tables = backbone.weight_bytes(), backbone.table_bytes()
+        if quantization == "nf4":
+            weights -= round((dtype.itemsize - PACKED_BYTES) * backbone.multiplied())
         with backbone.adapted(TrainableLora(lora)) as adapter:
             trained = projector + sum(p.numel() for p in adapter.parameters.values())
             body = torch.zeros(rows, positions, backbone.d_llm, dtype=dtype, requires_grad=True)

@@ -19,6 +19,8 @@ from earec_core.errors import MissingDependencyError
 
 _BLOCK = 64
 """Weights that have one scale."""
+PACKED_BYTES = 0.5 + 1 / _BLOCK
+"""Of a weight, its part of a scale of 8 bits included."""
 
 
 def check_packing() -> None:

@@ -226,11 +226,14 @@ def test_the_example_configurations_need_the_memory_that_their_page_says() -> No
         vocab_size=32000,
     )
     rows = re.findall(
-        r"^\| `(\S+\.json)` \| (\d+) \| (\d+) \|(.*)\|$", (CONFIGS / "README.md").read_text(), re.MULTILINE
+        r"^\| `(\S+\.json|nf4)` \| (\d+) \| (\d+) \|(.*)\|$",
+        (CONFIGS / "README.md").read_text(),
+        re.MULTILINE,
     )
-    assert {row[0] for row in rows} == {path.name for path in CONFIGS.glob("*.json")}
-    room = {"vicuna-7b-4x24gb.json": 24, "vicuna-7b-1x80gb.json": 80}
+    assert {row[0] for row in rows} == {"nf4", *(path.name for path in CONFIGS.glob("*.json"))}
+    room = {"vicuna-7b-4x24gb.json": 24, "vicuna-7b-1x80gb.json": 80, "nf4": 24}
     for name, processes, items, cells in rows:
+        packed = name == "nf4"
         of = sizes(
             config,
             resolve("paper").lora,
@@ -239,8 +242,9 @@ def test_the_example_configurations_need_the_memory_that_their_page_says() -> No
             shared=64,
             positions=960,
             answer=64,
+            quantization="nf4" if packed else "none",
         )
-        engine = EngineConfig(name="deepspeed", file=str(CONFIGS / name))
+        engine = EngineConfig() if packed else EngineConfig(name="deepspeed", file=str(CONFIGS / name))
         memory = held(of, engine, int(processes))
         figures = [*memory.device.values(), sum(memory.device.values()), sum(memory.host.values())]
         said = [float(cell.strip(" *")) for cell in cells.split("|")]

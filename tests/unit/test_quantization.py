@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig
 
+from earec_core.align.shapes import sizes
 from earec_core.config import BackboneConfig, LoraSettings
 from earec_core.errors import MissingDependencyError
 from earec_core.llm import packed as packing
@@ -100,6 +102,14 @@ def test_a_packed_llm_takes_less_and_is_itself_again_without_an_adapter(llm: Pat
     before = packed.hidden(packed.splice(PROMPTS, {}))
     _gradients(packed)
     assert torch.equal(packed.hidden(packed.splice(PROMPTS, {})), before)
+
+
+def test_the_cost_model_knows_what_packed_weights_take(llm: Path) -> None:
+    packed = _load(llm, quantization="nf4")
+    lora = LoraSettings(r=4)
+    shape = {"projector": 0, "rows": 1, "shared": 2, "positions": 4, "answer": 2, "dtype": torch.float32}
+    of = sizes(AutoConfig.from_pretrained(llm), lora, quantization="nf4", **shape)
+    assert of.frozen == pytest.approx(packed.weight_bytes(), rel=1e-3)
 
 
 def test_what_it_needs_is_said_before_anything_is_loaded(llm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
