@@ -76,6 +76,10 @@ def own(
         engine = TorchEngine(torch.optim.AdamW(parameters, lr=_LR, weight_decay=0.0), clip=1.0)
         model.train()
         taken = 0.0
+        for batch in batched(train, size) if compile_blocks else ():
+            engine.backward(model(batch))  # a shape that is new compiles again
+        for parameter in parameters if compile_blocks else ():
+            parameter.grad = None
         for k, batch in enumerate(batched(train, size)):
             started = now()
             engine.backward(model(batch) / sum(len(sample.response) for sample in batch))

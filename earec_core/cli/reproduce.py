@@ -19,6 +19,30 @@ if TYPE_CHECKING:
     from earec_core.studies.reproduce import Page, Row
 
 
+_ALWAYS = {"table", "figure", "data", "target", "as_json", "config", "session"}
+_TABLE = {
+    "adapters",
+    "modalities",
+    "methods",
+    "reference",
+    "only",
+    "seeds",
+    "trials",
+    "grid",
+    "minutes",
+    "dry_run",
+}
+_TAKEN = {
+    "table 1": set[str](),
+    "table 2": {*_TABLE, "weights", "encoder"},
+    "table 3": {*_TABLE, "weights"},
+    "table 4": {*_TABLE, "weights"},
+    "figure 4": {"adapters", "modalities", "items"},
+    "figure 5": {"adapters", "modalities", "items", "seeds"},
+}
+"""What each takes of the options by which it could be asked for more."""
+
+
 @click.command()
 @click.option(
     "--table",
@@ -46,7 +70,7 @@ if TYPE_CHECKING:
 @click.option(
     "--weights", metavar="M=W,...", help="Of the composition in tables 2 and 3.  [default: the paper's]"
 )
-@click.option("--reference", metavar="ROW", help="Compare with this row.  [default: delta, equal weights]")
+@click.option("--reference", metavar="ROW", help="Compare with this row.  [default: sasrec, all; delta]")
 @options.names_option("--only", metavar="ROW,...", help="These rows, and the reference.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Of the recommender.")
 @click.option(
@@ -90,6 +114,7 @@ def command(
 
     if (table is None) == (figure is None):
         raise UsageError("Exactly one of --table and --figure is needed.", "Give --table N or --figure N.")
+    _check_taken(f"figure {figure}" if table is None else f"table {table}")
     catalogs = [Catalog.open(path) for path in data]
     if table == 1:
         page = study.described(catalogs)
@@ -109,6 +134,18 @@ def command(
         except OSError as error:
             raise EarecError(f"{target} cannot be written: {error.strerror}.", "Name another file.") from None
     _show(page, as_json)
+
+
+def _check_taken(asked: str) -> None:
+    """Refuse options that what is asked for would not heed."""
+    context = click.get_current_context()
+    taken = _ALWAYS | _TAKEN.get(asked, _TABLE)
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        known = name in taken or name not in set().union(*_TAKEN.values())
+        if given and not known:
+            raise UsageError(f"{parameter.opts[0]} is nothing that {asked} heeds.", "Leave it out.")
 
 
 def _planned(
@@ -153,6 +190,8 @@ def _table(
 ) -> Page:
     from earec_core.studies import reproduce as study
 
+    if grid and trials < 2:
+        raise UsageError("--grid is of the trials, and there is one.", "Give --trials 13 for the whole grid.")
     with session("reproduce") as workspace:
         report = study.reproduce(
             workspace,

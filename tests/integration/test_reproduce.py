@@ -409,3 +409,18 @@ def test_figure_5_sets_rouge_l_beside_the_recommender(
     )["ranks"]
     assert made["points"][0]["test"]["hr@10"] == pytest.approx((ranks <= 10).mean())
     assert page.read_text().count("<svg") == 2
+
+
+def test_a_model_that_fixes_settings_is_not_trained_again(
+    in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, tiny_encoder: Path
+) -> None:
+    rows = "sasrec,esasrec,unisrec-text"
+    argv = _argv(in_home, "--encoder", str(tiny_encoder), "--only", rows, "--seeds", "1")
+    argv[argv.index("4")] = "2"
+    encoded: list[str] = []
+    real = making.encode_words
+    monkeypatch.setattr(making, "encode_words", lambda *a, **k: encoded.append("") or real(*a, **k))
+    assert in_home.run(*argv, "--only", rows + ",sasrec-text") == 0
+    assert len(encoded) == 1
+    monkeypatch.setattr(making, "train_registered", lambda *_, **__: pytest.fail("trained again"))
+    assert in_home.run(*argv) == 0

@@ -173,6 +173,24 @@ def test_the_best_on_validation_are_compared_on_test_and_corrected_together() ->
     assert [(v.p_t, v.p_wilcoxon, v.stars) for v in verdicts(rows, valid, same)] == [(1.0, 1.0, "")] * 2
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--table", "1", "--seeds", "2"], "--seeds is nothing that table 1 heeds"),
+        (["--table", "3", "--encoder", "x"], "--encoder is nothing that table 3 heeds"),
+        (["--table", "2", "--items", "3"], "--items is nothing that table 2 heeds"),
+        (["--figure", "4", "--dry-run"], "--dry-run is nothing that figure 4 heeds"),
+        (["--figure", "5", "--trials", "3"], "--trials is nothing that figure 5 heeds"),
+        (["--table", "2", "--figure", "4"], "Exactly one of --table and --figure"),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    argv: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["reproduce", *argv, "--data", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_table_1_counts_what_the_catalog_holds(tmp_path: Path) -> None:
     items = pl.DataFrame(
         {"item_id": ["a", "b", "c"], "title": ["A", "B", "C"], "image": ["a.jpg", None, None]}
@@ -194,6 +212,7 @@ def test_table_1_counts_what_the_catalog_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
+        ({"table": 3, "methods": ["delta", "factor"]}, "Table 3 composes by one method"),
         ({"table": 5}, "Table 5 .* 2, 3, 4"),
         ({"methods": ["slerp"]}, "slerp"),
         ({"modalities": ["smell"]}, "smell"),

@@ -90,6 +90,7 @@ MODELS = {
             False,
             _esasrec,
             ESASRec.stored,
+            resolved=esasrec_config,
         ),
         RecommenderModel(
             "earec", "frozen item vectors through an item table", True, _earec, _load, _transfer(_earec)
@@ -101,6 +102,7 @@ MODELS = {
             _unisrec,
             UniSRec.stored,
             _transfer(_unisrec),
+            resolved=unisrec_config,
         ),
         RecommenderModel(
             "missrec",

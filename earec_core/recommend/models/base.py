@@ -112,6 +112,7 @@ class RecommenderModel:
             trained on another catalog; RuntimeError where they do not fit. None: it cannot start from another.
         needs_words: whether it reads items' texts; otherwise it takes none.
         counts: whether it only counts, so that nothing is trained.
+        resolved: the settings with those that the model fixes, as a trained one has them.
     """
 
     name: str
@@ -122,6 +123,7 @@ class RecommenderModel:
     transfer: Callable[[RecommenderConfig, Items, Mapping[str, Tensor]], Recommender] | None = None
     needs_words: bool = False
     counts: bool = False
+    resolved: Callable[[RecommenderConfig], RecommenderConfig] = lambda config: config
 
     @property
     def tunable(self) -> bool:

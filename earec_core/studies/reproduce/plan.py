@@ -139,6 +139,8 @@ def plan(
         _among("--adapter", adapters, given, "The modalities are")
     methods = tuple(dict.fromkeys(methods or content["methods"]))
     _among("--methods", methods, method_names(), "The methods are")
+    if "row" not in content and len(methods) > 1:
+        raise UsageError(f"Table {table} composes by one method.", "Give one in --methods.")
     if weights is not None:
         weights = _weights(weights, given, content)
     rows, first = _LAYOUTS[table](_Asked(content, given, methods, weights, reference))

@@ -91,6 +91,8 @@ class RowMaker:
     encoder: str = DEFAULT_ENCODER
 
     def __post_init__(self) -> None:
+        self._worded: dict[tuple[str, ...], str] = {}
+        self._pooled: dict[str, str] = {}
         self.models: dict[str, Stored[AdapterManifest]] = {
             modality: open_as(self.workspace.registry, reference, AdapterManifest)
             for modality, reference in self.adapters.items()
@@ -123,7 +125,7 @@ class RowMaker:
     def inputs(self, row: Row, composite: str | None = None) -> tuple[str, ...]:
         """Ids of the item vectors that the row's recommender reads; none: it is on ids, or counts."""
         if row.kind in ("ids", "baseline"):
-            read = (self._words(row),) if row.words and not self._trains_encoder(row) else ()
+            read = (self._words(row.words),) if row.words and not self._trains_encoder(row) else ()
             return (*read, *(self._features(modality) for modality in row.features))
         return (self.vectors(row, composite),)
 
@@ -164,7 +166,7 @@ class RowMaker:
             stored is not None
             and stored.manifest.parents == tuple(vectors)
             and stored.manifest.model == self._kind(row, vectors).name
-            and stored.manifest.training.config == config
+            and stored.manifest.training.config == self._kind(row, vectors).resolved(config)
             and stored.manifest.data.digest == self.catalog.digest
         ):
             identity = stored.id
@@ -259,14 +261,20 @@ class RowMaker:
             registry, combined, self.catalog, name=name, why="reproduce", method=method, parents=parents
         ).id
 
-    def _words(self, row: Row) -> str:
+    def _words(self, modalities: tuple[str, ...]) -> str:
         """Vectors by an encoder of text of the words that the adapters' templates show."""
-        config = self.config.model_copy(update={"modalities": self._settings})
-        name = f"reproduce/{self.catalog.name}/words-{'-'.join(row.words)}"
-        return encode_words(self.workspace, self.catalog, self.encoder, config, names=row.words, name=name).id
+        if modalities not in self._worded:
+            config = self.config.model_copy(update={"modalities": self._settings})
+            name = f"reproduce/{self.catalog.name}/words-{'-'.join(modalities)}"
+            self._worded[modalities] = encode_words(
+                self.workspace, self.catalog, self.encoder, config, names=modalities, name=name
+            ).id
+        return self._worded[modalities]
 
     def _features(self, modality: str) -> str:
         """Each item's mean over what the modality's own encoder gives; zeros where it lacks the modality."""
+        if modality in self._pooled:
+            return self._pooled[modality]
         inputs = self._model.inputs[modality]
         name, method = f"reproduce/{self.catalog.name}/features-{modality}", "mean of the encoder's output"
         rows = list(inputs.rows)
@@ -277,9 +285,10 @@ class RowMaker:
         known = np.concatenate(parts)
         table = np.zeros((len(self.catalog), known.shape[1]), dtype=np.float32)
         table[rows] = known
-        return ItemVectors.save(
+        self._pooled[modality] = ItemVectors.save(
             self.workspace.registry, table, self.catalog, name=name, why="reproduce", method=method
         ).id
+        return self._pooled[modality]
 
     @cached_property
     def _backbone(self) -> Backbone:

@@ -114,9 +114,7 @@ def reproduce(
         raise DataError(
             f"No user of {catalog.name!r} has three interactions.", "Import a dataset with interactions."
         )
-    needed = list(dict.fromkeys(m for row in rows for m in row.modalities))
-    given = {m: reference for m, reference in (adapters or {}).items() if m in needed}
-    chosen = choose_adapters(workspace.registry, needed, given)
+    chosen = _chosen(workspace, rows, adapters or {})
     maker = RowMaker(workspace, catalog, config, chosen, protocol.encoder)
     ids, measured = _measure(workspace, maker, rows, config.recommender, protocol)
     worth = {metric: _worth(measured, metric) for metric in METRICS}
@@ -129,7 +127,7 @@ def reproduce(
         Result(
             row,
             ids[row.name],
-            {metric: _over_seeds(measured[row.name], worth[metric][row.name], metric) for metric in METRICS},
+            _test(row.name, measured, worth),
             valid[row.name],
             maker.size(ids[row.name]["composite"]) if row.kind == "composite" else None,
             versus.get(row.name),
@@ -152,6 +150,20 @@ def reproduce(
         protocol.trials,
         verdicts(rows, valid, worth),
     )
+
+
+def _chosen(workspace: Workspace, rows: Sequence[Row], adapters: Mapping[str, str]) -> dict[str, str]:
+    """The adapters that the rows need."""
+    needed = list(dict.fromkeys(m for row in rows for m in row.modalities))
+    given = {m: reference for m, reference in adapters.items() if m in needed}
+    return choose_adapters(workspace.registry, needed, given)
+
+
+def _test(
+    row: str, measured: Mapping[str, Sequence[Metrics]], worth: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """`Result.test` of a row."""
+    return {metric: _over_seeds(measured[row], worth[metric][row], metric) for metric in METRICS}
 
 
 def _worth(measured: Mapping[str, Sequence[Metrics]], metric: str) -> dict[str, Float[np.ndarray, " users"]]:
