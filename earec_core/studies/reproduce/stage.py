@@ -109,11 +109,7 @@ def reproduce(
         IntegrityError: the backbone is not the adapters'.
     """
     protocol = protocol or Protocol()
-    users = len(catalog.leave_one_out().eval_users)
-    if not users:
-        raise DataError(
-            f"No user of {catalog.name!r} has three interactions.", "Import a dataset with interactions."
-        )
+    users = _evaluated(catalog)
     chosen = _chosen(workspace, rows, adapters or {})
     maker = RowMaker(workspace, catalog, config, chosen, protocol.encoder)
     ids, measured = _measure(workspace, maker, rows, config.recommender, protocol)
@@ -150,6 +146,16 @@ def reproduce(
         protocol.trials,
         verdicts(rows, valid, worth),
     )
+
+
+def _evaluated(catalog: Catalog) -> int:
+    """How many users have a test target; some, or it is an error."""
+    users = len(catalog.leave_one_out().eval_users)
+    if not users:
+        raise DataError(
+            f"No user of {catalog.name!r} has three interactions.", "Import a dataset with interactions."
+        )
+    return users
 
 
 def _chosen(workspace: Workspace, rows: Sequence[Row], adapters: Mapping[str, str]) -> dict[str, str]:
