@@ -110,8 +110,7 @@ def reproduce(
     """
     protocol = protocol or Protocol()
     users = _evaluated(catalog)
-    chosen = _chosen(workspace, rows, adapters or {})
-    maker = RowMaker(workspace, catalog, config, chosen, protocol.encoder)
+    maker = RowMaker(workspace, catalog, config, _chosen(workspace, rows, adapters or {}), protocol.encoder)
     ids, measured = _measure(workspace, maker, rows, config.recommender, protocol)
     worth = {metric: _worth(measured, metric) for metric in METRICS}
     gains = worth["ndcg@10"]
