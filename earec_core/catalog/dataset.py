@@ -150,9 +150,10 @@ class Catalog:
 
     def sequences(self) -> Sequences:
         """Every user's items in time order."""
-        counts = self.interactions["user"].value_counts().sort("user")["count"].to_numpy()
-        users = self.interactions.unique("user", keep="first", maintain_order=True)["user_id"].to_numpy()
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        rows = self.interactions["user"].to_numpy()
+        starts = np.flatnonzero(np.diff(rows, prepend=-1))
+        users = self.interactions["user_id"].gather(starts).to_numpy()
+        offsets = np.append(starts, len(rows)).astype(np.int64)
         return Sequences(users, offsets, self.interactions["item"].to_numpy().astype(np.int64))
 
     def leave_one_out(self) -> LeaveOneOut:

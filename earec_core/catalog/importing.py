@@ -20,7 +20,7 @@ import earec_core
 from earec_core.catalog import formats
 from earec_core.catalog.dataset import FORMAT, VERSION, Catalog, content_digest
 from earec_core.catalog.formats.files import left_out, reason, several
-from earec_core.catalog.interactions import by_row, filtered
+from earec_core.catalog.interactions import Interactions, filtered
 from earec_core.catalog.items import cleaned
 from earec_core.catalog.relations import Relations, choose_relations
 from earec_core.errors import DataError
@@ -71,11 +71,11 @@ def import_dataset(
     with _one_sentence(source):
         read = formats.read(source, format, columns or {})
         formats.check_columns(columns or {}, read)
-        interactions = filtered(read.interactions, core=core, min_rating=min_rating, max_len=max_len)
-        items = cleaned(read, interactions)
-        _check_left(read, items, interactions, core)
+        left = filtered(read.interactions, core=core, min_rating=min_rating, max_len=max_len)
+        items = cleaned(read, left.item_ids)
+        _check_left(read, items, left, core)
         rows = items.select("item_id").with_row_index("item").cast({"item": pl.Int64})
-        interactions = by_row(interactions, rows)
+        interactions = left.by_row(rows)
         relations, related = choose_relations(relations, read, interactions, rows)
     options = {
         "format": format,
@@ -103,10 +103,10 @@ def _one_sentence(source: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_left(source: formats.Source, items: pl.DataFrame, interactions: pl.DataFrame, core: int) -> None:
+def _check_left(source: formats.Source, items: pl.DataFrame, left: Interactions, core: int) -> None:
     """Raises DataError when nothing is left to work with."""
     count = source.interactions.rows.height
-    if count and not interactions.height:
+    if count and not len(left):
         raise DataError(
             f"None of {source.base}'s {count:,} interactions is left after {core}-core filtering.",
             "Lower --core or --min-rating, or check that the columns are the right ones.",

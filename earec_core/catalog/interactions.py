@@ -14,9 +14,46 @@ from earec_core.catalog.formats.lines import shown
 from earec_core.errors import DataError
 
 _ROW = "_row"
+_SPAN = 1 << 32
 
 
-def filtered(source: Table, *, core: int, min_rating: float | None, max_len: int | None) -> pl.DataFrame:
+@dataclass(frozen=True)
+class Interactions:
+    """Filtered interactions by user in time order, as numbers: of millions of rows no id is made twice.
+
+    Attributes:
+        user_ids, item_ids: those that occur, by first occurrence.
+        users, items: where each interaction's are in them.
+        times: seconds.
+    """
+
+    user_ids: pl.Series
+    item_ids: pl.Series
+    users: Int[np.ndarray, " n"]
+    items: Int[np.ndarray, " n"]
+    times: Float[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def by_row(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The catalog's table `interactions`.
+
+        Args:
+            rows: the row `item` of each `item_id`, every one of these among them.
+        """
+        row = pl.DataFrame({"item_id": self.item_ids}).join(rows, on="item_id", maintain_order="left")["item"]
+        return pl.DataFrame(
+            {
+                "user": pl.Series(self.users).set_sorted(),
+                "user_id": self.user_ids.gather(self.users),
+                "item": row.to_numpy()[self.items],
+                "timestamp": self.times,
+            }
+        )
+
+
+def filtered(source: Table, *, core: int, min_rating: float | None, max_len: int | None) -> Interactions:
     """Filtered and in time order; equal timestamps keep the source's order.
 
     Rows with the user, item and timestamp of an earlier row count once; coming back to an item later counts.
@@ -36,7 +73,7 @@ def filtered(source: Table, *, core: int, min_rating: float | None, max_len: int
     coded = _Coded.of(table).once_each().core(core).by_user()
     if max_len is not None:
         coded = coded.recent(max_len)
-    return table.select("user_id", "item_id", "timestamp")[coded.rows]
+    return coded.named(table)
 
 
 @dataclass(frozen=True)
@@ -61,23 +98,23 @@ class _Coded:
             table[column].cast(pl.Categorical).to_physical().to_numpy() for column in ("user_id", "item_id")
         )
         times = table["timestamp"].to_numpy()
-        order = np.lexsort((times, users))
+        order = _in_order(users, times)
         return cls(order, users[order], items[order], times[order])
 
     def once_each(self) -> _Coded:
         """Without those that repeat the user, item and time of an earlier one."""
         again = (self.users[1:] == self.users[:-1]) & (self.times[1:] == self.times[:-1])
+        if not again.any():
+            return self
         together = np.zeros(len(self.rows), dtype=bool)
         together[1:] |= again
         together[:-1] |= again
         places = np.flatnonzero(together)
-        group = np.cumsum(np.concatenate([[True], ~again]))[places] if len(places) else places
+        group = np.cumsum(np.concatenate([[True], ~again]))[places]
         # Among those of one user and time the first of each item stays.
         order = np.lexsort((self.items[places], group))
         group, items = group[order], self.items[places][order]
-        repeats = np.concatenate([[False], (group[1:] == group[:-1]) & (items[1:] == items[:-1])])[
-            : len(places)
-        ]
+        repeats = np.concatenate([[False], (group[1:] == group[:-1]) & (items[1:] == items[:-1])])
         kept = np.ones(len(self.rows), dtype=bool)
         kept[places[order[repeats]]] = False
         return self._only(kept)
@@ -90,32 +127,65 @@ class _Coded:
             for ids in (self.users, self.items):
                 kept &= np.bincount(ids[kept], minlength=ids.max(initial=0) + 1)[ids] >= core
             if np.count_nonzero(kept) == before:
-                return self._only(kept)
+                return self if before == len(kept) else self._only(kept)
 
     def by_user(self) -> _Coded:
         """Users in the order of their first row in the table, each in time order."""
-        first = np.full(self.users.max(initial=0) + 1, len(self.rows) and self.rows.max() + 1)
-        np.minimum.at(first, self.users, self.rows)
-        return self._only(np.argsort(first[self.users], kind="stable"))
+        if not len(self.rows):
+            return self
+        starts, lengths = self._runs()
+        order = np.argsort(np.minimum.reduceat(self.rows, starts))
+        starts, lengths = starts[order], lengths[order]
+        return self._only(
+            np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(len(self.rows))
+        )
 
     def recent(self, most: int) -> _Coded:
         """Each user's most recent ones, by user in time order as they are."""
-        ends = np.flatnonzero(np.concatenate([self.users[1:] != self.users[:-1], [True]]))
-        end = np.repeat(ends, np.diff(ends, prepend=-1)) if len(self.rows) else ends
-        return self._only(end - np.arange(len(self.rows)) < most)
+        starts, lengths = self._runs()
+        return self._only(np.repeat(starts + lengths, lengths) - np.arange(len(self.rows)) <= most)
+
+    def named(self, table: pl.DataFrame) -> Interactions:
+        """With their ids, from the table that they come from."""
+        starts, lengths = self._runs()
+        number, first = _first_of_each(self.items)
+        return Interactions(
+            table["user_id"].gather(self.rows[starts]),
+            table["item_id"].gather(self.rows[first]),
+            np.repeat(np.arange(len(starts)), lengths),
+            number,
+            self.times,
+        )
+
+    def _runs(self) -> tuple[Int[np.ndarray, " u"], Int[np.ndarray, " u"]]:
+        """Where each user's interactions start, and how many they are."""
+        changes = np.flatnonzero(self.users[1:] != self.users[:-1]) + 1
+        starts = np.concatenate([[0], changes]) if len(self.users) else changes
+        return starts, np.diff(starts, append=len(self.users))
 
     def _only(self, places: np.ndarray) -> _Coded:
         return _Coded(self.rows[places], self.users[places], self.items[places], self.times[places])
 
 
-def by_row(interactions: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """Interactions by the rows of their users and items."""
-    users = interactions.select("user_id").unique(maintain_order=True).with_row_index("user")
-    return (
-        interactions.join(rows, on="item_id", maintain_order="left")
-        .join(users.cast({"user": pl.Int64}), on="user_id", maintain_order="left")
-        .select("user", "user_id", "item", "timestamp")
-    )
+def _in_order(users: Int[np.ndarray, " n"], times: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """The order by user, then time; of equals the first is first.
+
+    Of whole seconds within a century, as nearly all are, both fit one number, which sorts three times as fast.
+    """
+    since = times - times.min(initial=np.inf)
+    if not len(times) or since.max() >= _SPAN or (since != np.floor(since)).any():
+        return np.lexsort((times, users))
+    return np.argsort(users.astype(np.uint64) * _SPAN + since.astype(np.uint64), kind="stable")
+
+
+def _first_of_each(codes: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " k"]]:
+    """The codes as numbers by first occurrence, and where each number first occurs."""
+    first = np.full(int(codes.max(initial=0)) + 1, len(codes))
+    first[codes[::-1]] = np.arange(len(codes))[::-1]
+    order = np.argsort(first, kind="stable")[: np.count_nonzero(first < len(codes))]
+    number = np.empty(len(first), dtype=np.int64)
+    number[order] = np.arange(len(order))
+    return number[codes], first[order]
 
 
 def _timed(table: pl.DataFrame, source: Table) -> pl.DataFrame:

@@ -14,8 +14,12 @@ from earec_core.errors import DataError
 _TEXT = ("title", "description", "category", "brand")
 
 
-def cleaned(source: Source, interactions: pl.DataFrame) -> pl.DataFrame:
-    """The items that the filtered interactions are with, all of them where the source has none."""
+def cleaned(source: Source, used_ids: pl.Series) -> pl.DataFrame:
+    """The items that the filtered interactions are with, all of them where the source has none.
+
+    Args:
+        used_ids: of those items, each once.
+    """
     items = source.items.rows.with_columns(named(source.items.rows, "item_id"))
     missing = items["item_id"].is_null()
     if missing.any():
@@ -26,7 +30,7 @@ def cleaned(source: Source, interactions: pl.DataFrame) -> pl.DataFrame:
         )
     items = items.unique("item_id", keep="first", maintain_order=True)
     if source.interactions.rows.height:
-        used = interactions.select("item_id").unique(maintain_order=True)
+        used = pl.DataFrame({"item_id": used_ids})
         known = items.join(used, on="item_id", how="semi", maintain_order="left")
         unknown = used.join(items, on="item_id", how="anti", maintain_order="left")
         if items.height and used.height and not known.height:

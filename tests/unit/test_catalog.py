@@ -81,16 +81,18 @@ def test_k_core_equals_removing_one_row_at_a_time(uses: list[tuple[int, int]], c
     found = filtered(Table(table), core=core, min_rating=None, max_len=None)
     users = list(dict.fromkeys(u for _, (u, _) in left))
     expected = sorted(left, key=lambda row: users.index(row[1][0]))
-    assert found["timestamp"].to_list() == [n for n, _ in expected]
+    assert found.times.tolist() == [n for n, _ in expected]
 
 
 @given(
     uses=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)), max_size=30),
     max_len=st.none() | st.integers(1, 4),
+    unit=st.sampled_from([1, 0.25, -1, 1e10]),
 )
 def test_repeats_count_once_and_the_rest_is_in_time_order(
-    uses: list[tuple[int, int, int]], max_len: int | None
+    uses: list[tuple[int, int, float]], max_len: int | None, unit: float
 ) -> None:
+    uses = [(user, item, time * unit) for user, item, time in uses]
     once = list(dict.fromkeys(uses))
     users = list(dict.fromkeys(u for u, _, _ in once))
     expected = []
@@ -99,11 +101,12 @@ def test_repeats_count_once_and_the_rest_is_in_time_order(
         expected += own if max_len is None else own[-max_len:]
     table = pl.DataFrame(
         [(str(u), str(i), t) for u, i, t in uses],
-        schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64},
+        schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Float64},
         orient="row",
     )
     found = filtered(Table(table), core=1, min_rating=None, max_len=max_len)
-    assert found.rows() == [(str(u), str(i), t) for u, i, t in expected]
+    rows = pl.DataFrame({"item_id": [str(item) for item in range(3)]}).with_row_index("item")
+    assert found.by_row(rows).drop("user").rows() == [(str(u), i, t) for u, i, t in expected]
 
 
 @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=8))
