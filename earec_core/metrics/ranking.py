@@ -74,17 +74,15 @@ def rank_of(scores: Float[Tensor, "b n"], targets: Int[Tensor, " b"]) -> Int[Ten
         raise ScoresError(
             "The recommender's scores are not numbers.", "Lower recommender.lr and train again."
         )
+    if scores.device.type == "cpu":
+        pairs = zip(scores.numpy(), targets.tolist(), strict=True)
+        return torch.tensor([_rank(row, target) for row, target in pairs], dtype=torch.long)
     own = scores.gather(1, targets[:, None])
-    ranks = 1 + _counted(scores > own)
-    # Equals are rare: they are looked at where there are any.
-    tied = (_counted(scores >= own) > ranks).nonzero().squeeze(1)
-    before = torch.arange(scores.shape[1], device=scores.device) < targets[tied, None]
-    ranks[tied] += ((scores[tied] == own[tied]) & before).sum(1)
-    return ranks
+    before = torch.arange(scores.shape[1], device=scores.device) < targets[:, None]
+    return 1 + ((scores > own) | ((scores == own) & before)).sum(1)
 
 
-def _counted(mask: Bool[Tensor, "b n"]) -> Int[Tensor, " b"]:
-    """How many are true in each row; on a processor by numpy, which is ten times as fast as torch's sum."""
-    if mask.device.type != "cpu":
-        return mask.sum(1)
-    return torch.tensor([np.count_nonzero(row) for row in mask.numpy()], dtype=torch.long)
+def _rank(scores: Float[np.ndarray, " n"], target: int) -> int:
+    """The rank by numpy, which compares and counts several times as fast as torch on a processor."""
+    own = scores[target]
+    return int(1 + np.count_nonzero(scores > own) + np.count_nonzero(scores[:target] == own))

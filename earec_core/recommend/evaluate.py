@@ -26,10 +26,14 @@ _SCORES = 1 << 22
 
 def histories(split: LeaveOneOut, part: Part, users: Int[np.ndarray, " k"]) -> list[Int[Tensor, " _"]]:
     """Item rows of each user before the target: for the test, the validation item as well."""
-    rows = [split.train.of(int(user)) for user in users]
-    if part == "test":
-        rows = [np.append(items, target) for items, target in zip(rows, split.valid[users], strict=True)]
-    return [torch.from_numpy(np.ascontiguousarray(items)) for items in rows]
+    train, more = split.train, int(part == "test")
+    lengths = np.diff(train.offsets)[users] + more
+    ends = np.cumsum(lengths)
+    places = np.repeat(train.offsets[users] - (ends - lengths), lengths) + np.arange(lengths.sum())
+    rows = train.items.take(places, mode="clip")
+    if more:
+        rows[ends - 1] = split.valid[users]
+    return list(torch.from_numpy(rows).split_with_sizes(lengths.tolist()))
 
 
 @torch.inference_mode()

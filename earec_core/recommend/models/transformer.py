@@ -174,7 +174,7 @@ class TransformerRecommender(Recommender):
     ) -> Float[Tensor, "b d"]:
         """User vectors u = f_n^L: the state after the last of each user's most recent `max_len` items."""
         recent = [history[-self.config.max_len :] for history in histories]
-        lengths = torch.tensor([len(history) for history in recent], device=items.device)
+        lengths = torch.tensor([history.numel() for history in recent], device=items.device)
         padded = nn.utils.rnn.pad_sequence(recent, batch_first=True).to(items.device)
         states: Tensor = self(items, padded)
         return states[torch.arange(len(recent), device=items.device), lengths - 1]
