@@ -30,6 +30,7 @@ _TABLE = {
     "trials",
     "grid",
     "minutes",
+    "exclude_seen",
     "dry_run",
 }
 _TAKEN = {
@@ -89,6 +90,9 @@ _TAKEN = {
 )
 @click.option(
     "--items", type=click.IntRange(1), help="Of a figure.  [default: 5 in figure 4, all in figure 5]"
+)
+@click.option(
+    "--exclude-seen", is_flag=True, help="Leave each user's history out of the ranking of test targets."
 )
 @click.option("--dry-run", is_flag=True, help="List the rows and do nothing.")
 @click.option("--out", "target", type=options.OutFile, help="Also write a page: .md, .html or .csv.")
@@ -184,6 +188,7 @@ def _table(
     minutes: float | None,
     encoder: str,
     grid: bool,
+    exclude_seen: bool,
     config: RunConfig,
     session: options.Session,
     **_: Any,
@@ -201,7 +206,7 @@ def _table(
             compared_with,
             config,
             adapters=adapters,
-            protocol=study.Protocol(seeds, trials, minutes, encoder, grid),
+            protocol=study.Protocol(seeds, trials, minutes, encoder, grid, exclude_seen),
         )
     return study.measured(report)
 

@@ -90,6 +90,24 @@ def test_figures_and_comparisons_are_those_of_the_stored_ranks(
             assert one["versus"]["p"] <= one["versus"]["p_holm"] <= 1
 
 
+def test_with_the_history_left_out_the_same_recommenders_are_measured_again(
+    report: dict[str, Any], in_home: Pipeline, out_json: OutJson, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.md"
+    assert _measure(in_home, "--exclude-seen", "--out", str(page)) == 0
+    again = out_json()
+    assert [one["ids"] for one in again["results"]] == [one["ids"] for one in report["results"]]
+    assert "all items but those of the user's history" in page.read_text()
+    ids = again["results"][-1]
+    by_hand = []
+    for recommender in ids["ids"]["recommenders"]:
+        argv = ["recommend", "evaluate", recommender, "--data", str(in_home.data)]
+        assert in_home.run(*argv, "--exclude-seen", "--json") == 0
+        by_hand.append(out_json()["hr@50"])
+    assert ids["test"]["hr@50"]["seeds"] == pytest.approx(by_hand, abs=1e-6)
+    assert ids["test"] != report["results"][-1]["test"]
+
+
 def test_a_composites_size_is_that_of_the_dense_matrices(report: dict[str, Any], stored: Registry) -> None:
     def dense(reference: str) -> dict[str, np.ndarray]:
         folder = stored.materialize(reference)

@@ -75,9 +75,10 @@ def remarks(report: Report) -> list[str]:
     resolution = report.resolution
     trainings = "one training" if report.seeds == 1 else f"{report.seeds} trainings"
     tuned = "as given" if report.trials == 1 else f"the best of {report.trials} trials on validation"
+    rivals = "all items but those of the user's history" if report.exclude_seen else "all items"
     sentences = [
         f"{report.catalog}: {report.users} users, {report.items} items; {trainings} of the recommender a row, "
-        f"settings {tuned}; "
+        f"settings {tuned}; targets ranked among {rivals}, of equal scores the first in the catalog first; "
         f"{'-'.join(report.adapters) or 'no modality'}, in this order, are the rows' percentages.",
         f"The standard error of HR@10 over users is {resolution['se']:.4f} (at {resolution['rate']:.4f}, "
         f"{report.reference}): two rates closer than {resolution['smallest']:.4f} are not told apart at 5%.",

@@ -42,7 +42,7 @@ from earec_core.metrics.ranking import Metrics
 from earec_core.modality import Modality, create
 from earec_core.recommend.models import get_recommender
 from earec_core.recommend.models.base import RecommenderModel
-from earec_core.recommend.stage import train_registered
+from earec_core.recommend.stage import evaluate_registered, train_registered
 from earec_core.recommend.tables import PLUS_IDS
 from earec_core.recommend.tune import tune
 from earec_core.studies.reproduce import controls
@@ -65,6 +65,7 @@ class Protocol:
         minutes: of tuning: no trial starts later.
         encoder: of text, for baselines.
         grid: the settings are those of the paper's grid.
+        exclude_seen: items of a user's history do not compete with the test target; on validation they always do.
     """
 
     seeds: int = 3
@@ -72,6 +73,7 @@ class Protocol:
     minutes: float | None = None
     encoder: str = DEFAULT_ENCODER
     grid: bool = False
+    exclude_seen: bool = False
 
 
 @dataclass
@@ -158,8 +160,8 @@ class RowMaker:
             grid=protocol.grid,
         ).config
 
-    def recommender(self, row: Row, vectors: Sequence[str], config: RecommenderConfig) -> tuple[str, Metrics]:
-        """Id of a recommender over the vectors (over ids without), and its test ranks."""
+    def recommender(self, row: Row, vectors: Sequence[str], config: RecommenderConfig) -> str:
+        """Id of a recommender over the vectors, over ids without."""
         name = self._name(row, f"recommender-{config.seed}")
         stored = self._stored(name, RecommenderManifest)
         if (
@@ -169,22 +171,25 @@ class RowMaker:
             and stored.manifest.training.config == self._kind(row, vectors).resolved(config)
             and stored.manifest.data.digest == self.catalog.digest
         ):
-            identity = stored.id
-        else:
-            workspace = self.workspace.about(f"{row.name}, seed {config.seed}")
-            words = row.words if self._trains_encoder(row) else ()
-            identity = train_registered(
-                workspace,
-                self.catalog,
-                config,
-                name=name,
-                vectors=vectors,
-                model=row.model,
-                words=words,
-                settings=self._settings,
-            ).id
-        ranks = load_file(self.workspace.registry.materialize(identity) / RANKS)
-        return identity, Metrics(ranks["ranks"], ranks["users"])
+            return stored.id
+        return train_registered(
+            self.workspace.about(f"{row.name}, seed {config.seed}"),
+            self.catalog,
+            config,
+            name=name,
+            vectors=vectors,
+            model=row.model,
+            words=row.words if self._trains_encoder(row) else (),
+            settings=self._settings,
+        ).id
+
+    def tested(self, recommender: str, exclude_seen: bool) -> Metrics:
+        """The ranks of a recommender's test targets; see `evaluate`."""
+        registry = self.workspace.registry
+        if exclude_seen:
+            return evaluate_registered(registry, recommender, self.catalog, "test", exclude_seen=True)
+        ranks = load_file(registry.materialize(recommender) / RANKS)
+        return Metrics(ranks["ranks"], ranks["users"])
 
     def valid(self, recommender: str) -> float:
         """A recommender's NDCG@10 on the validation targets."""

@@ -62,6 +62,7 @@ class Report:
         resolution: see `statistics.resolution`, for HR@10 of the reference.
         results: by row.
         trials: how many settings each row was tuned over.
+        exclude_seen: whether items of a user's history were left out of the ranking.
         verdicts: the best of ours beside the best baseline, see `verdict`; none where a table has no two sides.
         effects: of `method` and `weighting`, see `compare.main_effects`; empty where the rows are too few.
     """
@@ -78,6 +79,7 @@ class Report:
     results: tuple[Result, ...]
     effects: Mapping[str, tuple[compare.Effect, ...]]
     trials: int = 1
+    exclude_seen: bool = False
     verdicts: tuple[Verdict, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -143,6 +145,7 @@ def reproduce(
         results,
         _effects(rows, gains, reference),
         protocol.trials,
+        protocol.exclude_seen,
         verdicts(rows, valid, worth),
     )
 
@@ -210,9 +213,9 @@ def _measure(
         ids[row.name] = {
             "composite": composites.get(row.name),
             "vectors": vectors[0] if len(vectors) == 1 else list(vectors) or None,
-            "recommenders": [identity for identity, _ in trained],
+            "recommenders": trained,
         }
-        measured[row.name] = [metrics for _, metrics in trained]
+        measured[row.name] = [maker.tested(identity, protocol.exclude_seen) for identity in trained]
         hits = [metrics.hr(10) for metrics in measured[row.name]]
         workspace.note(f"{row.name}: HR@10 {np.mean(hits):.4f} ({', '.join(f'{hit:.4f}' for hit in hits)})")
         run.step(number, {"hr@10": float(np.mean(hits))})
