@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from earec_core.files import write_atomic
 
 if TYPE_CHECKING:
     from earec_core.catalog import Catalog
-    from earec_core.studies.reproduce import Page, Row
+    from earec_core.studies.reproduce import Cost, Page, Protocol, Row
 
 
 _ALWAYS = {"table", "figure", "data", "target", "as_json", "config", "session"}
@@ -94,7 +94,9 @@ _TAKEN = {
 @click.option(
     "--exclude-seen", is_flag=True, help="Leave each user's history out of the ranking of test targets."
 )
-@click.option("--dry-run", is_flag=True, help="List the rows and do nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="List the rows and how long each would take here; make nothing."
+)
 @click.option("--out", "target", type=options.OutFile, help="Also write a page: .md, .html or .csv.")
 @options.config_options("preset", "backbone")
 @options.session_options
@@ -129,7 +131,7 @@ def command(
     else:
         planned = _planned(table, **asked)
         if asked["dry_run"]:
-            _list(planned[0], as_json)
+            _list(planned[0], _costs(catalogs[0], planned[0], **asked), as_json)
             return
         page = _table(table, catalogs[0], *planned, **asked)
     if target is not None:
@@ -183,32 +185,66 @@ def _table(
     compared_with: str,
     *,
     adapters: dict[str, str],
+    config: RunConfig,
+    session: options.Session,
+    **asked: Any,
+) -> Page:
+    from earec_core.studies import reproduce as study
+
+    protocol = _protocol(**asked)
+    with session("reproduce") as workspace:
+        report = study.reproduce(
+            workspace, catalog, table, rows, compared_with, config, adapters=adapters, protocol=protocol
+        )
+    return study.measured(report)
+
+
+def _protocol(
+    *,
     seeds: int,
     trials: int,
     minutes: float | None,
     encoder: str,
     grid: bool,
     exclude_seen: bool,
-    config: RunConfig,
-    session: options.Session,
     **_: Any,
-) -> Page:
+) -> Protocol:
     from earec_core.studies import reproduce as study
 
     if grid and trials < 2:
         raise UsageError("--grid is of the trials, and there is one.", "Give --trials 13 for the whole grid.")
-    with session("reproduce") as workspace:
-        report = study.reproduce(
-            workspace,
-            catalog,
-            table,
-            rows,
-            compared_with,
-            config,
-            adapters=adapters,
-            protocol=study.Protocol(seeds, trials, minutes, encoder, grid, exclude_seen),
-        )
-    return study.measured(report)
+    return study.Protocol(seeds, trials, minutes, encoder, grid, exclude_seen)
+
+
+def _costs(
+    catalog: Catalog,
+    rows: list[Row],
+    *,
+    adapters: dict[str, str],
+    config: RunConfig,
+    session: options.Session,
+    **asked: Any,
+) -> dict[str, Cost]:
+    """What each row would take; nothing, and why, where that cannot be said yet."""
+    from earec_core.studies import reproduce as study
+
+    protocol = _protocol(**asked)
+    if not session.registry.exists():
+        out.note(f"How long it would take is not known: there is no registry {session.registry} yet.")
+        return {}
+    try:
+        with session("reproduce") as workspace:
+            costs = study.expected(workspace, catalog, rows, config, adapters=adapters, protocol=protocol)
+    except UsageError as error:
+        out.note(f"How long it would take is not known: {error.problem}")
+        return {}
+    encoding = sum(cost.encoding for cost in costs.values())
+    training = sum(cost.training for cost in costs.values())
+    out.note(
+        f"On this machine: {encoding:.1f} minutes of encoding and {training:.1f} of training at most, were no "
+        "training to stop before its last epoch."
+    )
+    return costs
 
 
 def _figure(
@@ -254,8 +290,8 @@ def _show(page: Page, as_json: bool) -> None:
             out.note("  ".join(row.get(column, "") for column in table.columns))
 
 
-def _list(rows: Sequence[Row], as_json: bool) -> None:
-    listed = [
+def _list(rows: Sequence[Row], costs: Mapping[str, Cost], as_json: bool) -> None:
+    listed: list[dict[str, Any]] = [
         {
             "row": row.name,
             "kind": row.kind,
@@ -265,4 +301,7 @@ def _list(rows: Sequence[Row], as_json: bool) -> None:
         }
         for row in rows
     ]
-    out.table(listed, ["row", "kind", "method", "modalities", "weights"], as_json)
+    for entry in listed if costs else ():
+        cost = costs[entry["row"]]
+        entry |= {"encoding_min": round(cost.encoding, 2), "training_min": round(cost.training, 2)}
+    out.table(listed, list(listed[0]), as_json)

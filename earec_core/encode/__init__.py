@@ -1,7 +1,7 @@
 """Stage 2: every item of a catalog as a vector (Eq. 5)."""
 
 from earec_core.encode.batches import item_vectors
-from earec_core.encode.planning import EncodingPlan, plan
+from earec_core.encode.planning import EncodingPlan, plan, plan_words
 from earec_core.encode.prompts import WrittenPrompts, write_prompts
 from earec_core.encode.stage import encode
 from earec_core.encode.words import encode_words
@@ -13,5 +13,6 @@ __all__ = [
     "encode_words",
     "item_vectors",
     "plan",
+    "plan_words",
     "write_prompts",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from earec_core.aligned.build import DamageNotes
 from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.words import ItemWords
 from earec_core.catalog import Catalog
 from earec_core.config import EncodeConfig, RunConfig
 from earec_core.encode.batches import batched
@@ -19,12 +21,15 @@ from earec_core.encode.windows import Coverage, Job, vector_key
 from earec_core.llm.backbone import Backbone
 from earec_core.llm.prompts import Prompt
 from earec_core.metrics.lengths import Lengths
+from earec_core.modality.sentences import SentenceEncoder, encoder_folder
 from earec_core.workspace import Workspace
 
 _SECONDS = 10.0
 """Of calibration, at least one batch."""
 _PLACES = 7
 """Of the catalog, that batches are timed from at least."""
+_WORDS = 256
+"""Items whose words are encoded for a try."""
 _FLOAT = 4
 """Bytes."""
 
@@ -118,6 +123,20 @@ def plan(
         positions_per_s=rate,
         minutes=sum(computed) / rate / 60 if computed else 0.0,
     )
+
+
+def plan_words(
+    workspace: Workspace, catalog: Catalog, encoder: str, config: RunConfig, *, names: Sequence[str]
+) -> float:
+    """Minutes that `encode_words`, its arguments being these, would take: by those of the first items."""
+    words = ItemWords.open(workspace, catalog, names, config.modalities)
+    model = SentenceEncoder.load(encoder_folder(encoder, workspace))
+    tokens = model.tokens(next(words.windows(_WORDS, Counter())))
+    with torch.inference_mode():
+        model.batched(tokens[:_PLACES], config.encode.batch_tokens)  # warms up
+        started = time.monotonic()
+        model.batched(tokens, config.encode.batch_tokens)
+    return (time.monotonic() - started) * len(catalog) / len(tokens) / 60
 
 
 def _chunks(job: Job, keys: Sequence[bytes], lengths: Sequence[int]) -> list[list[int]]:

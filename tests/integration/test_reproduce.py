@@ -292,19 +292,49 @@ def test_the_papers_figures_stand_beside_ours(in_home: Pipeline, capsys: pytest.
     assert {cells["ids"]["paper HR@10"], cells["delta-50-50"]["p"]} == {"-"}
 
 
-def test_a_dry_run_lists_the_rows_and_does_nothing(
+def test_a_dry_run_without_adapters_lists_the_rows_and_does_nothing(
     in_home: Pipeline, out_json: OutJson, tmp_path: Path
 ) -> None:
     from earec_core.cli import run
 
     argv = _argv(in_home, "--dry-run", "--json", "--methods", "delta,routed")
+    argv = [part for part in argv if part not in NAMED]
     assert run([*argv, "--registry", str(tmp_path / "none")]) == 0
-    names = [row["row"] for row in out_json()]
+    listed = out_json()
+    assert "training_min" not in listed[0]
+    names = [row["row"] for row in listed]
     assert [n for n in names if n.startswith("routed")] == [
         f"routed-{w}" for w in ("50-50", "33.3-66.7", "26.1-73.9", "18.2-81.8", "9.5-90.5", "5.3-94.7")
     ]
     assert {"unaligned", "text", "behavior", "mean", "concatenation", "ids"} <= set(names)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_dry_run_says_how_long_each_row_takes_and_makes_nothing(
+    in_home: Pipeline, out_json: OutJson, stored: Registry, tiny_encoder: Path
+) -> None:
+    baselines = "popularity,sasrec,sasrec-text,unisrec-text,morec-text"
+    rows = f"{baselines},earec-text,earec-text-behavior,earec-text-behavior-ids"
+    small = ["--set", f"recommender.encoder={tiny_encoder}", "--encoder", str(tiny_encoder), "--seeds", "1"]
+
+    def minutes(*more: str) -> dict[str, tuple[float, float]]:
+        argv = _argv(in_home, *small, "--only", rows, "--dry-run", "--json", *more)
+        argv[argv.index("4")] = "2"
+        assert in_home.run(*argv) == 0
+        return {row["row"]: (row["encoding_min"], row["training_min"]) for row in out_json()}
+
+    before = sorted(stored.root.rglob("*"))
+    # So many epochs that hundredths of a minute can be compared.
+    once, tuned = (minutes("--set", "recommender.epochs=4000", *more) for more in ((), ("--trials", "4")))
+    assert sorted(stored.root.rglob("*")) == before
+    assert list(once) == rows.split(",")
+    assert once["popularity"] == (0, 0)
+    assert all(training > 0 for row, (_, training) in once.items() if row != "popularity")
+    # Tuning trains four times more; an encoder's training is not tuned. Machines are not that even.
+    assert tuned["sasrec"][1] > 2 * once["sasrec"][1]
+    assert tuned["morec-text"][1] < 2.5 * once["morec-text"][1]
+    reading = {row: minutes > 0 for row, (minutes, _) in once.items()}
+    assert not any(reading[row] for row in ("sasrec", "morec-text", "earec-text-behavior-ids"))
 
 
 @pytest.mark.parametrize(

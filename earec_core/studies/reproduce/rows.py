@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from jaxtyping import Bool
@@ -33,9 +33,10 @@ from earec_core.artifacts import (
 from earec_core.artifacts.recommender import RANKS
 from earec_core.catalog import Catalog
 from earec_core.compose import Recipe
-from earec_core.compose.stage import compose_models
+from earec_core.compose.stage import choose_adapters, compose_models
 from earec_core.config import RecommenderConfig, RunConfig, RunSettings
-from earec_core.encode import encode, encode_words
+from earec_core.encode import encode, encode_words, plan_words
+from earec_core.encode import plan as plan_encoding
 from earec_core.errors import IntegrityError
 from earec_core.llm.backbone import Backbone
 from earec_core.metrics.ranking import Metrics
@@ -44,6 +45,7 @@ from earec_core.recommend.models import get_recommender
 from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.stage import evaluate_registered, train_registered
 from earec_core.recommend.tables import PLUS_IDS
+from earec_core.recommend.texts import ItemTexts
 from earec_core.recommend.tune import tune
 from earec_core.studies.reproduce import controls
 from earec_core.studies.reproduce.plan import Row
@@ -94,6 +96,7 @@ class RowMaker:
 
     def __post_init__(self) -> None:
         self._worded: dict[tuple[str, ...], str] = {}
+        self._planned: dict[str, float] = {}
         self._pooled: dict[str, str] = {}
         self.models: dict[str, Stored[AdapterManifest]] = {
             modality: open_as(self.workspace.registry, reference, AdapterManifest)
@@ -107,6 +110,28 @@ class RowMaker:
                     f"The adapter of {modality} was aligned on {data.name!r}, not on this version of "
                     f"{self.catalog.name!r}."
                 )
+
+    @classmethod
+    def over(
+        cls,
+        workspace: Workspace,
+        catalog: Catalog,
+        rows: Sequence[Row],
+        config: RunConfig,
+        adapters: Mapping[str, str],
+        encoder: str,
+    ) -> Self:
+        """For some rows, with the adapters that they need.
+
+        Args:
+            adapters: references by modality; default: the only one registered.
+
+        Raises:
+            UsageError: one is missing.
+        """
+        needed = list(dict.fromkeys(m for row in rows for m in row.modalities))
+        given = {m: reference for m, reference in adapters.items() if m in needed}
+        return cls(workspace, catalog, config, choose_adapters(workspace.registry, needed, given), encoder)
 
     def composite(self, row: Row) -> str:
         """Id of the row's composite."""
@@ -139,13 +164,40 @@ class RowMaker:
             return self._encoded(row, None)
         return self._encoded(row, composite or self.models[row.modalities[0]].id)
 
+    def encoding_minutes(self, row: Row) -> dict[str, float]:
+        """What the row's item vectors that are not there would take here, by their names.
+
+        What a modality's own encoder computes is left out; it is kept from then on.
+        """
+        if row.kind in ("mean", "concatenation"):
+            singles = (self.encoding_minutes(Row(m, "single", (m,))) for m in row.modalities)
+            return {name: minutes for single in singles for name, minutes in single.items()}
+        if row.kind == "ids" or (row.kind == "baseline" and (not row.words or self._trains_encoder(row))):
+            return {}
+        baseline = row.kind == "baseline"
+        name = self._words_name(row.words) if baseline else self._name(row, "vectors", row.shares)
+        if self._stored(name, VectorsManifest) is not None:
+            return {}
+        if name not in self._planned:
+            self._planned[name] = self._words_minutes(row) if baseline else self._llm_minutes(row)
+        return {name: self._planned[name]}
+
+    def _llm_minutes(self, row: Row) -> float:
+        """Adapters take nothing: the un-aligned backbone reads as many positions."""
+        config, names = self._unaligned_config, row.modalities
+        plan = plan_encoding(self.workspace, self.catalog, None, config, names=names, backbone=self._backbone)
+        return plan.minutes
+
+    def _words_minutes(self, row: Row) -> float:
+        config = self.config.model_copy(update={"modalities": self._settings})
+        return plan_words(self.workspace, self.catalog, self.encoder, config, names=row.words)
+
     def settings(
         self, row: Row, vectors: Sequence[str], config: RecommenderConfig, protocol: Protocol
     ) -> RecommenderConfig:
         """The row's hyper-parameters: the best of some trials on validation, the first of them as given."""
-        if row.ids and vectors:
-            config = config.model_copy(update={"table": f"{config.table.removesuffix(PLUS_IDS)}{PLUS_IDS}"})
-        if protocol.trials < 2 or not self._kind(row, vectors).tunable:
+        config = self.given(row, config)
+        if protocol.trials < 2 or not self.kind(row).tunable:
             return config
         workspace = self.workspace.about(row.name)
         return tune(
@@ -160,6 +212,19 @@ class RowMaker:
             grid=protocol.grid,
         ).config
 
+    def given(self, row: Row, config: RecommenderConfig) -> RecommenderConfig:
+        """The row's hyper-parameters before any tuning."""
+        reads_vectors = row.kind != "baseline" or row.words or row.features
+        if not (row.ids and reads_vectors):
+            return config
+        return config.model_copy(update={"table": f"{config.table.removesuffix(PLUS_IDS)}{PLUS_IDS}"})
+
+    def texts(self, row: Row, config: RecommenderConfig) -> ItemTexts | None:
+        """The words that the row's recommender reads itself; None: it reads vectors, or none."""
+        if not self._trains_encoder(row):
+            return None
+        return ItemTexts.open(self.workspace, self.catalog, config, row.words, self._settings)
+
     def recommender(self, row: Row, vectors: Sequence[str], config: RecommenderConfig) -> str:
         """Id of a recommender over the vectors, over ids without."""
         name = self._name(row, f"recommender-{config.seed}")
@@ -167,8 +232,8 @@ class RowMaker:
         if (
             stored is not None
             and stored.manifest.parents == tuple(vectors)
-            and stored.manifest.model == self._kind(row, vectors).name
-            and stored.manifest.training.config == self._kind(row, vectors).resolved(config)
+            and stored.manifest.model == self.kind(row).name
+            and stored.manifest.training.config == self.kind(row).resolved(config)
             and stored.manifest.data.digest == self.catalog.digest
         ):
             return stored.id
@@ -196,8 +261,9 @@ class RowMaker:
         manifest = open_as(self.workspace.registry, recommender, RecommenderManifest).manifest
         return manifest.metrics["valid"]["ndcg@10"]
 
-    def _kind(self, row: Row, vectors: Sequence[str]) -> RecommenderModel:
-        return get_recommender(row.model or ("earec" if vectors else "sasrec"))
+    def kind(self, row: Row) -> RecommenderModel:
+        """Which recommender the row's is."""
+        return get_recommender(row.model or ("sasrec" if row.kind == "ids" else "earec"))
 
     def _trains_encoder(self, row: Row) -> bool:
         return row.model is not None and get_recommender(row.model).needs_words
@@ -236,11 +302,7 @@ class RowMaker:
             and stored.manifest.data.digest == self.catalog.digest
         ):
             return stored.id
-        config = self.config
-        if model is None:
-            # Untrained projectors are drawn from the default seed, whatever the adapters were aligned with.
-            settings = {"prompt": first.manifest.prompt, "modalities": self._settings, "run": RunSettings()}
-            config = config.model_copy(update=settings)
+        config = self._unaligned_config if model is None else self.config
         check_base(first, self._backbone.info)
         workspace, names = self.workspace.about(row.name), row.modalities
         return encode(
@@ -270,7 +332,7 @@ class RowMaker:
         """Vectors by an encoder of text of the words that the adapters' templates show."""
         if modalities not in self._worded:
             config = self.config.model_copy(update={"modalities": self._settings})
-            name = f"reproduce/{self.catalog.name}/words-{'-'.join(modalities)}"
+            name = self._words_name(modalities)
             self._worded[modalities] = encode_words(
                 self.workspace, self.catalog, self.encoder, config, names=modalities, name=name
             ).id
@@ -294,6 +356,14 @@ class RowMaker:
             self.workspace.registry, table, self.catalog, name=name, why="reproduce", method=method
         ).id
         return self._pooled[modality]
+
+    @cached_property
+    def _unaligned_config(self) -> RunConfig:
+        """As the adapters were aligned, for the backbone without them."""
+        first = next(iter(self.models.values()))
+        # Untrained projectors are drawn from the default seed, whatever the adapters were aligned with.
+        settings = {"prompt": first.manifest.prompt, "modalities": self._settings, "run": RunSettings()}
+        return self.config.model_copy(update=settings)
 
     @cached_property
     def _backbone(self) -> Backbone:
@@ -326,6 +396,9 @@ class RowMaker:
 
     def _name(self, row: Row, part: str, shared: str | None = None) -> str:
         return f"reproduce/{self.catalog.name}/{shared or row.name}/{part}"
+
+    def _words_name(self, modalities: Sequence[str]) -> str:
+        return f"reproduce/{self.catalog.name}/words-{'-'.join(modalities)}"
 
     def _stored(self, name: str, kind: type[M]) -> Stored[M] | None:
         """What is stored under a name; None, so that it is made again, where it is not whole."""

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 
 from earec_core.catalog import Catalog
-from earec_core.compose.stage import choose_adapters
 from earec_core.config import RecommenderConfig, RunConfig
 from earec_core.errors import DataError
 from earec_core.metrics import statistics
@@ -112,7 +111,7 @@ def reproduce(
     """
     protocol = protocol or Protocol()
     users = _evaluated(catalog)
-    maker = RowMaker(workspace, catalog, config, _chosen(workspace, rows, adapters or {}), protocol.encoder)
+    maker = RowMaker.over(workspace, catalog, rows, config, adapters or {}, protocol.encoder)
     ids, measured = _measure(workspace, maker, rows, config.recommender, protocol)
     worth = {metric: _worth(measured, metric) for metric in METRICS}
     gains = worth["ndcg@10"]
@@ -158,13 +157,6 @@ def _evaluated(catalog: Catalog) -> int:
             f"No user of {catalog.name!r} has three interactions.", "Import a dataset with interactions."
         )
     return users
-
-
-def _chosen(workspace: Workspace, rows: Sequence[Row], adapters: Mapping[str, str]) -> dict[str, str]:
-    """The adapters that the rows need."""
-    needed = list(dict.fromkeys(m for row in rows for m in row.modalities))
-    given = {m: reference for m, reference in adapters.items() if m in needed}
-    return choose_adapters(workspace.registry, needed, given)
 
 
 def _test(
