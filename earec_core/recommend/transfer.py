@@ -27,6 +27,9 @@ _KEPT = (
     "scaling",
     "soften",
     "table",
+    "interests",
+    "interest_neighbours",
+    "fusion",
 )
 
 

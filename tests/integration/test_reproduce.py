@@ -468,7 +468,8 @@ def test_a_model_that_fixes_settings_is_not_trained_again(
     encoded: list[str] = []
     real = making.encode_words
     monkeypatch.setattr(making, "encode_words", lambda *a, **k: encoded.append("") or real(*a, **k))
-    assert in_home.run(*argv, "--only", rows + ",sasrec-text") == 0
+    assert in_home.run(*argv, "--only", rows + ",sasrec-text", "--set", "text.template=Only {title}") == 0
     assert len(encoded) == 1
     monkeypatch.setattr(making, "train_registered", lambda *_, **__: pytest.fail("trained again"))
-    assert in_home.run(*argv) == 0
+    assert in_home.run(*argv, "--set", "text.template=Only {title}") == 0
+    assert len(encoded) == 1

@@ -81,6 +81,36 @@ def test_an_item_is_in_every_catalog_what_its_vector_was_in_the_source(
         assert not torch.allclose(after.vectors, fitted, atol=0.1)  # type: ignore[union-attr, arg-type]
 
 
+@pytest.mark.parametrize("fusion", ["dynamic", "static"])
+def test_missrec_maps_each_modality_as_the_source_did_and_finds_interests_anew(fusion: str) -> None:
+    """A target with all of the source's items, in another order, is the source; its ids are its own."""
+    rows = torch.randperm(N, generator=torch.Generator().manual_seed(3))
+    vectors, widths = torch.cat([_vectors(), _vectors(seed=5)], dim=1), (D_IN, D_IN)
+    vectors[4, :D_IN] = 0  # an item that lacks a modality
+    config = SMALL.model_copy(update={"table": "linear+ids", "fusion": fusion, "scaling": "standardise"})
+    source = train(MODELS["missrec"], _split(), N, config, vectors=vectors, widths=widths)
+    counts = torch.ones(N, dtype=torch.long)
+
+    def started(table: str) -> Recommender:
+        items = Items(counts, vectors[rows], widths)
+        settings = source.model.config.model_copy(update={"table": table})
+        return MODELS["missrec"].started(settings, items, source.model.to_transfer()).eval()
+
+    target = started("linear")
+    places = rows.argsort()
+    with torch.inference_mode():
+        theirs = source.model.items()[:, : 2 * config.dim]
+        torch.testing.assert_close(target.items(), theirs[rows])
+        target.users([torch.arange(3)], target.items())
+        ours, before = target.members[places].flatten(), source.model.members.flatten()  # type: ignore[index, operator]
+    # The same vectors are together, whatever the clusters' numbers.
+    assert torch.equal(ours[:, None] == ours, before[:, None] == before)
+    with_ids = started("linear+ids")
+    assert not torch.isclose(with_ids.items(), source.model.items()[rows])[:, 2 * config.dim :].any()
+    with pytest.raises(UsageError, match="2 modalities in place of 1"):
+        MODELS["missrec"].started(config, Items(counts, _vectors()), source.model.to_transfer())
+
+
 def test_ids_may_be_added_or_left_out() -> None:
     with_ids, without = _source("earec", table="mlp+ids"), _source("earec", table="mlp")
     vectors = _vectors(9, seed=1)
@@ -123,7 +153,7 @@ def test_the_start_is_kept_where_no_epoch_is_better() -> None:
     assert evaluate(few.model, split, "valid").ndcg(10) == pytest.approx(best)
 
 
-@pytest.mark.parametrize("model", ["earec", "unisrec"])
+@pytest.mark.parametrize("model", ["earec", "unisrec", "missrec"])
 def test_a_killed_training_from_a_start_goes_on_to_the_same_result(model: str, tmp_path: Path) -> None:
     source = _source(model, table="moe")
     config = source.model.config.model_copy(update={"dropout": 0.3, "epochs": 4, "train_users": 0.5})
@@ -252,8 +282,9 @@ def train_cli(
         {"table": "mlp+ids", "id_dropout": 0.8, "scaling": "soften"},
         {"model": "unisrec", "pretrain": "true", "scaling": "standardise"},
         {"model": "unisrec", "pretrain": "true", "scaling": "standardise", "joined": True},
+        {"model": "missrec", "table": "linear", "scaling": "standardise", "epochs": 10},
     ],
-    ids=["earec", "earec-ids", "unisrec", "unisrec-joined"],
+    ids=["earec", "earec-ids", "unisrec", "unisrec-joined", "missrec"],
 )
 def test_what_one_catalog_taught_is_of_use_in_another_without_training_and_with_little(
     settings: dict[str, Any], train_cli: Callable[..., dict[str, Any]], tmp_path: Path

@@ -110,6 +110,7 @@ MODELS = {
             True,
             missrec.build,
             missrec.MissRec.stored,
+            missrec.transfer,
         ),
         RecommenderModel(
             "popularity",

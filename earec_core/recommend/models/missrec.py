@@ -23,7 +23,9 @@ m d columns, with ids (m + 1) d; users have d.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from math import ceil
 
 import numpy as np
@@ -39,11 +41,16 @@ from earec_core.recommend.density_peaks import density_peaks
 from earec_core.recommend.dropout import Dropout
 from earec_core.recommend.loss import FullSoftmax
 from earec_core.recommend.models.base import Recommender
+from earec_core.recommend.scaling import Scaling
 from earec_core.recommend.tables import PLUS_IDS, Items, ItemTable, build_table
+from earec_core.recommend.tables.base import transferred_scaling
 from earec_core.recommend.tables.ids import IdTable, TrainedIds
 
 _CHUNK, _PARTS = 1 << 22, 8
 _ITEMS, _INTERESTS, _MEMBERS = "items", "interests", "members"
+_ADAPTORS = "adaptors."
+_MADE = (_ADAPTORS, "ids.")
+"""What makes the items, by its parameters' names."""
 
 
 class Adaptor(ItemTable):
@@ -62,11 +69,19 @@ class Adaptor(ItemTable):
         self.n, self.dim = len(items), config.dim
         self.register_buffer("rows", vectors.any(1).nonzero().squeeze(1), persistent=False)
         plain = config.model_copy(update={"table": config.table.removesuffix(PLUS_IDS)})
-        self.table = build_table(plain, Items(items.counts[self.rows], vectors[self.rows]))
+        self.table = build_table(
+            plain, Items(items.counts[self.rows], vectors[self.rows], scaling=items.scaling)
+        )
 
     def forward(self) -> Float[Tensor, "n d"]:
         known: Tensor = self.table()
         return known.new_zeros(self.n, self.dim).index_copy(0, self.rows, known)
+
+    def to_transfer(self) -> dict[str, Tensor]:
+        return self.table.to_transfer()
+
+    def transfer_from(self, tensors: Mapping[str, Tensor]) -> None:
+        self.table.transfer_from(tensors)
 
 
 class MissRec(Recommender):
@@ -215,12 +230,39 @@ class MissRec(Recommender):
 
     def to_store(self) -> dict[str, Tensor]:
         """The layers, the items in place of what makes them, the interests and who belongs to them."""
-        made = ("adaptors.", "ids.")
-        tensors = {name: t for name, t in super().to_store().items() if not name.startswith(made)}
         with torch.inference_mode():
             items = self.items()
             self._find_interests(items)
-        return {**tensors, _ITEMS: items, _INTERESTS: self.interests, _MEMBERS: self.members}
+        return {**self._layers(), _ITEMS: items, _INTERESTS: self.interests, _MEMBERS: self.members}
+
+    def to_transfer(self) -> dict[str, Tensor]:
+        """The layers, and of each modality's adaptor what is not its catalog's own."""
+        parts = enumerate(self._tables())
+        adaptors = {
+            f"{_ADAPTORS}{m}.{name}": t for m, part in parts for name, t in part.to_transfer().items()
+        }
+        return {**self._layers(), **adaptors}
+
+    def transfer_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """Start from the tensors of `to_transfer`.
+
+        Raises:
+            RuntimeError: they are not those of a model of these sizes over such adaptors, as many.
+        """
+        parts = _of_adaptors(tensors)
+        if len(parts) != len(self.adaptors):
+            raise RuntimeError(f"{len(parts)} modalities in place of {len(self.adaptors)}")
+        for adaptor, part in zip(self._tables(), parts, strict=True):
+            adaptor.transfer_from(part)
+        layers = {name: t for name, t in tensors.items() if not name.startswith(_ADAPTORS)}
+        own = {name: t for name, t in self.state_dict().items() if name.startswith(_MADE)}
+        self.load_state_dict({**own, **layers})
+
+    def _tables(self) -> list[ItemTable]:
+        return [adaptor for adaptor in self.adaptors if isinstance(adaptor, ItemTable)]
+
+    def _layers(self) -> dict[str, Tensor]:
+        return {name: t for name, t in super().to_store().items() if not name.startswith(_MADE)}
 
     @classmethod
     def stored(cls, config: RecommenderConfig, tensors: Mapping[str, Tensor]) -> MissRec:
@@ -239,7 +281,7 @@ class MissRec(Recommender):
         model = cls(config, tables, ids)
         model.interests, model.members, model.found_in = interests, members, blocks
         missing, unexpected = model.load_state_dict(layers, strict=False)
-        wrong = [*unexpected, *(name for name in missing if not name.startswith(("adaptors.", "ids.")))]
+        wrong = [*unexpected, *(name for name in missing if not name.startswith(_MADE))]
         if wrong:
             raise RuntimeError(f"other layers: {', '.join(wrong)}")
         return model
@@ -311,10 +353,13 @@ class MissRec(Recommender):
         return found, _beyond(lengths, found.shape[1])
 
 
-def build(config: RecommenderConfig, items: Items) -> MissRec:
+def build(config: RecommenderConfig, items: Items, scalings: Sequence[Scaling] = ()) -> MissRec:
     """MISSRec for items, each of their modalities through the table that the configuration names.
 
     A modality that fewer than two items have is left out.
+
+    Args:
+        scalings: of each modality's vectors; default: those fitted to them.
 
     Raises:
         UsageError: none is left, or see `MissRec`.
@@ -322,8 +367,31 @@ def build(config: RecommenderConfig, items: Items) -> MissRec:
     had = [vectors for vectors in items.modalities() if vectors.any(1).sum() > 1]
     if not had:
         raise UsageError("The item vectors are all zeros.", "Encode again, or give others: --vectors REF.")
-    adaptors = [Adaptor(config, Items(items.counts, vectors)) for vectors in had]
+    pairs = zip_longest(had, scalings[: len(had)])
+    adaptors = [Adaptor(config, Items(items.counts, vectors, scaling=scaling)) for vectors, scaling in pairs]
     return MissRec(config, adaptors, TrainedIds(items, config) if config.table.endswith(PLUS_IDS) else None)
+
+
+def transfer(config: RecommenderConfig, items: Items, tensors: Mapping[str, Tensor]) -> MissRec:
+    """A new model that starts from one of another catalog, whose scalings its vectors get.
+
+    Raises:
+        UsageError: see `build`.
+        RuntimeError: see `MissRec.transfer_from`.
+    """
+    model = build(config, items, [transferred_scaling(part) for part in _of_adaptors(tensors)])
+    model.transfer_from(tensors)
+    return model
+
+
+def _of_adaptors(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Of the tensors of `MissRec.to_transfer` those of each adaptor, as it names them."""
+    parts = defaultdict[int, dict[str, Tensor]](dict)
+    for name, tensor in tensors.items():
+        if name.startswith(_ADAPTORS):
+            number, _, own = name.removeprefix(_ADAPTORS).partition(".")
+            parts[int(number)][own] = tensor
+    return [parts[number] for number in sorted(parts)]
 
 
 def beginnings(

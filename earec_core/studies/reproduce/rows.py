@@ -19,6 +19,7 @@ from earec_core.aligned.build import context, new_model
 from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.readouts import get_readout
 from earec_core.aligned.stored import check_base
+from earec_core.aligned.words import ItemWords
 from earec_core.artifacts import (
     AdapterManifest,
     CompositeManifest,
@@ -38,9 +39,11 @@ from earec_core.config import RecommenderConfig, RunConfig, RunSettings
 from earec_core.encode import encode, encode_words, plan_words
 from earec_core.encode import plan as plan_encoding
 from earec_core.errors import IntegrityError
+from earec_core.llm import store
 from earec_core.llm.backbone import Backbone
 from earec_core.metrics.ranking import Metrics
 from earec_core.modality import Modality, create
+from earec_core.modality.sentences import encoder_folder
 from earec_core.recommend.models import get_recommender
 from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.stage import evaluate_registered, train_registered
@@ -333,10 +336,25 @@ class RowMaker:
         if modalities not in self._worded:
             config = self.config.model_copy(update={"modalities": self._settings})
             name = self._words_name(modalities)
-            self._worded[modalities] = encode_words(
-                self.workspace, self.catalog, self.encoder, config, names=modalities, name=name
-            ).id
+            stored = self._stored(name, VectorsManifest)
+            if stored is not None and self._says_the_same(stored.manifest, modalities):
+                self._worded[modalities] = stored.id
+            else:
+                self._worded[modalities] = encode_words(
+                    self.workspace, self.catalog, self.encoder, config, names=modalities, name=name
+                ).id
         return self._worded[modalities]
+
+    def _says_the_same(self, stored: VectorsManifest, modalities: Sequence[str]) -> bool:
+        """Whether vectors are of these modalities' words by this encoder."""
+        words = ItemWords.open(self.workspace, self.catalog, modalities, self._settings)
+        base = store.info(self.encoder, encoder_folder(self.encoder, self.workspace), self.workspace)
+        return (
+            stored.base is not None
+            and stored.base.model_copy(update={"id": base.id}) == base
+            and stored.modalities == words.resolved()
+            and stored.data.digest == self.catalog.digest
+        )
 
     def _features(self, modality: str) -> str:
         """Each item's mean over what the modality's own encoder gives; zeros where it lacks the modality."""
