@@ -237,19 +237,66 @@ def compare(
 @command.command()
 @click.argument("model")
 @options.data_option
-@click.option("--user", required=True, help="A user's id in the source data.")
+@click.option("--user", help="A user's id in the source data.")
+@options.names_option("--history", metavar="ITEM,...", help="Items by their ids, the latest last.")
+@click.option("--users", type=options.PathType, help="A text file of users' ids, one a line.")
+@click.option("--all-users", is_flag=True, help="Every user of the dataset.")
 @click.option("-k", "k", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--include-seen", is_flag=True, help="Items of the user's history may come back.")
+@click.option("--out", "target", type=options.PathType, help="Of many users: a directory of Parquet files.")
 @options.registry_option
 @options.json_option
 def topk(
-    model: str, data: Path, user: str, k: int, include_seen: bool, registry: Path, as_json: bool
+    model: str,
+    data: Path,
+    user: str | None,
+    history: list[str] | None,
+    users: Path | None,
+    all_users: bool,
+    k: int,
+    include_seen: bool,
+    target: Path | None,
+    registry: Path,
+    as_json: bool,
 ) -> None:
-    """The K best next items of MODEL for a user."""
-    from earec_core.catalog import Catalog
-    from earec_core.recommend.stage import recommend_to
+    """The K best next items of MODEL for a user, for a history typed in, or for many users.
 
-    rows = recommend_to(
-        options.open_registry(registry), model, Catalog.open(data), user, k, exclude_seen=not include_seen
-    )
-    out.table(rows, ["rank", "item_id", "title", "score"], as_json)
+    Of many users they go to a directory of Parquet files (user_id, rank, item_id, score), some thousand users each;
+    a killed run goes on with the same command. Prints the directory then.
+    """
+    from earec_core.catalog import Catalog
+    from earec_core.recommend import serving
+    from earec_core.recommend.stage import open_retriever
+
+    if sum((user is not None, history is not None, users is not None, all_users)) != 1:
+        raise UsageError(
+            "Exactly one of --user, --history, --users and --all-users is needed.", "Say for whom."
+        )
+    many = users is not None or all_users
+    if many != (target is not None):
+        raise UsageError(
+            "--out belongs to --users and --all-users.", "Give all of them or none: --all-users --out DIR."
+        )
+    stored, catalog = options.open_registry(registry), Catalog.open(data)
+    retriever = open_retriever(stored, model, catalog)
+    if target is None:
+        if user is not None:
+            rows = serving.history_of(catalog, user)
+        else:
+            rows = serving.history_from(catalog, history or [])
+        (ranking,) = retriever.recommend([rows], k, exclude_seen=not include_seen)
+        out.table(serving.shown(catalog, ranking), ["rank", "item_id", "title", "score"], as_json)
+        return
+    ids = None if users is None else list(serving.lines_of(users))
+    with out.progress("topk") as progress:
+        count = serving.recommend_to_many(
+            retriever,
+            catalog,
+            ids,
+            k,
+            target,
+            model=stored.resolve(model),
+            exclude_seen=not include_seen,
+            progress=progress,
+        )
+    out.result(str(target), {"out": str(target), "users": count}, as_json)

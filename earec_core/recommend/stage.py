@@ -9,7 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.numpy import save_file
 
@@ -222,27 +221,3 @@ def evaluate_registered(
     """
     trained = TrainedRecommender.load(_folder(registry, reference, catalog))
     return evaluate(trained.model, catalog.leave_one_out(), part, exclude_seen=exclude_seen, top=top)
-
-
-def recommend_to(
-    registry: Registry, reference: str, catalog: Catalog, user: str, k: int, *, exclude_seen: bool = True
-) -> list[dict[str, Any]]:
-    """The k best next items for a user, after their whole history.
-
-    Raises:
-        UsageError: the catalog has no such user.
-    """
-    retriever = open_retriever(registry, reference, catalog)
-    sequences = catalog.sequences()
-    matching = np.flatnonzero(sequences.users == user)
-    if not len(matching):
-        raise UsageError(
-            f"The catalog {catalog.name!r} has no user {user!r}.", "Give an id of the source data."
-        )
-    history = torch.from_numpy(sequences.of(int(matching[0])).copy())
-    (ranking,) = retriever.recommend([history], k, exclude_seen=exclude_seen)
-    items = [catalog.item(row) for row in ranking.rows.tolist()]
-    return [
-        {"rank": rank, "item_id": item.id, "title": item.title, "score": score}
-        for rank, (item, score) in enumerate(zip(items, ranking.scores.tolist(), strict=True), start=1)
-    ]
