@@ -142,6 +142,8 @@ class Trainer:
                 f"Process {self.processes.rank} goes on at step {state.step}, the first process at another.",
                 "Let all processes see the same EAREC_HOME.",
             )
+        if restored is not None:
+            show(state.step, self.steps, "done before, going on")
         own = self.engine.record.model_dump()
         if state.engines[-1:] != [own]:
             state.engines.append(own)

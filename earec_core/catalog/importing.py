@@ -19,6 +19,7 @@ import polars as pl
 import earec_core
 from earec_core.catalog import formats
 from earec_core.catalog.dataset import FORMAT, VERSION, Catalog, content_digest
+from earec_core.catalog.formats.columns import named
 from earec_core.catalog.formats.files import left_out, reason, several
 from earec_core.catalog.interactions import Interactions, filtered
 from earec_core.catalog.items import cleaned
@@ -86,9 +87,17 @@ def import_dataset(
         "columns": dict(columns or {}),
         "allow_outside": allow_outside,
     }
+    offered = read.items.rows.select(named(read.items.rows, "item_id")).unique()
     files = {"read": [file.name for file in read.files], "left": left_out(source, read.files)}
     tables = {"items": items, "interactions": interactions, "relations": related}
-    about = {"name": _slug(name or out.name), "source": source.name, "options": options, "files": files}
+    about = {
+        "name": _slug(name or out.name),
+        "source": source.name,
+        "options": options,
+        "files": files,
+        "removed": left.removed,
+        "unused_items": offered.join(items, on="item_id", how="anti").height,
+    }
     return write_dataset(tables, out, read.base, about, replace=force)
 
 
@@ -158,7 +167,7 @@ def write_dataset(
     Args:
         tables: `items`, `interactions`, `relations`.
         base: the folder that files are named from.
-        about: `name`, `source`, `options`, `files` of the manifest.
+        about: `name`, `source`, `options`, `files` and whatever else the manifest has.
         replace: put it in the place of what is there.
 
     Raises:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -25,6 +27,7 @@ class Interactions:
         user_ids, item_ids: those that occur, by first occurrence.
         users, items: where each interaction's are in them.
         times: seconds.
+        removed: how many were left out, by the rule that did it.
     """
 
     user_ids: pl.Series
@@ -32,6 +35,7 @@ class Interactions:
     users: Int[np.ndarray, " n"]
     items: Int[np.ndarray, " n"]
     times: Float[np.ndarray, " n"]
+    removed: Mapping[str, int]
 
     def __len__(self) -> int:
         return len(self.times)
@@ -61,7 +65,9 @@ def filtered(source: Table, *, core: int, min_rating: float | None, max_len: int
     have = source.rows.columns
     ids = [named(source.rows, column) for column in ("user_id", "item_id")]
     table = source.rows.select(*ids, *(name for name in ("timestamp", "rating") if name in have))
+    left = {"read": table.height}
     table = table.with_row_index(_ROW).drop_nulls(["user_id", "item_id"])
+    left["without an id"] = table.height
     if min_rating is not None:
         if "rating" not in have:
             raise DataError(
@@ -69,11 +75,19 @@ def filtered(source: Table, *, core: int, min_rating: float | None, max_len: int
                 "Leave out --min-rating, or say which column it is: --column rating=SOURCE",
             )
         table = table.filter(_ratings(table, source) >= min_rating)
+        left[f"not rated {min_rating:g} or higher"] = table.height
     table = _timed(table, source)
-    coded = _Coded.of(table).once_each().core(core).by_user()
+    coded = _Coded.of(table).once_each()
+    left["repeated"] = len(coded.rows)
+    coded = coded.core(core).by_user()
+    left[f"by the {core}-core"] = len(coded.rows)
     if max_len is not None:
         coded = coded.recent(max_len)
-    return coded.named(table)
+        left[f"older than a user's last {max_len}"] = len(coded.rows)
+    removed = {
+        rule: before - after for (_, before), (rule, after) in pairwise(left.items()) if before > after
+    }
+    return coded.named(table, removed)
 
 
 @dataclass(frozen=True)
@@ -145,7 +159,7 @@ class _Coded:
         starts, lengths = self._runs()
         return self._only(np.repeat(starts + lengths, lengths) - np.arange(len(self.rows)) <= most)
 
-    def named(self, table: pl.DataFrame) -> Interactions:
+    def named(self, table: pl.DataFrame, removed: Mapping[str, int]) -> Interactions:
         """With their ids, from the table that they come from."""
         starts, lengths = self._runs()
         number, first = _first_of_each(self.items)
@@ -155,6 +169,7 @@ class _Coded:
             np.repeat(np.arange(len(starts)), lengths),
             number,
             self.times,
+            removed,
         )
 
     def _runs(self) -> tuple[Int[np.ndarray, " u"], Int[np.ndarray, " u"]]:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from earec_core.cli.options import PathType, Session, config_options, json_option, session_options
+from earec_core.cli.options import (
+    PathType,
+    Session,
+    config_options,
+    follow_up,
+    json_option,
+    session_options,
+)
 from earec_core.cli.output import out
 from earec_core.config import RunConfig
 from earec_core.errors import UsageError
@@ -99,6 +106,9 @@ def command(
     if not as_json:
         for metric, value in sorted(aligned.metrics.items()):
             out.note(f"{metric}: {value:.4f}")
+    if not several:
+        shared = ("--registry", "--backbone", "--config", "--set", "--preset")
+        follow_up("explain", aligned.name, "--data", str(data[0]), along=shared)
     out.result(aligned.id, _facts(aligned), as_json)
     return None
 

@@ -59,6 +59,9 @@ def import_(source: Path, target: Path, as_json: bool, **settings: Any) -> None:
     for done, names in (("Read", manifest["files"]["read"]), ("Left out", manifest["files"]["left"])):
         if names:
             out.note(f"{done} {several(names)}.")
+    removed = ", ".join(f"{count:,} {rule}" for rule, count in manifest["removed"].items())
+    if removed:
+        out.note(f"Interactions removed: {removed}. Items without one left: {manifest['unused_items']:,}.")
     _show(manifest, as_json)
 
 

@@ -103,6 +103,8 @@ def command(
             vectors = encode(
                 workspace, catalog, model, config, names=modalities, name=name, engine=engine, workers=workers
             )
+    named = name or f"vectors/{catalog.name}"
+    options.follow_up("recommend", "train", "--vectors", named, "--data", str(data))
     manifest = vectors.manifest
     facts = {"id": vectors.id, "shapes": manifest.shapes.model_dump(), "coverage": manifest.coverage}
     out.result(vectors.id, facts, as_json)

@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,21 @@ OutFile = _OutFile()
 def typed() -> str:
     """The command that runs, as it is typed into a shell."""
     return shlex.join(["earec", *click.get_current_context().meta["earec.arguments"]])
+
+
+def follow_up(*argv: str, along: Sequence[str] = ("--registry",)) -> None:
+    """Say the command to type next.
+
+    Args:
+        argv: its arguments, and those typed for this one's options `along` that it has, too.
+    """
+    given, carried = click.get_current_context().meta["earec.arguments"], list[str]()
+    for place, token in enumerate(given):
+        if token in along:
+            carried += given[place : place + 2]
+        elif token.partition("=")[0] in along:
+            carried.append(token)
+    out.note(f"Next: {shlex.join(['earec', *argv, *carried])}")
 
 
 def pairs(values: tuple[str, ...], option: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -12,6 +12,9 @@ from earec_core.cli import options
 from earec_core.cli.output import out
 from earec_core.config import RunConfig
 from earec_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from earec_core.recommend import TrainedRecommender
 
 _SLICES = ["all", "unseen", "cold", "warm", "short", "long"]
 
@@ -71,9 +74,26 @@ def train(
             settings=config.modalities,
         )
     if not as_json:
+        _tell_end(recommender.training.recommender)
         for metric, value in recommender.training.metrics.get("test", {}).items():
             out.note(f"test {metric}: {value:.4f}")
+        out.note(
+            "Items of a user's history were among those ranked; `evaluate --exclude-seen` leaves them out."
+        )
+    options.follow_up("recommend", "evaluate", recommender.name, "--data", str(data), "--slices")
     out.result(recommender.id, recommender.as_json(), as_json)
+
+
+def _tell_end(trained: TrainedRecommender) -> None:
+    """Say where a training ended, and why."""
+    config, epochs = trained.model.config, len(trained.history)
+    if not epochs:
+        return
+    if epochs < config.epochs:
+        why = f"since none of the last {epochs - trained.best_epoch} had a better validation NDCG@10"
+    else:
+        why = "which is recommender.epochs"
+    out.note(f"Ended after epoch {epochs}, {why}; kept is epoch {trained.best_epoch}.")
 
 
 @command.command()

@@ -23,6 +23,7 @@ from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.stored import adapter_of, open_model, stored_model
 from earec_core.artifacts import ItemVectors
 from earec_core.catalog import Catalog, import_dataset
+from earec_core.cli import run
 from earec_core.config import BackboneConfig, EncodeConfig, RunConfig, resolve
 from earec_core.encode import encode, item_vectors
 from earec_core.errors import EarecError, UsageError
@@ -122,7 +123,10 @@ def test_no_seed_trains_on_what_is_held_out(
 
 
 def test_a_killed_alignment_resumes_to_the_same_adapter(
-    in_home: Pipeline, monkeypatch: pytest.MonkeyPatch, out_json: OutJson
+    in_home: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    out_json: OutJson,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     settings = in_home.settings(run__seed=5, lora__dropout=0.2, align__batch_size=4)
     argv = ["align", "--modality", "text", "--data", str(in_home.data), *settings, "--json"]
@@ -141,8 +145,13 @@ def test_a_killed_alignment_resumes_to_the_same_adapter(
     monkeypatch.setattr(training.Trainer, "_step", killed)
     assert in_home.run(*argv, "--name", "resumed") == 130
     monkeypatch.setattr(training.Trainer, "_step", step)
+    capsys.readouterr()
     assert in_home.run(*argv, "--name", "resumed") == 0
-    assert out_json()["id"] == whole["id"]
+    said = capsys.readouterr()
+    assert json.loads(said.out)["id"] == whole["id"]
+    # Three steps were done, and every second one is kept.
+    assert "align text: 2/" in said.err
+    assert "done before, going on" in said.err
 
 
 def test_the_loss_is_eq_3_computed_by_hand(in_home: Pipeline) -> None:
@@ -295,6 +304,29 @@ def test_encode_recommend_and_topk(in_home: Pipeline, out_json: OutJson) -> None
     seen = set(Catalog.open(in_home.data).interactions.filter(pl.col("user_id") == "u1")["item"])
     rows = {item.id: item.index for item in Catalog.open(in_home.data).all_items()}
     assert not {rows[row["item_id"]] for row in best} & seen
+
+
+def test_every_command_names_the_next_which_works_as_typed(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def following() -> list[str]:
+        said = capsys.readouterr().err
+        return shlex.split(next(line for line in said.splitlines() if line.startswith("Next: ")))[2:]
+
+    data = ["--data", str(in_home.data)]
+    capsys.readouterr()
+    assert in_home.run("align", "--modality", "text", *data, *in_home.settings()) == 0
+    explain = following()
+    assert explain[:2] == ["explain", "text/things"]
+    assert run(explain) == 0
+    encode = ["encode", "composite", *data, "--backbone", str(in_home.llm), "--name", "vectors/followed"]
+    assert in_home.run(*encode) == 0
+    train = following()
+    assert train[:4] == ["recommend", "train", "--vectors", "vectors/followed"]
+    assert run([*train, "--set", "recommender.epochs=1", "--name", "recommender/followed"]) == 0
+    evaluate = following()
+    assert evaluate[:3] == ["recommend", "evaluate", "recommender/followed"]
+    assert run(evaluate) == 0
 
 
 def test_un_aligned_vectors_need_named_modalities(in_home: Pipeline, out_json: OutJson) -> None:

@@ -64,6 +64,25 @@ def read_back(sequences: Sequences, ids: Sequence[str]) -> dict[str, list[str]]:
     return {user: [ids[i] for i in sequences.of(n)] for n, user in enumerate(sequences.users)}
 
 
+def test_an_import_says_what_each_rule_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    lines = ["user_id,item_id,timestamp,rating", "1,1,2,5", "1,2,3,5", "2,1,3,5", "2,2,4,5"]
+    lines += ["1,2,9,5", "2,2,9,5", "1,1,2,5", "1,9,9,1", ",1,3,5", "3,1,1,5"]
+    (source / "interactions.csv").write_text("\n".join(lines))
+    items = [json.dumps({"item_id": item, "title": item}) for item in ("1", "2", "9")]
+    (source / "items.jsonl").write_text("\n".join(items))
+    argv = ["--out", str(tmp_path / "data"), "--core", "2", "--min-rating", "2", "--max-len", "3"]
+    argv += ["--relations", "none"]
+    assert run(["data", "import", str(source), *argv]) == 0
+    removed = "1 without an id, 1 not rated 2 or higher, 1 repeated, 1 by the 2-core"
+    said = f"Interactions removed: {removed}. Items without one left: 1."
+    assert said in capsys.readouterr().err
+    catalog = Catalog.open(tmp_path / "data")
+    assert sum(catalog.manifest["removed"].values()) + len(catalog.interactions) == len(lines) - 1
+    assert catalog.manifest["unused_items"] == 1
+
+
 @given(uses=USES, core=st.integers(1, 4))
 def test_k_core_equals_removing_one_row_at_a_time(uses: list[tuple[int, int]], core: int) -> None:
     left = list(enumerate(uses))
