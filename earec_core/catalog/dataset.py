@@ -19,7 +19,7 @@ from polars.datatypes import DataTypeClass
 from earec_core.catalog import splits
 from earec_core.catalog.formats.files import check_regular, reason
 from earec_core.catalog.splits import FROM, JOINED, LeaveOneOut, Sequences, Split
-from earec_core.errors import DataError
+from earec_core.errors import DataError, UsageError
 from earec_core.files import sha256
 from earec_core.types import Item
 
@@ -137,6 +137,23 @@ class Catalog:
         found = self._read("items", lambda scan: scan.with_row_index(_ROW).filter(among))
         items = dict(zip(wanted, self._made(wanted.to_list(), found.drop(_ROW)), strict=True))
         return [items[row] for row in rows]
+
+    def rows_of(self, ids: Sequence[str]) -> list[int]:
+        """The rows of items by their ids, in this order.
+
+        Raises:
+            UsageError: there is no such item.
+        """
+        wanted, start = set(ids), 0
+        rows = dict[str, int]()
+        for some in self.ids():
+            rows |= {id_: start + place for place, id_ in enumerate(some) if id_ in wanted}
+            start += len(some)
+        if missing := [id_ for id_ in ids if id_ not in rows]:
+            raise UsageError(
+                f"The catalog {self.name!r} has no item {missing[0]!r}.", "Give ids of the source data."
+            )
+        return [rows[id_] for id_ in ids]
 
     def ids(self) -> Iterator[list[str]]:
         """Every item's id, by row, some thousands at a time."""

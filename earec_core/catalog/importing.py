@@ -87,17 +87,9 @@ def import_dataset(
         "columns": dict(columns or {}),
         "allow_outside": allow_outside,
     }
-    offered = read.items.rows.select(named(read.items.rows, "item_id")).unique()
-    files = {"read": [file.name for file in read.files], "left": left_out(source, read.files)}
     tables = {"items": items, "interactions": interactions, "relations": related}
-    about = {
-        "name": _slug(name or out.name),
-        "source": source.name,
-        "options": options,
-        "files": files,
-        "removed": left.removed,
-        "unused_items": offered.join(items, on="item_id", how="anti").height,
-    }
+    about = {"name": _slug(name or out.name), "source": source.name, "options": options}
+    about |= _used(source, read, items, left)
     return write_dataset(tables, out, read.base, about, replace=force)
 
 
@@ -127,6 +119,16 @@ def _check_left(source: formats.Source, items: pl.DataFrame, left: Interactions,
             f"No item of {source.base} has a title; columns: {several(items.columns)}.",
             "Say which column it is: --column title=SOURCE",
         )
+
+
+def _used(source: Path, read: formats.Source, items: pl.DataFrame, left: Interactions) -> dict[str, Any]:
+    """What of the source went into the catalog, and how much did not."""
+    offered = read.items.rows.select(named(read.items.rows, "item_id")).unique()
+    return {
+        "files": {"read": [file.name for file in read.files], "left": left_out(source, read.files)},
+        "removed": left.removed,
+        "unused_items": offered.join(items, on="item_id", how="anti").height,
+    }
 
 
 def _counts(items: pl.DataFrame, interactions: pl.DataFrame, relations: pl.DataFrame) -> dict[str, Any]:

@@ -300,11 +300,8 @@ def topk(
     stored, catalog = options.open_registry(registry), Catalog.open(data)
     retriever = open_retriever(stored, model, catalog)
     if target is None:
-        if user is not None:
-            rows = serving.history_of(catalog, user)
-        else:
-            rows = serving.history_from(catalog, history or [])
-        (ranking,) = retriever.recommend([rows], k, exclude_seen=not include_seen)
+        known = serving.history(catalog, user=user, items=history)
+        (ranking,) = retriever.recommend([known], k, exclude_seen=not include_seen)
         out.table(serving.shown(catalog, ranking), ["rank", "item_id", "title", "score"], as_json)
         return
     ids = None if users is None else list(serving.lines_of(users))

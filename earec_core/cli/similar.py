@@ -28,11 +28,10 @@ def command(
     """
     from earec_core.artifacts import ItemVectors
     from earec_core.catalog import Catalog
-    from earec_core.recommend.serving import history_from
     from earec_core.recommend.similar import similar
 
     catalog = Catalog.open(data)
-    row = int(history_from(catalog, [item])[0])
+    (row,) = catalog.rows_of([item])
     opened = ItemVectors.open(options.open_registry(registry), vectors or f"vectors/{catalog.name}", catalog)
     found = similar(opened, row, k, config.recommender)
     items = catalog.items_at([place for place, _ in found])

@@ -60,26 +60,32 @@ def explain(
     *,
     split: Split = "test",
     max_items: int | None = None,
+    items: Sequence[str] = (),
     names: Sequence[str] | None = None,
     variants: Sequence[str] = VARIANTS,
     backbone: Backbone | None = None,
 ) -> Explanation:
-    """Generate and score the anchors of a split's items.
+    """Generate and score the anchors of a split's items, or of certain ones.
 
     Args:
         model: an adapter or composite.
         split: `train`, `valid`, `test` or `all`, by item.
         max_items: a random part of the split; default: all of it.
+        items: ids of items in place of a split.
         names: modalities; default: all of the model's.
         backbone: one already loaded, without adapter.
 
     Raises:
-        DataError: no item of the split has an anchor.
+        DataError: no item of the split, or one of those named, has an anchor.
+        UsageError: the catalog has no such item.
     """
     stored = open_model(workspace.registry, model)
     backbone = backbone or Backbone.load(config.backbone, workspace)
     aligned = stored_model(workspace, catalog, backbone, stored, names=names, overrides=config.modalities)
-    anchors = _anchors(aligned, catalog, split, max_items, config.run.seed)
+    if items:
+        anchors = _named(aligned, catalog, items)
+    else:
+        anchors = _anchors(aligned, catalog, split, max_items, config.run.seed)
     beside = {"model": stored.id, "rows": list(anchors), "variants": list(variants)}
     run = model_run(workspace, "explain", catalog, aligned, config, beside).start()
     sources = [*aligned.inputs, ALL] if len(aligned.inputs) > 1 else list(aligned.inputs)
@@ -119,6 +125,17 @@ def _anchors(
         )
     having = list(anchors)
     return {having[i]: anchors[having[i]] for i in random_part(len(having), max_items, seed)}
+
+
+def _named(model: AlignedModel, catalog: Catalog, items: Sequence[str]) -> dict[int, str]:
+    """The anchors of items by their ids, by row."""
+    anchors: dict[int, str] = {}
+    for id_, row in zip(items, catalog.rows_of(items), strict=True):
+        anchor = model.prompts.anchor(row)
+        if anchor is None:
+            raise DataError(f"The item {id_!r} has no anchor to compare with.", "Name another.")
+        anchors[row] = anchor
+    return anchors
 
 
 def _generate(

@@ -25,29 +25,16 @@ from earec_core.recommend.retriever import Ranking, Retriever
 _PART, _ABOUT = 4096, "recommendations.json"
 
 
-def history_of(catalog: Catalog, user: str) -> Int[Tensor, " _"]:
-    """Item rows of a user's whole history.
+def history(catalog: Catalog, *, user: str | None, items: Sequence[str] | None) -> Int[Tensor, " _"]:
+    """Item rows of a user's whole history, or of items by their ids, the latest last.
 
     Raises:
-        UsageError: the catalog has no such user.
+        UsageError: the catalog has no such user or item.
     """
+    if user is None:
+        return torch.tensor(catalog.rows_of(items or []), dtype=torch.long)
     sequences = catalog.sequences()
     return torch.from_numpy(sequences.of(_rows_of(catalog, sequences, [user])[0]).copy())
-
-
-def history_from(catalog: Catalog, items: Sequence[str]) -> Int[Tensor, " _"]:
-    """Item rows of items by their ids, in this order.
-
-    Raises:
-        UsageError: the catalog lacks one.
-    """
-    wanted = set(items)
-    rows = {id_: row for row, id_ in enumerate(catalog.items["item_id"].to_list()) if id_ in wanted}
-    if missing := [id_ for id_ in items if id_ not in rows]:
-        raise UsageError(
-            f"The catalog {catalog.name!r} has no item {missing[0]!r}.", "Give ids of the source data."
-        )
-    return torch.tensor([rows[id_] for id_ in items], dtype=torch.long)
 
 
 def shown(catalog: Catalog, ranking: Ranking) -> list[dict[str, Any]]:

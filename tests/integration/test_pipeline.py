@@ -306,6 +306,29 @@ def test_encode_recommend_and_topk(in_home: Pipeline, out_json: OutJson) -> None
     assert not {rows[row["item_id"]] for row in best} & seen
 
 
+def test_items_that_are_named_are_explained_as_in_a_whole_split(
+    in_home: Pipeline, out_json: OutJson, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--data", str(in_home.data), *in_home.settings()]
+    assert in_home.run("explain", "composite", *common, "--split", "all", "--out", str(tmp_path / "t")) == 0
+    whole = pl.read_parquet(tmp_path / "t").filter(pl.col("variant") != "shuffled")
+    capsys.readouterr()
+    assert in_home.run("explain", "composite", "i13", "i2", *common, "--json") == 0
+    said = out_json()
+    assert list(dict.fromkeys(row["item_id"] for row in said)) == ["i13", "i2"]
+    # i13 has no description to read.
+    assert {(row["item_id"], row["source"]) for row in said} == {
+        *((item, source) for item in ("i13", "i2") for source in ("behavior", "all")),
+        ("i2", "text"),
+    }
+    order = ["item_id", "source", "variant"]
+    mine = pl.DataFrame(said).select(whole.columns).sort(order)
+    assert mine.equals(whole.filter(pl.col("item_id").is_in(["i2", "i13"])).sort(order))
+    assert in_home.run("explain", "composite", "i2", "gone", *common) == 2
+    assert "no item 'gone'" in capsys.readouterr().err
+    assert in_home.run("explain", "composite", "i2", "--items", "3", *common) == 2
+
+
 def test_every_command_names_the_next_which_works_as_typed(
     in_home: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -116,9 +116,7 @@ def reproduce(
     worth = {metric: _worth(measured, metric) for metric in METRICS}
     gains = worth["ndcg@10"]
     versus = statistics.versus(gains, reference)
-    valid = {
-        name: float(np.mean([maker.valid(r) for r in made["recommenders"]])) for name, made in ids.items()
-    }
+    valid = {name: float(np.mean([*map(maker.valid, made["recommenders"])])) for name, made in ids.items()}
     results = tuple(
         Result(
             row,
