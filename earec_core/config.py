@@ -353,7 +353,7 @@ MOVED: Mapping[str, str] = {"align.seed": "run.seed"}
 
 
 def resolve(
-    preset: str = "recommended", file: Path | None = None, flags: Mapping[str, Any] | None = None
+    preset: str = "recommended", file: str | Path | None = None, flags: Mapping[str, Any] | None = None
 ) -> RunConfig:
     """The configuration of a run.
 
@@ -370,7 +370,7 @@ def resolve(
         raise UsageError(f"There is no preset {preset!r}.", f"Choose one of: {', '.join(PRESETS)}.")
     merged: dict[str, Any] = {}
     _merge(merged, PRESETS[preset])
-    layers = [(_read_toml(file), str(file))] if file is not None else []
+    layers = [(_read_toml(Path(file)), str(file))] if file is not None else []
     for key, value in os.environ.items():
         if key.startswith("EAREC_") and "__" in key:
             layers.append((_nest(key.removeprefix("EAREC_").lower().split("__"), value), "the environment"))

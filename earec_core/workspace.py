@@ -94,8 +94,8 @@ class Workspace:
     @classmethod
     def open(
         cls,
-        home: Path | None = None,
-        registry: Path | None = None,
+        home: str | Path | None = None,
+        registry: str | Path | None = None,
         *,
         reporter: Reporter | None = None,
         watch: Callable[[], Observers] = Observers,
@@ -107,6 +107,7 @@ class Workspace:
             registry: default: `EAREC_REGISTRY`, else `registry` under the home.
             watch: see the class; what the registry stores fires `earec_registered`.
         """
+        home, registry = (None if path is None else Path(path) for path in (home, registry))
         root = registry or (home / "registry" if home else default_registry())
         observers = cache(watch)
         opened = Registry.open(root, added=lambda **event: observers().fire("earec_registered", **event))

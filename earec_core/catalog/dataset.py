@@ -45,12 +45,13 @@ class Catalog:
     files: Mapping[str, tuple[int, ...]] = field(repr=False)
 
     @classmethod
-    def open(cls, path: Path) -> Catalog:
+    def open(cls, path: str | Path) -> Catalog:
         """Open a dataset directory.
 
         Raises:
             DataError: it is not there, is of another version, or a table is not what was imported.
         """
+        path = Path(path)
         manifest = read_manifest(path)
         digests, files = manifest["digests"], {}
         for name in TABLES:

@@ -32,8 +32,8 @@ _REST = 3600
 
 
 def import_dataset(
-    source: Path,
-    out: Path,
+    source: str | Path,
+    out: str | Path,
     *,
     format: str = "auto",  # noqa: A002 - the option's name
     columns: Mapping[str, str] | None = None,
@@ -65,6 +65,7 @@ def import_dataset(
         DataError: see `formats`; also nothing left after filtering, no title at all, `out` in the way.
         OSError: the disk is full; `out` is as it was.
     """
+    source, out = Path(source), Path(out)
     check_out(out, force)
     if not source.is_dir():
         raise DataError(f"{source} is no folder.", "Give the folder that holds the source's files.")
@@ -88,8 +89,7 @@ def import_dataset(
         "allow_outside": allow_outside,
     }
     tables = {"items": items, "interactions": interactions, "relations": related}
-    about = {"name": _slug(name or out.name), "source": source.name, "options": options}
-    about |= _used(source, read, items, left)
+    about = {"name": _slug(name or out.name), "options": options, **_used(source, read, items, left)}
     return write_dataset(tables, out, read.base, about, replace=force)
 
 
@@ -125,6 +125,7 @@ def _used(source: Path, read: formats.Source, items: pl.DataFrame, left: Interac
     """What of the source went into the catalog, and how much did not."""
     offered = read.items.rows.select(named(read.items.rows, "item_id")).unique()
     return {
+        "source": source.name,
         "files": {"read": [file.name for file in read.files], "left": left_out(source, read.files)},
         "removed": left.removed,
         "unused_items": offered.join(items, on="item_id", how="anti").height,

@@ -25,7 +25,9 @@ from earec_core.recommend.retriever import Ranking, Retriever
 _PART, _ABOUT = 4096, "recommendations.json"
 
 
-def history(catalog: Catalog, *, user: str | None, items: Sequence[str] | None) -> Int[Tensor, " _"]:
+def history(
+    catalog: Catalog, *, user: str | None = None, items: Sequence[str] | None = None
+) -> Int[Tensor, " _"]:
     """Item rows of a user's whole history, or of items by their ids, the latest last.
 
     Raises:
