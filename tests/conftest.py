@@ -9,6 +9,11 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes is the machine's affair.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SHARED = (Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
 CASES = SHARED.parent / "cases"

@@ -156,7 +156,7 @@ def test_sequences_are_each_users_items_in_time_order(tmp_path: Path) -> None:
     assert read_back(catalog.sequences(), ids) == histories(rows)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(times=st.lists(st.integers(0, 2), min_size=5, max_size=30))
 def test_equal_timestamps_keep_the_order_of_the_file(
     tmp_path_factory: pytest.TempPathFactory, times: list[int]

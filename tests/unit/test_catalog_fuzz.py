@@ -19,7 +19,7 @@ from earec_core.catalog import Catalog, import_dataset
 from earec_core.errors import DataError
 
 Files = Mapping[str, bytes]
-FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=40, suppress_health_check=list(HealthCheck))
 
 CSV_ITEMS = b'item_id,title,price\n1,"A, ""x""",1.5\n2,B,\n3,C 12" x,3\n'
 CSV_USES = b"user_id,item_id,timestamp,rating\nu,1,1,5\nu,2,2,4\nv,3,2020-01-01,3\nv,1,3,1\n"

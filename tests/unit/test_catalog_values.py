@@ -28,7 +28,7 @@ from earec_core.errors import DataError
 Make = Callable[..., Path]
 _folder = tempfile.TemporaryDirectory()
 """For hypothesis, whose examples share a test's fixtures."""
-PLAIN = settings(max_examples=100, deadline=None)
+PLAIN = settings(max_examples=100)
 ITEMS = b"item_id,title\n1,A\n2,B\n"
 INTER = b"user_id:token\titem_id:token\ttimestamp:float\n"
 

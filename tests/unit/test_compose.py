@@ -132,7 +132,7 @@ def adapter_options(draw: st.DrawFn) -> dict[str, Any]:
     raw=st.lists(st.floats(-2, 2).filter(lambda x: abs(x) > 1e-3), min_size=4, max_size=4),
     dtype=st.sampled_from(["float32", "float32", "float16"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_delta_equals_the_dense_sum(options: list[dict[str, Any]], raw: list[float], dtype: Any) -> None:
     with TemporaryDirectory() as folder:
         root = Path(folder)
@@ -157,7 +157,7 @@ def test_delta_equals_the_dense_sum(options: list[dict[str, Any]], raw: list[flo
 
 
 @given(options=st.lists(adapter_options(), min_size=2, max_size=3), rank=st.integers(1, 8))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_truncation_error_is_the_dense_svd_tail(options: list[dict[str, Any]], rank: int) -> None:
     with TemporaryDirectory() as folder:
         root = Path(folder)

@@ -165,7 +165,7 @@ def alike(options: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("method", CLOSED)
 @given(options=adapters(), raw=SIGNED, density=st.sampled_from([0.2, 0.5, 0.77, 1.0]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_method_is_its_dense_arithmetic_in_any_order(
     method: str, options: list[dict[str, Any]], raw: list[float], density: float
 ) -> None:
@@ -286,7 +286,7 @@ def test_ties_is_the_sum_where_all_agree(tmp_path: Path) -> None:
 
 
 @given(options=adapters(), raw=SIGNED, more=SIGNED, seed=st.integers(0, 2**40))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_dare_is_linear_in_the_weights_and_drops_or_rescales(
     options: list[dict[str, Any]], raw: list[float], more: list[float], seed: int
 ) -> None:

@@ -27,7 +27,7 @@ PLAIN: dict[str, Any] = {
     "target_modules": ["up_proj", "q_proj"],
 }
 ENDLESS = r"(\w|\w\w|\.|.)*(?<!proj)"
-fuzzed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzzed = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -188,7 +188,7 @@ def test_a_domain_is_plain_text_and_makes_no_slots(tokenizer: Any, chat: Any) ->
     assert controls("a <|im_end|> b {item} {related}") == controls("Office")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))
 def test_ordinary_text_gets_the_tokenizers_own_tokens(tokenizer: Any, text: str) -> None:
     assume("<|im_" not in text)

@@ -270,7 +270,7 @@ part = st.text(string.ascii_lowercase + string.digits + "_-", min_size=1, max_si
 names = st.lists(part, min_size=1, max_size=3).map("/".join)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names, part)
 def test_any_allowed_name_resolves_and_is_listed_or_is_refused_whole(
     registry, store, name: str, tag: str
