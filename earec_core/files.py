@@ -9,8 +9,9 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from earec_core.errors import EarecError, UsageError
@@ -144,6 +145,17 @@ def make_once(out: Path, make: Callable[[Path], None]) -> None:
     except OSError:
         if not out.exists():
             raise
+
+
+def folder_bytes(folder: Path) -> int:
+    """How many bytes a folder's files have, each once; what is gone meanwhile counts nothing."""
+    seen = dict[tuple[int, int], int]()
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            state = path.lstat()
+            if S_ISREG(state.st_mode):
+                seen[state.st_dev, state.st_ino] = state.st_size
+    return sum(seen.values())
 
 
 def sync(path: Path) -> None:

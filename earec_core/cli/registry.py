@@ -10,6 +10,7 @@ import click
 
 from earec_core.cli.options import json_option, open_registry, registry_option
 from earec_core.cli.output import out
+from earec_core.files import folder_bytes
 from earec_registry import DamagedError
 
 
@@ -97,6 +98,48 @@ def tag(ref: str, name: str, tag: str, why: str, registry: Path) -> None:
     stored.tag(model_id, name, tag, why)
     out.data(model_id)
     out.note(f"{name}:{tag} is now {model_id[:12]}.")
+
+
+@command.command()
+@click.argument("names", metavar="NAME[:TAG]...", nargs=-1, required=True)
+@registry_option
+def rm(names: tuple[str, ...], registry: Path) -> None:
+    """Remove tags (latest where none is said). Models that no tag reaches then go with the next `gc`."""
+    stored = open_registry(registry)
+    for name in names:
+        stored.resolve(name)
+    for name in names:
+        base, _, tag = name.partition(":")
+        stored.untag(base, tag or "latest")
+        out.note(f"{base}:{tag or 'latest'} is removed.")
+    out.note("Next: earec registry gc --dry-run")
+
+
+@command.command()
+@registry_option
+@json_option
+def du(registry: Path, as_json: bool) -> None:
+    """How many bytes each name's models have, and what else the home holds.
+
+    A file that several models share counts for each of them, and once in the registry's sum.
+    """
+    from earec_core.workspace import default_home
+
+    stored, home = open_registry(registry), default_home()
+    sizes = dict[str, int]()
+    blobs = dict[str, int]()
+    for entry in stored.list().entries:
+        files = {file.sha256: file.size for file in stored.manifest(entry.id).files.values()}
+        sizes[f"{entry.name}:{entry.tag}"] = sum(files.values())
+        blobs |= files
+    rows = [{"what": name, "bytes": size} for name, size in sorted(sizes.items(), key=lambda s: -s[1])]
+    rows.append({"what": "all of these", "bytes": sum(blobs.values())})
+    rows += [
+        {"what": str(folder), "bytes": folder_bytes(folder)}
+        for folder in (stored.root, *sorted(home.iterdir() if home.is_dir() else ()))
+        if folder.is_dir() and (folder == stored.root or folder.resolve() != stored.root.resolve())
+    ]
+    out.table(rows, ["what", "bytes"], as_json)
 
 
 @command.command()

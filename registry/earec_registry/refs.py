@@ -212,6 +212,15 @@ class Refs:
             sync_folder(folder)
             folder = folder.parent
 
+    def remove(self, name: str, tag: str) -> None:
+        """Remove a tag's file; the log keeps how it moved.
+
+        Raises:
+            FileNotFoundError: there is no such tag.
+        """
+        (self.folder / name / tag).unlink()
+        sync_folder(self.folder / name)
+
     def log(self, name: str) -> list[LogEntry] | None:
         """The moves of a name's tags, oldest first; None if the name is not known.
 

@@ -251,6 +251,20 @@ class Registry:
                     "Run `earec registry verify` to see which, then add the model again.",
                 )
 
+    def untag(self, name: str, tag: str = "latest") -> None:
+        """Remove a tag; the model stays until `gc` finds that nothing reaches it, the log for good.
+
+        Raises:
+            NotFoundError: there is no such tag.
+        """
+        with guard(f"remove {name}:{tag}", self.root):
+            if not is_name(name) or not is_name(f"a/{tag}") or "/" in tag:
+                raise self._unknown(f"{name}:{tag}", name)
+            try:
+                self.refs.remove(name, tag)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+                raise self._unknown(f"{name}:{tag}", name) from error
+
     def is_whole(self, ref: str) -> bool:
         """Whether the model is stored, its manifest and every file with their digests; parents are not looked at.
 

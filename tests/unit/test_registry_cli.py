@@ -108,6 +108,47 @@ def test_gc_removes_what_is_not_reached(registry, stored, capsys) -> None:
     assert registry.objects.all("blobs") == []
 
 
+def test_rm_removes_the_tag_and_gc_the_model_then(registry, stored, capsys) -> None:
+    assert run(["registry", "tag", stored, "text/demo", "old"]) == 0
+    capsys.readouterr()
+    assert run(["registry", "rm", "text/demo:old", "gone"]) == 2
+    assert "no model named 'gone'" in capsys.readouterr().err
+    assert registry.resolve("text/demo:old") == stored  # nothing is removed where one is not there
+    assert run(["registry", "rm", "text/demo:old"]) == 0
+    assert registry.resolve("text/demo") == stored
+    assert run(["registry", "gc", "--grace", "0"]) == 0
+    assert registry.is_whole("text/demo")
+    assert run(["registry", "rm", "text/demo"]) == 0
+    assert run(["registry", "rm", "text/demo"]) == 2
+    assert run(["registry", "rm", stored]) == 2
+    assert [(entry.tag, entry.new) for entry in registry.log("text/demo")] == [
+        ("latest", stored),
+        ("old", stored),
+    ]
+    assert run(["registry", "gc", "--grace", "0"]) == 0
+    assert not registry.objects.all("manifests")
+    assert registry.verify().ok
+
+
+def test_du_counts_a_shared_file_for_each_name_and_once_in_all(
+    registry, stored, tmp_path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "more").write_text("0123456789")
+    said = {"kind": "adapter", "modality": {"name": "text"}}
+    registry.add(said, {"w.bin": tmp_path / "w", "m.bin": tmp_path / "more"}, name="text/both")
+    home = tmp_path / "home"
+    (home / "runs" / "one").mkdir(parents=True)
+    (home / "runs" / "one" / "state").write_bytes(b"x" * 33)
+    monkeypatch.setenv("EAREC_HOME", str(home))
+    assert run(["registry", "du", "--json"]) == 0
+    sizes = {row["what"]: row["bytes"] for row in json.loads(capsys.readouterr().out)}
+    assert sizes["text/demo:latest"] == 7
+    assert sizes["text/both:latest"] == 17
+    assert sizes["all of these"] == 17
+    assert sizes[str(home / "runs")] == 33
+    assert sizes[str(registry.root)] >= 17
+
+
 def test_an_unknown_model_is_a_usage_error_in_one_line(registry, capsys) -> None:
     for command in ("show", "log", "verify"):
         assert run(["registry", command, "nothing"]) == 2
