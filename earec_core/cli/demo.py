@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from earec_core.cli.options import PathType
+from earec_core.cli.options import GUIDED, PathType
 from earec_core.cli.output import out
 from earec_core.workspace import Reporter, Workspace
 
@@ -49,7 +49,7 @@ def run_command(argv: Sequence[str]) -> Any:
 
     printed = io.StringIO()
     with redirect_stdout(printed):
-        cli.main(args=list(argv), prog_name="earec", standalone_mode=False)
+        cli.main(args=list(argv), prog_name="earec", standalone_mode=False, obj=GUIDED)
     text = printed.getvalue().strip()
     try:
         return json.loads(text)

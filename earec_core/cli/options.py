@@ -54,13 +54,20 @@ def typed() -> str:
     return shlex.join(["earec", *click.get_current_context().meta["earec.arguments"]])
 
 
+GUIDED = "guided"
+"""The context's `obj` of a command that is run by another one, which knows what comes next."""
+
+
 def follow_up(*argv: str, along: Sequence[str] = ("--registry",)) -> None:
-    """Say the command to type next.
+    """Say the command to type next, to whoever typed this one.
 
     Args:
         argv: its arguments, and those typed for this one's options `along` that it has, too.
     """
-    given, carried = click.get_current_context().meta["earec.arguments"], list[str]()
+    context = click.get_current_context()
+    if context.obj == GUIDED:
+        return
+    given, carried = context.meta["earec.arguments"], list[str]()
     for place, token in enumerate(given):
         if token in along:
             carried += given[place : place + 2]

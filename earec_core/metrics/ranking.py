@@ -75,7 +75,9 @@ def rank_of(scores: Float[Tensor, "b n"], targets: Int[Tensor, " b"]) -> Int[Ten
             "The recommender's scores are not numbers.", "Lower recommender.lr and train again."
         )
     if scores.device.type == "cpu":
-        pairs = zip(scores.numpy(), targets.tolist(), strict=True)
+        # numpy has no bfloat16.
+        exact = scores.float() if scores.dtype == torch.bfloat16 else scores
+        pairs = zip(exact.numpy(), targets.tolist(), strict=True)
         return torch.tensor([_rank(row, target) for row, target in pairs], dtype=torch.long)
     own = scores.gather(1, targets[:, None])
     before = torch.arange(scores.shape[1], device=scores.device) < targets[:, None]

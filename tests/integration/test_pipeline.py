@@ -24,6 +24,7 @@ from earec_core.aligned.stored import adapter_of, open_model, stored_model
 from earec_core.artifacts import ItemVectors
 from earec_core.catalog import Catalog, import_dataset
 from earec_core.cli import run
+from earec_core.cli.demo import run_command
 from earec_core.config import BackboneConfig, EncodeConfig, RunConfig, resolve
 from earec_core.encode import encode, item_vectors
 from earec_core.errors import EarecError, UsageError
@@ -350,6 +351,9 @@ def test_every_command_names_the_next_which_works_as_typed(
     evaluate = following()
     assert evaluate[:3] == ["recommend", "evaluate", "recommender/followed"]
     assert run(evaluate) == 0
+    # The demo runs commands, and says itself what comes.
+    run_command([*encode, "--registry", str(in_home.registry)])
+    assert "Next:" not in capsys.readouterr().err
 
 
 def test_un_aligned_vectors_need_named_modalities(in_home: Pipeline, out_json: OutJson) -> None:

@@ -46,8 +46,9 @@ def _model(config: RecommenderConfig = SMALL, n: int = 12) -> TransformerRecomme
     return model
 
 
-def test_ranks_follow_the_stated_rule() -> None:
-    scores = torch.tensor([[0.5, 0.9, 0.5, 0.5, 0.1]]).repeat(5, 1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_ranks_follow_the_stated_rule(dtype: torch.dtype) -> None:
+    scores = torch.tensor([[0.5, 0.9, 0.5, 0.5, 0.1]], dtype=dtype).repeat(5, 1)
     expected = []
     for target in range(5):
         order = sorted(range(5), key=lambda i: (-float(scores[0, i]), i))
