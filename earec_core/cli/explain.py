@@ -81,7 +81,7 @@ def command(
         out.note(f"Texts: {target}")
     if items:
         said = sorted(text_rows(explanation, catalog), key=lambda row: items.index(row["item_id"]))
-        out.table(said, ["item_id", "anchor", "source", "variant", "rouge_l", "text"], as_json)
+        out.table(said, list(said[0]) if said else [], as_json)
         return
     _show(explanation, as_json)
     if page is not None:

@@ -73,7 +73,9 @@ def _gradients(backbone: Backbone, dropout: float = 0.0) -> dict[str, torch.Tens
     with backbone.adapted(TrainableLora(LoraSettings(r=4, dropout=dropout))) as lora:
         for i, parameter in enumerate(lora.parameters.values()):
             parameter.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(i))
-        backbone.hidden(backbone.splice(PROMPTS, {})).square().sum().backward()
+        states = backbone.hidden(backbone.splice(PROMPTS, {}))
+        # Not their squares: normed, those sum to the width whatever the weights.
+        (states * torch.linspace(-1, 1, states.shape[-1])).sum().backward()
         return {name: p.grad.clone() for name, p in lora.parameters.items() if p.grad is not None}
 
 
