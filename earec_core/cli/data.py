@@ -60,8 +60,9 @@ def import_(source: Path, target: Path, as_json: bool, **settings: Any) -> None:
         if names:
             out.note(f"{done} {several(names)}.")
     removed = ", ".join(f"{count:,} {rule}" for rule, count in manifest["removed"].items())
-    if removed:
-        out.note(f"Interactions removed: {removed}. Items without one left: {manifest['unused_items']:,}.")
+    if removed or manifest["unused_items"]:
+        unused = f"Items without one left: {manifest['unused_items']:,}."
+        out.note(f"Interactions removed: {removed or 'none'}. {unused}")
     _show(manifest, as_json)
 
 

@@ -76,7 +76,7 @@ def explain(
         backbone: one already loaded, without adapter.
 
     Raises:
-        DataError: no item of the split, or one of those named, has an anchor.
+        DataError: no item of the split has an anchor, or one of those named has none.
         UsageError: the catalog has no such item.
     """
     stored = open_model(workspace.registry, model)

@@ -107,6 +107,13 @@ def test_missrec_maps_each_modality_as_the_source_did_and_finds_interests_anew(f
     assert torch.equal(ours[:, None] == ours, before[:, None] == before)
     with_ids = started("linear+ids")
     assert not torch.isclose(with_ids.items(), source.model.items()[rows])[:, 2 * config.dim :].any()
+    half = vectors.clone()
+    half[:, :D_IN] = (
+        0  # nobody has the first modality: what the second's map is, is not known of a source like it
+    )
+    lacking = train(MODELS["missrec"], _split(), N, config, vectors=half, widths=widths)
+    with pytest.raises(UsageError, match="1 modalities in place of 2"):
+        MODELS["missrec"].started(config, Items(counts, vectors, widths), lacking.model.to_transfer())
     with pytest.raises(UsageError, match="2 modalities in place of 1"):
         MODELS["missrec"].started(config, Items(counts, _vectors()), source.model.to_transfer())
 

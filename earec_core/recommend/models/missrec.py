@@ -377,9 +377,12 @@ def transfer(config: RecommenderConfig, items: Items, tensors: Mapping[str, Tens
 
     Raises:
         UsageError: see `build`.
-        RuntimeError: see `MissRec.transfer_from`.
+        RuntimeError: the source has other modalities, or see `MissRec.transfer_from`.
     """
-    model = build(config, items, [transferred_scaling(part) for part in _of_adaptors(tensors)])
+    parts, given = _of_adaptors(tensors), len(items.modalities())
+    if len(parts) != given:  # which one the source lacked is not known
+        raise RuntimeError(f"{len(parts)} modalities in place of {given}")
+    model = build(config, items, [transferred_scaling(part) for part in parts])
     model.transfer_from(tensors)
     return model
 
