@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +12,7 @@ import click
 from earec_core.cli import options
 from earec_core.cli.output import out
 from earec_core.config import RunConfig
-from earec_core.errors import UsageError
+from earec_core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from earec_core.recommend import TrainedRecommender
@@ -304,7 +305,7 @@ def topk(
         (ranking,) = retriever.recommend([known], k, exclude_seen=not include_seen)
         out.table(serving.shown(catalog, ranking), ["rank", "item_id", "title", "score"], as_json)
         return
-    ids = None if users is None else list(serving.lines_of(users))
+    ids = None if users is None else list(_lines_of(users))
     with out.progress("topk") as progress:
         count = serving.recommend_to_many(
             retriever,
@@ -317,3 +318,17 @@ def topk(
             progress=progress,
         )
     out.result(str(target), {"out": str(target), "users": count}, as_json)
+
+
+def _lines_of(file: Path) -> Iterator[str]:
+    """The lines of a text file that are not blank, stripped.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        for line in file.read_text(encoding="utf-8-sig").splitlines():
+            if line.strip():
+                yield line.strip()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read: {error}.", "Give a text file with one id a line.") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -137,17 +137,3 @@ def _rows_of(catalog: Catalog, sequences: Sequences, users: Sequence[str]) -> li
             f"The catalog {catalog.name!r} has no user {missing[0]!r}.", "Give an id of the source data."
         )
     return [rows[user] for user in users]
-
-
-def lines_of(file: Path) -> Iterator[str]:
-    """The lines of a text file that are not blank, stripped.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        for line in file.read_text(encoding="utf-8-sig").splitlines():
-            if line.strip():
-                yield line.strip()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read: {error}.", "Give a text file with one id a line.") from error
