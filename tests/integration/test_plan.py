@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,8 +147,9 @@ def test_a_run_without_a_sample_is_refused_with_the_reason(
 
 
 def test_a_plan_of_an_encoding_counts_the_positions_that_the_llm_then_reads(
-    in_home: Pipeline, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    in_home: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("EAREC_HOME", str(tmp_path))  # where no other test has stored these vectors
     on = ["--data", str(in_home.data), *in_home.settings(encode__batch_tokens=100)]
     encode = ["encode", "--unaligned", "--modalities", "text", *on]
     capsys.readouterr()
