@@ -51,7 +51,7 @@ class PromptConfig(Section):
         description="Needs {related}; dropped for an item without relations.",
     )
     request: str = Field("Please describe the product.", description="The closing request.")
-    domain: str = Field("", description="What {domain} becomes; empty: the catalog's name.")
+    domain: str = Field("", description="What {domain} becomes; empty: what the catalog was imported with.")
     anchor: tuple[str, ...] = Field(
         ("title",),
         min_length=1,

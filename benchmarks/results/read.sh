@@ -6,14 +6,9 @@ set -euo pipefail
 name=$1 data=$2 work=$3 steps=${4:-300}
 here=$(cd "$(dirname "$0")" && pwd)
 export EAREC_REGISTRY=$work/registry
-mkdir -p "$work/json"
+source "$here/step.sh"
 catalog=$work/$name
 
-step() { # NAME COMMAND...: keep the JSON result of a command; skip it when it is there
-  local out=$work/json/$1.json; shift
-  [ -s "$out" ] && return
-  "$@" --json >"$out.partial" && mv "$out.partial" "$out"
-}
 on=(--data "$catalog" --config "$here/read-$name.toml")
 
 case $name in

@@ -6,7 +6,7 @@ set -euo pipefail
 name=$1 data=$2 work=$3
 settings=$(cd "$(dirname "$0")" && pwd)/$name.toml
 export EAREC_REGISTRY=$work/registry
-mkdir -p "$work/json"
+source "$(dirname "$0")/step.sh"
 catalog=$work/$name
 
 case $name in
@@ -26,11 +26,6 @@ case $name in
   *) echo "There is no data set $name here." >&2; exit 2 ;;
 esac
 
-step() { # NAME COMMAND...: keep the JSON result of a command; skip it when it is there
-  local out=$work/json/$1.json; shift
-  [ -s "$out" ] && return
-  "$@" --json >"$out.partial" && mv "$out.partial" "$out"
-}
 on=(--data "$catalog" --config "$settings")
 
 step import earec data import "$data" --out "$catalog" --force "${import[@]}"

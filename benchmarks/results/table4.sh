@@ -8,7 +8,7 @@ set -euo pipefail
 name=$1 data=$2 work=$3 rows=${4:-}
 settings=$(cd "$(dirname "$0")" && pwd)/table4-$name.toml
 export EAREC_REGISTRY=$work/registry
-mkdir -p "$work/json"
+source "$(dirname "$0")/step.sh"
 catalog=$work/$name
 
 case $name in
@@ -21,12 +21,6 @@ case $name in
     steps=(text=60 behavior=80) ;;
   *) echo "There is no data set $name here." >&2; exit 2 ;;
 esac
-
-step() { # NAME COMMAND...: keep the JSON result of a command; skip it when it is there
-  local out=$work/json/$1.json; shift
-  [ -s "$out" ] && return
-  "$@" --json >"$out.partial" && mv "$out.partial" "$out"
-}
 
 step import earec data import "$data" --out "$catalog" --force --relations none "${import[@]}"
 step fit earec behavior fit --data "$catalog" --lr 0.001 --dropout 0.5 --epochs 60 --batch-size 1024

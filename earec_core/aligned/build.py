@@ -55,7 +55,7 @@ def new_model(
         PluginError, UsageError: see `create` and `PromptBuilder`.
     """
     # Before the inputs are encoded, which may take hours.
-    builder = PromptBuilder(prompt, backbone.tokenizer, catalog.name, chat=chat, limit=backbone.positions)
+    builder = PromptBuilder(prompt, backbone.tokenizer, catalog.domain, chat=chat, limit=backbone.positions)
     if seed is not None:
         torch.manual_seed(seed)
     specs = [spec for name in settings if (spec := plugins.get(name).spec)]
@@ -108,7 +108,7 @@ def model_run(
         "prompt": model.prompts.config.model_dump(mode="json"),
         "chat": model.prompts.chat.model_dump(),
         "modalities": {name: inputs.resolved_config() for name, inputs in model.inputs.items()},
-        "data": {"name": catalog.name, "digest": catalog.digest},
+        "data": {"name": catalog.name, "domain": catalog.domain, "digest": catalog.digest},
         **config.model_dump(mode="json", include={"run", stage}),
         **beside,
     }

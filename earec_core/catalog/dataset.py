@@ -36,7 +36,7 @@ class Catalog:
 
     Attributes:
         path: the dataset directory.
-        manifest: name, source, options, counts, digests.
+        manifest: name, domain, source, options, counts, digests.
         files: each table's file as it was when it was checked: device, inode, size, time.
     """
 
@@ -102,6 +102,11 @@ class Catalog:
     def name(self) -> str:
         """The catalog's name, of letters, digits, dots and dashes."""
         return str(self.manifest["name"])
+
+    @property
+    def domain(self) -> str:
+        """What prompts call the items' kind, as the import was told; the name, where it was not."""
+        return str(self.manifest.get("domain", self.name))
 
     @property
     def digest(self) -> str:

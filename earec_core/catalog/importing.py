@@ -38,6 +38,7 @@ def import_dataset(
     format: str = "auto",  # noqa: A002 - the option's name
     columns: Mapping[str, str] | None = None,
     name: str | None = None,
+    domain: str | None = None,
     core: int = 5,
     min_rating: float | None = None,
     max_len: int | None = None,
@@ -53,6 +54,7 @@ def import_dataset(
         format: a key of `formats.FORMATS`, or `auto`.
         columns: EAREC's column names to the source's, `a|b` for the first that is not empty.
         name: the catalog's name; default: the name of `out`.
+        domain: what prompts call the items' kind where a template says `{domain}`; default: the catalog's name.
         core: users and items with fewer interactions are dropped, until none is left (5 in the paper).
         min_rating: interactions rated lower are dropped.
         max_len: each user's most recent interactions, at most; applied last.
@@ -67,6 +69,8 @@ def import_dataset(
     """
     source, out = Path(source), Path(out)
     check_out(out, force)
+    name = _slug(name or out.name)
+    domain = _domain(domain, name)
     if not source.is_dir():
         raise DataError(f"{source} is no folder.", "Give the folder that holds the source's files.")
     format = formats.detect(source) if format == "auto" else format  # noqa: A001 - the option's name
@@ -89,8 +93,19 @@ def import_dataset(
         "allow_outside": allow_outside,
     }
     tables = {"items": items, "interactions": interactions, "relations": related}
-    about = {"name": _slug(name or out.name), "options": options, **_used(source, read, items, left)}
+    about = {"name": name, "domain": domain, "options": options, **_used(source, read, items, left)}
     return write_dataset(tables, out, read.base, about, replace=force)
+
+
+def _domain(domain: str | None, name: str) -> str:
+    """What a prompt calls the items' kind."""
+    if domain is None:
+        return name
+    if not (domain := domain.strip()) or len(domain.splitlines()) > 1 or set("{}") & set(domain):
+        raise DataError(
+            f"A domain is a few words, not {domain!r}.", "Say what the items are: --domain 'office products'"
+        )
+    return domain
 
 
 @contextmanager

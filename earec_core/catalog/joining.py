@@ -55,6 +55,7 @@ def join_catalogs(
     }
     about = {
         "name": name or "-".join(names),
+        "domain": " and ".join(catalog.domain for catalog in catalogs),
         "source": ", ".join(names),
         "options": {"format": JOINED},
         "files": {"read": [], "left": []},

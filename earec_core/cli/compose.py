@@ -14,7 +14,7 @@ from earec_core.errors import UsageError
 _SEARCH = "`earec search grid ...` writes a file that `earec compose --weights @FILE` takes."
 _EXPORT = "`earec export REF --as ...` writes a composite in other forms."
 _MOVED = {
-    **dict.fromkeys(("search", "objective", "data", "modalities", "step", "steps", "per-layer"), _SEARCH),
+    **dict.fromkeys(("search", "objective", "modalities", "step", "steps", "per-layer"), _SEARCH),
     **dict.fromkeys(("max-evaluations", "max-minutes", "max-items", "report", "config", "set"), _SEARCH),
     **dict.fromkeys(("into-base", "emit", "out", "backbone"), _EXPORT),
 }
@@ -49,7 +49,11 @@ def _moved(function: options.Function) -> options.Function:
     metavar="M=W,...|@FILE",
     help="E.g. text=0.05,vision=0.05,behavior=0.9, or the file that `earec search` wrote.",
 )
-@click.option("--name", default="composite", show_default=True, help="What to register the composite as.")
+@click.option("--data", type=options.PathType, help="Take the adapters of this dataset, by their names.")
+@click.option(
+    "--name",
+    help="What to register the composite as.  [default: composite/DATASET, if all adapters are of one]",
+)
 @click.option(
     "--method",
     default="delta",
@@ -74,7 +78,8 @@ def _moved(function: options.Function) -> options.Function:
 @_moved
 def command(
     weights: str,
-    name: str,
+    data: Path | None,
+    name: str | None,
     normalize: bool | None,
     adapters: dict[str, str],
     allow: frozenset[str],
@@ -83,6 +88,7 @@ def command(
     **settings: Any,
 ) -> None:
     """Merge adapters into one model that reads all their modalities. Prints the composite's id."""
+    from earec_core.catalog import Catalog
     from earec_core.compose import Recipe
     from earec_core.compose.stage import choose_adapters, compose_models
     from earec_core.compose.weighting import Weighting
@@ -94,12 +100,16 @@ def command(
     )
     rule = {None: "strict", True: "normalize", False: "any"}[normalize]
     recipe = Recipe(given.weights, layer_weights=given.layer_weights, sum_rule=rule, **settings)  # type: ignore[arg-type]
+    catalog = Catalog.open(data).name if data is not None else None
     with session("compose") as workspace:
-        chosen = choose_adapters(workspace.registry, list(given.weights), {**given.adapters, **adapters})
+        named = {**given.adapters, **adapters}
+        chosen = choose_adapters(workspace.registry, list(given.weights), named, catalog)
         composed = compose_models(workspace, chosen, recipe, name=name, allow=allow, search=given.search)
     report = composed.report
+    if data is not None:
+        options.follow_up("explain", composed.name, "--data", str(data))
     if as_json:
-        out.json({"id": composed.id, "name": name, **report.summary()})
+        out.json({"id": composed.id, "name": composed.name, **report.summary()})
         return
     summary = f"{recipe.method}: rank {report.rank}"
     if report.relative_error is not None:

@@ -35,6 +35,11 @@ def command() -> None:
     help="Name a column; a|b takes the first that is not empty.",
 )
 @click.option("--name", help="The catalog's name.  [default: the name of --out]")
+@click.option(
+    "--domain",
+    metavar="WORDS",
+    help="What prompts call the items, e.g. 'office products'.  [default: the catalog's name]",
+)
 @click.option("--core", type=click.IntRange(1), default=5, show_default=True, help="k-core filtering.")
 @click.option("--min-rating", type=float, help="Drop interactions rated lower.")
 @click.option("--max-len", type=click.IntRange(3), help="Each user's most recent interactions, at most.")

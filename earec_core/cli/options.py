@@ -161,7 +161,7 @@ adapters_option = pairs_option(
     "--adapter",
     "adapters",
     metavar="M=REF",
-    help="The adapter of a modality.  [default: the only one registered]",
+    help="The adapter of a modality.  [default: that of --data by its name, else the only one registered]",
 )
 """`--adapter`, passed as `adapters: dict[str, str]`: references by modality."""
 

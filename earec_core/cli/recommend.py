@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from earec_core.recommend import TrainedRecommender
 
 _SLICES = ["all", "unseen", "cold", "warm", "short", "long"]
+_COMPETE = {
+    True: "Items of a user's history compete with the target",
+    False: "Items of a user's history do not compete with the target",
+}
+"""The rule behind every figure, by whether they do."""
 
 
 @click.group()
@@ -78,9 +83,7 @@ def train(
         _tell_end(recommender.training.recommender)
         for metric, value in recommender.training.metrics.get("test", {}).items():
             out.note(f"test {metric}: {value:.4f}")
-        out.note(
-            "Items of a user's history were among those ranked; `evaluate --exclude-seen` leaves them out."
-        )
+        out.note(f"{_COMPETE[True]}; `evaluate --exclude-seen` leaves them out.")
     options.follow_up("recommend", "evaluate", recommender.name, "--data", str(data), "--slices")
     out.result(recommender.id, recommender.as_json(), as_json)
 
@@ -205,6 +208,7 @@ def evaluate(
         exclude_seen=exclude_seen,
         top=TOP if sliced else 0,
     )
+    out.note(f"{_COMPETE[not exclude_seen]}.")
     if sliced:
         parts = catalog.leave_one_out()
         rows, lists = slices(metrics, parts, split, len(catalog)), breadth(metrics, parts, len(catalog))
@@ -251,6 +255,7 @@ def compare(
     rows = side_by_side(
         options.open_registry(registry), Catalog.open(data), named, to=to or next(iter(named)), part=part
     )
+    out.note(f"{_COMPETE[True]}.")
     columns = list(dict.fromkeys(key for row in (*rows[1:], rows[0]) for key in row))
     out.table(rows, columns, as_json)
 

@@ -86,7 +86,7 @@ def command(
     config = config.model_copy(update={"search": limits})
     catalog = Catalog.open(data)
     with session(f"search {strategy}") as workspace:
-        chosen = choose_adapters(workspace.registry, modalities, adapters)
+        chosen = choose_adapters(workspace.registry, modalities, adapters, catalog.name)
         result = search(
             workspace, catalog, chosen, config, strategy=strategy, objective=objective, allow=allow
         )

@@ -21,9 +21,10 @@ from earec_registry import Registry
 
 @dataclass(frozen=True)
 class Composed:
-    """A registered composite: its id, and what the merge did."""
+    """A registered composite: its id and name, and what the merge did."""
 
     id: str
+    name: str
     report: ComposeReport
 
 
@@ -32,7 +33,7 @@ def compose_models(
     adapters: Mapping[str, str],
     recipe: Recipe,
     *,
-    name: str,
+    name: str | None = None,
     allow: frozenset[str] = frozenset(),
     search: Mapping[str, Any] | None = None,
 ) -> Composed:
@@ -43,7 +44,8 @@ def compose_models(
     Args:
         adapters: reference of each modality's adapter.
         recipe: weights by modality, method and options.
-        name: what to register the composite as.
+        name: what to register the composite as; default `composite/<catalog>` if all were aligned on one catalog,
+            else `composite`.
         allow: mismatches that the user knows of (`guards.MISMATCHES`); recorded in the manifest.
         search: how the weights were found, for the manifest; None where they were given.
 
@@ -53,8 +55,11 @@ def compose_models(
         PluginError: the method is a plugin's and fails.
     """
     registry = workspace.registry
-    registry.check_name(name)
+    if name is not None:
+        registry.check_name(name)
     models, overridden = open_adapters(registry, adapters, allow)
+    catalogs = {model.manifest.training.data.name for model in models.values()}
+    name = name or "/".join(["composite", *(catalogs if len(catalogs) == 1 else ())])
     registry.require(*(model.id for model in models.values()))
     key = {
         "adapters": {modality: model.id for modality, model in models.items()},
@@ -71,7 +76,7 @@ def compose_models(
     figures = {"relative_error": report.relative_error, "norm": report.norm}
     metrics = {figure: value for figure, value in figures.items() if value is not None}
     run.finish({"id": identity, **report.summary()}, metrics=metrics)
-    return Composed(identity, report)
+    return Composed(identity, name, report)
 
 
 def _manifest(
@@ -111,17 +116,20 @@ def _files(models: Mapping[str, Stored[AdapterManifest]], merged: Path, *, route
 
 
 def choose_adapters(
-    registry: Registry, modalities: Sequence[str], given: Mapping[str, str]
+    registry: Registry, modalities: Sequence[str], given: Mapping[str, str], catalog: str | None = None
 ) -> dict[str, str]:
-    """The adapter of each modality: as given, else the only one that is registered.
+    """The adapter of each modality: as given, else `<modality>/<catalog>`, else the only one that is registered.
+
+    Args:
+        catalog: the name of the catalog that is meant.
 
     Raises:
         UsageError: there is none, or more than one to choose from.
     """
-    return {**{m: given.get(m) or _only_adapter(registry, m) for m in modalities}, **given}
+    return {**{m: given.get(m) or _adapter(registry, m, catalog) for m in modalities}, **given}
 
 
-def _only_adapter(registry: Registry, modality: str) -> str:
+def _adapter(registry: Registry, modality: str, catalog: str | None) -> str:
     names = {
         entry.name
         for entry in registry.list().entries
@@ -131,9 +139,11 @@ def _only_adapter(registry: Registry, modality: str) -> str:
         raise UsageError(
             f"The registry holds no adapter of {modality}.", f"Make one: earec align --modality {modality}"
         )
+    if f"{modality}/{catalog}" in names:
+        return f"{modality}/{catalog}"
     if len(names) > 1:
         raise UsageError(
             f"The registry holds several adapters of {modality}: {', '.join(sorted(names))}.",
-            f"Say which: --adapter {modality}=REF",
+            f"Say which: --adapter {modality}=REF, or --data for those of its catalog.",
         )
     return names.pop()

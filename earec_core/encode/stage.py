@@ -62,8 +62,8 @@ def encode(
     run = model_run(workspace, "encode", catalog, job.model, config, beside).start()
     scratch = run.scratch()
     try:
-        coverage = _write_table(job, windows, scratch / "vectors.safetensors")
-        _note(workspace, len(catalog), coverage)
+        coverage, reused = _write_table(job, windows, scratch / "vectors.safetensors")
+        _note(workspace, len(catalog), coverage, reused)
         vectors = ItemVectors.save(
             workspace.registry,
             scratch / "vectors.safetensors",
@@ -85,22 +85,27 @@ def encode(
     return vectors
 
 
-def _write_table(job: Job, windows: Windows, file: Path) -> Coverage:
-    """Have the windows encoded and write the vectors of all items, in the catalog's order; what is in them."""
+def _write_table(job: Job, windows: Windows, file: Path) -> tuple[Coverage, int]:
+    """Have the windows encoded and write the vectors of all items, in the catalog's order.
+
+    Returns what is in them, and how many items were encoded before.
+    """
     coverage, damage = Coverage(dict.fromkeys(job.model.inputs, 0)), DamageNotes(job.workspace)
+    reused = 0
 
     def parts(store: VectorStore, encoded: Iterator[Window]) -> Iterator[Float[np.ndarray, "m d"]]:
-        nonlocal coverage
+        nonlocal coverage, reused
         for window in encoded:
             for modality, damaged in window.damaged.items():
                 damage.tell(modality, damaged)
             coverage += window.coverage
+            reused += store.standing(window.keys)
             yield store.read(window.keys)
 
     with job.store() as store, closing(windows(job, store)) as encoded:
         write_table(file, "vectors", len(job.catalog), parts(store, encoded))
     damage.end()
-    return coverage
+    return coverage, reused
 
 
 def opened(
@@ -148,9 +153,12 @@ def _note(
     workspace: Workspace,
     n: int,
     coverage: Coverage,
+    reused: int,
 ) -> None:
-    """Say which items are not shown as they are, where there are any."""
+    """Say which items were encoded before and which are not shown as they are, where there are any."""
     bare = "their vector is the bare prompt's."
+    if reused:
+        workspace.note(f"{reused} of {n} items were encoded before, from the same input; the others are new.")
     if coverage.none:
         workspace.note(f"{coverage.none} of {n} items have none of {', '.join(coverage.having)}; {bare}")
     if coverage.too_long:

@@ -43,6 +43,7 @@ class VectorStore:
         self._index = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._index.execute("CREATE TABLE places (key BLOB PRIMARY KEY, shard INT, row INT) WITHOUT ROWID")
         self.refresh()
+        self._standing = len(self._shards)
 
     def __enter__(self) -> VectorStore:
         return self
@@ -63,6 +64,11 @@ class VectorStore:
         for i, key in enumerate(keys):
             first.setdefault(key, i)
         return [i for key, i in first.items() if self._place(key) is None]
+
+    def standing(self, keys: Sequence[bytes]) -> int:
+        """How many of the keys had their vector here when the store was opened."""
+        places = map(self._place, keys)
+        return sum(place is not None and place[0] < self._standing for place in places)
 
     def write(self, keys: Sequence[bytes], vectors: Float[np.ndarray, "m d"]) -> None:
         """Add a shard.

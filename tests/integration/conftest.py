@@ -92,7 +92,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory, tiny_llm: Path) -> Pipeli
         assert one.run("behavior", "fit", *data, "--epochs", "2", "--dim", "8", "--lr", "0.01") == 0
         for modality in ("text", "behavior"):
             assert one.run("align", "--modality", modality, *data, *one.settings()) == 0
-        assert one.run("compose", "--weights", "text=0.5,behavior=0.5") == 0
+        assert one.run("compose", "--weights", "text=0.5,behavior=0.5", "--name", "composite") == 0
     return one
 
 

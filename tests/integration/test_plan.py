@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from earec_core.align import planning
 from earec_core.aligned.model import AlignedModel
 from earec_core.artifacts import AdapterManifest, open_as
+from earec_core.cli import run
 from earec_core.encode import planning as encoding
 
 from .conftest import Pipeline
@@ -51,6 +52,23 @@ def test_samples_are_shown_as_the_llm_reads_them(
         assert {"modality": "text", "item": sample["item"]}.items() <= next(
             piece for piece in sample["pieces"] if piece.get("item") == sample["item"]
         ).items()
+
+
+def test_prompts_call_the_items_what_the_import_was_told_whatever_the_folder(
+    in_home: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, moved = in_home.folder / "source", tmp_path / "elsewhere"
+    for out, domain in ((tmp_path / "lamps", ["--domain", "brass lamps"]), (tmp_path / "bare", [])):
+        assert run(["data", "import", str(source), "--out", str(out), *domain]) == 0
+        out.rename(moved)
+        told = ["--data", str(moved), "--modality", "text", *in_home.settings(), "--show-samples", "1"]
+        capsys.readouterr()
+        assert in_home.run("align", *told, "--json", "--set", "prompt.item={item} is of {domain}.") == 0
+        said = "".join(
+            piece.get("words", "") for piece in json.loads(capsys.readouterr().out)["samples"][0]["pieces"]
+        )
+        assert f"is of {domain[-1] if domain else 'bare'}." in said
+        moved.rename(out)
 
 
 def test_a_plan_is_what_the_alignment_then_does(

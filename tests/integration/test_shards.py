@@ -18,7 +18,7 @@ from earec_core.config import RunConfig, resolve
 from earec_core.encode import encode, item_vectors, windows
 from earec_core.errors import DataError
 from earec_core.llm.backbone import Backbone
-from earec_core.workspace import Workspace
+from earec_core.workspace import Reporter, Workspace
 
 from .conftest import Pipeline, write_source
 
@@ -27,7 +27,8 @@ class Encoding:
     """Encodes in a home of its own, whose registry has the pipeline's models, and counts what the LLM reads."""
 
     def __init__(self, pipeline: Pipeline, home: Path) -> None:
-        self.workspace = Workspace.open(home, pipeline.registry)
+        self.notes = list[str]()
+        self.workspace = Workspace.open(home, pipeline.registry, reporter=Reporter(self.notes.append))
         self.pipeline, self.read = pipeline, list[int]()
         self.backbone = Backbone.load(self.config().backbone)
 
@@ -146,8 +147,11 @@ def test_changed_and_new_items_are_encoded_alone_and_identical_ones_once(
 
     before, after = variant(lambda rows: None), variant(change)
     first, _ = encoding(before, "text/things")
+    assert not any("before" in note for note in encoding.notes)
     vectors, read = encoding(after, "text/things")
     assert read == 2
+    kept_count = f"{len(after) - 3} of {len(after)} items were encoded before"
+    assert any(kept_count in note for note in encoding.notes)
     np.testing.assert_allclose(vectors, encoding.at_once(after, "text/things"), atol=1e-4)
     kept = [row for row in range(1, len(before)) if row != 3]
     np.testing.assert_array_equal(vectors[[row + 1 for row in kept]], first[kept])

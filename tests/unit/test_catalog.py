@@ -147,6 +147,14 @@ def test_leave_one_out_equals_a_plain_loop(lengths: list[int]) -> None:
     assert len(split.train) == len(lengths)
 
 
+@pytest.mark.parametrize("domain", ["", " ", "two\nlines", "{item}"])
+def test_a_domain_is_a_few_words(tmp_path: Path, domain: str) -> None:
+    source = write_source(tmp_path / "s", walk())
+    with pytest.raises(DataError, match="few words"):
+        import_dataset(source, tmp_path / "d", core=1, domain=domain)
+    assert not (tmp_path / "d").exists()
+
+
 def test_sequences_are_each_users_items_in_time_order(tmp_path: Path) -> None:
     rows = walk()
     np.random.default_rng(1).shuffle(rows)

@@ -223,7 +223,7 @@ def test_every_form_from_the_command_line(
     monkeypatch.chdir(tmp_path)
     assert run(["compose", "--weights", "text=1,vision=3", "--normalize"]) == 0
     identity = capsys.readouterr().out.strip()
-    call = ["export", "composite", "--backbone", str(tiny_llm), "--as"]
+    call = ["export", "composite/things", "--backbone", str(tiny_llm), "--as"]
     assert run([*call, "merged", "--out", "merged"]) == 0
     assert capsys.readouterr().out == "merged\n"
     assert run([*call, "peft", "--out", "plain", "--json"]) == 0
@@ -507,6 +507,10 @@ def test_adapters_are_chosen_where_there_is_one(registry: Registry, two: dict[st
         UsageError, match=r"several adapters of text: text/other, text/things.*--adapter text=REF"
     ):
         choose_adapters(registry, ["text"], {})
+    assert choose_adapters(registry, ["text", "vision"], {}, "other") == {
+        "text": "text/other",
+        "vision": "vision/things",
+    }
     assert choose_adapters(registry, ["text"], {"text": "text/things", "smell": "x"}) == {
         "text": "text/things",
         "smell": "x",

@@ -86,7 +86,7 @@ def cases(
     """Figure 4: some items of the test split, from each modality that they have, un-aligned and aligned.
 
     Args:
-        adapters: references by modality; default: the only one registered.
+        adapters: references by modality; default: see `choose_adapters`.
         items: how many are drawn.
 
     Raises:
@@ -168,7 +168,7 @@ def _explained(
 ) -> dict[str, Explanation]:
     if unknown := set(adapters) - set(modalities):
         raise UsageError(f"--adapter knows no {', '.join(sorted(unknown))}.", "Name it in --modalities.")
-    chosen = choose_adapters(workspace.registry, modalities, adapters)
+    chosen = choose_adapters(workspace.registry, modalities, adapters, catalog.name)
     backbone = Backbone.load(config.backbone, workspace)
     return {
         modality: explain(

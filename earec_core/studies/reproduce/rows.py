@@ -127,14 +127,20 @@ class RowMaker:
         """For some rows, with the adapters that they need.
 
         Args:
-            adapters: references by modality; default: the only one registered.
+            adapters: references by modality; default: see `choose_adapters`.
 
         Raises:
             UsageError: one is missing.
         """
         needed = list(dict.fromkeys(m for row in rows for m in row.modalities))
         given = {m: reference for m, reference in adapters.items() if m in needed}
-        return cls(workspace, catalog, config, choose_adapters(workspace.registry, needed, given), encoder)
+        return cls(
+            workspace,
+            catalog,
+            config,
+            choose_adapters(workspace.registry, needed, given, catalog.name),
+            encoder,
+        )
 
     def composite(self, row: Row) -> str:
         """Id of the row's composite."""

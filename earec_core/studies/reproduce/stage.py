@@ -102,7 +102,7 @@ def reproduce(
     Args:
         table, rows, reference: those of `plan`.
         config: backbone, the recommender's hyper-parameters, plugin settings that differ from the adapters' own.
-        adapters: references by modality; default: the only one registered.
+        adapters: references by modality; default: see `choose_adapters`.
 
     Raises:
         UsageError: an adapter is missing, or the adapters cannot be composed.
