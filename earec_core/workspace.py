@@ -226,6 +226,11 @@ class Run:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         return self
 
+    def forget(self) -> None:
+        """Remove what its owner would go on from, and the result."""
+        for file in (self.checkpoint, self.folder / "result.json"):
+            file.unlink(missing_ok=True)
+
     def leave(self) -> None:
         """Let others work on this run."""
         self._lock.release(force=True)

@@ -51,6 +51,7 @@ def align(
     name: str | None = None,
     continue_from: str | None = None,
     backbone: Backbone | None = None,
+    force: bool = False,
 ) -> Alignment:
     """Align one modality of a catalog to the anchor and register the adapter.
 
@@ -63,6 +64,7 @@ def align(
         name: what to register it as; default `<modality>/<catalog>`.
         continue_from: an adapter to go on from, on this catalog (the paper does so for behavior).
         backbone: one already loaded, without adapter; default: loaded from the configuration.
+        force: begin anew, whatever this run has come to before.
 
     Raises:
         DataError: no item has both anchor and modality.
@@ -84,6 +86,8 @@ def align(
         # Refused before training what could not be stored after it; another process may be at the same.
         workspace.registry.require(*job.parents)
         run = job.run()
+        if processes.first and force:
+            run.own().forget()
         finished = processes.broadcast(_finished(run.own(), name) if processes.first else None)
         if finished is not None:
             run.leave()

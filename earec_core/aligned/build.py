@@ -108,6 +108,7 @@ def model_run(
         "prompt": model.prompts.config.model_dump(mode="json"),
         "chat": model.prompts.chat.model_dump(),
         "modalities": {name: inputs.resolved_config() for name, inputs in model.inputs.items()},
+        "code": {name: inputs.code() for name, inputs in model.inputs.items()},
         "data": {"name": catalog.name, "domain": catalog.domain, "digest": catalog.digest},
         **config.model_dump(mode="json", include={"run", stage}),
         **beside,

@@ -21,6 +21,7 @@ from earec_core.modality import (
     content_digest,
     pad,
 )
+from earec_core.plugins import code_digest
 from earec_core.types import Item, Show
 
 EXAMPLES = 256
@@ -143,6 +144,10 @@ class ModalityInputs:
         config: dict[str, Any] = self.modality.resolved_config().model_dump(mode="json")
         return config
 
+    def code(self) -> str:
+        """Digest of the plugin's source files."""
+        return code_digest(type(self.modality))
+
     def calibrate(self, rms: float) -> None:
         """Start the projector's output at the size of the word embeddings.
 
@@ -179,7 +184,7 @@ def read_inputs(
     device = llm.word_embedding.weight.device
     encoder = _encoder(modality, llm)
     projector = modality.build_projector(encoder.d_enc, llm.d_llm).eval().to(device)
-    store = FeatureStore.of(cache, name, modality.fingerprint()) if modality.cache_features else None
+    store = _store(cache, name, modality) if modality.cache_features else None
     inputs = ModalityInputs(
         name, modality, encoder, projector, store, FreshFeatures({}, encoder), {}, {}, device
     )
@@ -202,8 +207,13 @@ def encode_part(
         part: (i, n) takes every n-th distinct input, from the i-th on.
     """
     if modality.cache_features:
-        store = FeatureStore.of(cache, name, modality.fingerprint())
+        store = _store(cache, name, modality)
         _encode_missing(name, modality, _encoder(modality, llm), items, store, {}, progress, part)
+
+
+def _store(cache: Path | None, name: str, modality: Modality[Any]) -> FeatureStore:
+    """Where the features are that this encoder made, and the plugin's code as it is now."""
+    return FeatureStore.of(cache, name, f"{modality.fingerprint()} {code_digest(type(modality))}")
 
 
 def _encoder(modality: Modality[Any], llm: LanguageModel) -> Encoder:

@@ -13,6 +13,7 @@ from earec_core.cli.options import (
     Session,
     config_options,
     follow_up,
+    force_option,
     json_option,
     session_options,
 )
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     help="Train in so many, each with a GPU if there are any.",
 )
 @click.option("--engine", type=click.Choice(["torch", "deepspeed"]), help="What trains.  [default: torch]")
+@force_option
 @config_options("preset", "backbone")
 @session_options
 @json_option
@@ -64,6 +66,7 @@ def command(
     show_samples: int | None,
     processes: int | None,
     engine: Literal["torch", "deepspeed"] | None,
+    force: bool,
     config: RunConfig,
     session: Session,
     as_json: bool,
@@ -100,7 +103,9 @@ def command(
             job = open_job(workspace, catalog, modality, config, continue_from=continue_from)
             _look_ahead(job, show_samples or 0, (processes or 1) if plan else 0, as_json)
             return None
-        aligned = align(workspace, catalog, modality, config, name=name, continue_from=continue_from)
+        aligned = align(
+            workspace, catalog, modality, config, name=name, continue_from=continue_from, force=force
+        )
     if not is_first():
         return None
     if not as_json:

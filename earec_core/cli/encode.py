@@ -46,6 +46,7 @@ from earec_core.errors import UsageError
     type=click.IntRange(1),
     help="Processes of --engine ray.  [default: one a GPU, without any one a machine]",
 )
+@options.force_option
 @options.config_options("preset", "backbone")
 @options.session_options
 @options.json_option
@@ -60,6 +61,7 @@ def command(
     prompts_to: Path | None,
     engine: str,
     workers: int | None,
+    force: bool,
     config: RunConfig,
     session: options.Session,
     as_json: bool,
@@ -80,10 +82,12 @@ def command(
             "Name a model, name an encoder of text, or say --unaligned.",
         )
     _check(plan, prompts_to, name)
-    if encoder is not None and (plan or prompts_to is not None or engine != "local" or workers is not None):
+    if encoder is not None and (
+        plan or prompts_to is not None or engine != "local" or workers is not None or force
+    ):
         raise UsageError(
-            "--encoder reads no prompts and works in one process.",
-            "Leave --plan, --prompts, --engine and --workers out.",
+            "--encoder reads no prompts, works in one process and keeps nothing.",
+            "Leave --plan, --prompts, --engine, --workers and --force out.",
         )
     get_engine(engine, workers)
     catalog = Catalog.open(data)
@@ -101,7 +105,15 @@ def command(
             vectors = encode_words(workspace, catalog, encoder, config, names=modalities or (), name=name)
         else:
             vectors = encode(
-                workspace, catalog, model, config, names=modalities, name=name, engine=engine, workers=workers
+                workspace,
+                catalog,
+                model,
+                config,
+                names=modalities,
+                name=name,
+                engine=engine,
+                workers=workers,
+                force=force,
             )
     named = name or f"vectors/{catalog.name}"
     options.follow_up("recommend", "train", "--vectors", named, "--data", str(data))

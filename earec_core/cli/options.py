@@ -142,6 +142,9 @@ def _together(argument: str, make: Callable[..., Any], *options: Decorator) -> D
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 """`--json`, passed as `as_json: bool`."""
 
+force_option = click.option("--force", is_flag=True, help="Begin anew, whatever was made before.")
+"""`--force`, passed as `force: bool`."""
+
 data_option = click.option(
     "--data", type=PathType, required=True, help="A dataset directory (see `earec data import`)."
 )

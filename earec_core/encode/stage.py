@@ -36,6 +36,7 @@ def encode(
     backbone: Backbone | None = None,
     engine: str = "local",
     workers: int | None = None,
+    force: bool = False,
 ) -> ItemVectors:
     """Encode every item of a catalog, from whichever modalities it has, and register the vectors.
 
@@ -48,6 +49,7 @@ def encode(
         backbone: one already loaded, without adapter.
         engine: who encodes; a key of `earec_core.encode.engines.ENGINES`.
         workers: processes of an engine that has several.
+        force: encode anew what was encoded before.
 
     Raises:
         UsageError, PluginError, IntegrityError: see `earec_core.aligned.stored.stored_model`.
@@ -60,6 +62,8 @@ def encode(
     workspace.registry.require(*job.parents)
     beside = {"model": job.stored.id if job.stored else None}
     run = model_run(workspace, "encode", catalog, job.model, config, beside).start()
+    if force:
+        job.forget()
     scratch = run.scratch()
     try:
         coverage, reused = _write_table(job, windows, scratch / "vectors.safetensors")

@@ -6,6 +6,7 @@ Memory holds one window's items, inputs and prompts, whatever the catalog's size
 from __future__ import annotations
 
 import hashlib
+import shutil
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -62,6 +63,7 @@ class Job:
                 "config": inputs.resolved_config(),
                 "fingerprint": inputs.modality.fingerprint(),
                 "plugin": plugin_record(name).version,
+                "code": inputs.code(),
                 "projector": _state_digest(inputs.projector.state_dict()),
             }
             for name, inputs in self.model.inputs.items()
@@ -82,6 +84,10 @@ class Job:
     def store(self, *, check: bool = True) -> VectorStore:
         """The store of vectors that are made alike; close it."""
         return VectorStore(self.workspace.vectors / self.key[:32], check=check)
+
+    def forget(self) -> None:
+        """Remove the vectors that were made alike."""
+        shutil.rmtree(self.workspace.vectors / self.key[:32], ignore_errors=True)
 
     def windows(self, size: int | None = None) -> Iterator[range]:
         """The catalog's rows, so many at a time; default: `WINDOW`."""

@@ -4,6 +4,7 @@ Whoever owns a kind defines it: `modalities` and `observers` here; the command l
 recommender define theirs above.
 """
 
+from earec_core.plugins.code import code_digest
 from earec_core.plugins.discovery import choose, found, installed, load, names, names_in
 from earec_core.plugins.entries import Entry, entry_points
 from earec_core.plugins.kind import Kind, instance_check
@@ -19,6 +20,7 @@ __all__ = [
     "State",
     "attempt",
     "choose",
+    "code_digest",
     "entry_points",
     "examine",
     "failed",

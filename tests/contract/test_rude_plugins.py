@@ -197,3 +197,17 @@ def test_what_an_encoder_spoils_is_named_and_comes_back_once_it_is_mended(
     assert "Already aligned" not in done.stderr
     assert json.loads(done.stdout)["items"]["damaged"] == 0
     assert json.loads(earec(*encode).stdout)["coverage"] == {"sick": 12, "none": 0}
+
+
+def test_an_edited_plugin_is_aligned_anew_and_force_begins_again(
+    site: Site, earec: Earec, data: str, tiny_llm: Path
+) -> None:
+    align = ["align", "--modality", "own", "--data", data, *_settings(tiny_llm), "--json"]
+    site.modality("own")
+    first = earec(*align)
+    assert first.returncode == 0, first.stderr
+    site.modality("own", source=MODALITY.replace("h.sin()", "h.cos()"))
+    edited, again, forced = earec(*align), earec(*align), earec(*align, "--force")
+    ids = [json.loads(done.stdout)["id"] for done in (first, edited, again, forced)]
+    assert ids[0] != ids[1] == ids[2] == ids[3]
+    assert ["Already aligned" in done.stderr for done in (edited, again, forced)] == [False, True, False]

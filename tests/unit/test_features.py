@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -142,6 +144,40 @@ def test_another_configuration_has_features_of_its_own(tmp_path: Path) -> None:
     assert all(folder.name.startswith("named-") for folder in tmp_path.iterdir())
 
 
+def test_an_edited_plugin_has_features_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever file of its package is edited, and no other plugin's."""
+    package = tmp_path / "tinkered"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "parts.py").write_text("POWER = 1\n")
+    (package / "modality.py").write_text(
+        "from tinkered.parts import POWER\n"
+        f"from {__name__} import Bytes, Named\n"
+        "class Tinkered(Named):\n"
+        "    def build_encoder(self, llm):\n"
+        "        self.encoder = Bytes(POWER)\n"
+        "        return self.encoder\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def read() -> tuple[ModalityInputs, int]:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tinkered"]:
+            del sys.modules[name]
+        modality = importlib.import_module("tinkered.modality").Tinkered(Config(), Context())
+        inputs = read_inputs("named", modality, _items(RAWS), LLM, cache=tmp_path / "cache")
+        return inputs, len(modality.encoder.batches)
+
+    inputs, encoded = read()
+    _expect(inputs, RAWS)
+    assert (encoded, read()[1]) == (1, 0)
+    own = _read(RAWS, tmp_path / "cache")
+    (package / "parts.py").write_text("POWER = 2  # edited\n")
+    inputs, encoded = read()
+    _expect(inputs, RAWS, power=2)
+    assert encoded == 1
+    assert _read(RAWS, tmp_path / "cache")[1] == [] != own[1]
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "no digests", "fewer lengths"])
 def test_a_damaged_shard_is_removed_and_its_items_encoded_again(damage: str, tmp_path: Path) -> None:
     from safetensors.torch import save_file
@@ -190,9 +226,9 @@ def test_an_item_whose_encoding_is_not_finite_loses_the_modality(
         assert all("NaN or infinity" in why for why in inputs.damaged.values())
         assert inputs.encoded([0, 4]).h.isfinite().all()
         assert any(b"a\xffb" in batch for batch in modality.encoder.batches)
-    stored = FeatureStore.of(tmp_path, "named", kind(Config(), Context()).fingerprint())
-    assert content_digest(b"a\xffb") not in stored
-    assert (content_digest(b"abc") in stored) == (kind is Named)
+    stored = [FeatureStore(folder) for folder in tmp_path.iterdir()]
+    assert not any(content_digest(b"a\xffb") in store for store in stored)
+    assert any(content_digest(b"abc") in store for store in stored) == (kind is Named)
     # Mended, it is read without anything else to be done.
     monkeypatch.setattr(Bytes, "bad", 1.0)
     inputs = read_inputs("named", kind(Config(), Context()), items, LLM, cache=tmp_path)
