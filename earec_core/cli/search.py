@@ -100,7 +100,8 @@ def command(
     write_atomic(target, best.model_dump_json(indent=1) + "\n")
     write_search(result, report, title=f"Weights for {catalog.name}")
     if as_json:
-        out.json({"file": target, "report": report, "run": result.folder, **best.model_dump()})
+        facts = {"file": target, "report": report, "run": result.folder, "caution": result.caution()}
+        out.json({**facts, **best.model_dump()})
         return
     _note(result)
     out.note(f"Report: {report}")
@@ -114,3 +115,5 @@ def _note(result: SearchResult) -> None:
         out.note("The budget ended first; the same command with a larger one goes on from here.")
     weights = ",".join(f"{modality}={weight:.4g}" for modality, weight in result.best.weights.items())
     out.note(f"Best of {len(result.path)}: {weights} ({result.objective} {result.best.value:.4f}).")
+    if caution := result.caution():
+        out.note(caution)

@@ -31,7 +31,14 @@ from earec_core.search.strategies import Asking, Outcome, Problem, Proposal, get
 from earec_core.workspace import Run, Workspace
 
 Objective = Literal["loss", "rouge", "ndcg@10"]
-OBJECTIVES: tuple[Objective, ...] = ("loss", "rouge", "ndcg@10")
+_SAYS = "how well anchors are said; what a modality adds to recommendation it does not see, as ndcg@10 would"
+OBJECTIVES: Mapping[Objective, str] = {
+    "loss": _SAYS,
+    "rouge": _SAYS,
+    "ndcg@10": "what is recommended next; what the model says of an item it does not see, as rouge would",
+}
+"""What each judges a weighting by, and what it is blind to."""
+_CORNER = 0.01
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,17 @@ class SearchResult:
     folder: Path
     complete: bool
     data: DataRecord
+
+    def caution(self) -> str:
+        """A sentence where the best weighting all but leaves a modality out; empty where it does not."""
+        left = [modality for modality, weight in self.best.weights.items() if abs(weight) < _CORNER]
+        if not left:
+            return ""
+        names = " and ".join(left)
+        return (
+            f"{names} would have next to no part in the composite. {self.objective} judges "
+            f"{OBJECTIVES[self.objective]}; compare before you leave {names} out."
+        )
 
     def summary(self) -> dict[str, Any]:
         """What a composite's manifest keeps of it."""

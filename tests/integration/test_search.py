@@ -243,6 +243,10 @@ def test_the_file_lies_in_the_runs_folder(in_home: Pipeline, out_json: OutJson) 
     assert Path(said["file"]) == Path(said["run"]) / "weights.json"
     stored = json.loads(Path(said["file"]).read_text())
     assert stored == {key: said[key] for key in ("weights", "layer_weights", "adapters", "search")}
+    # A grid of corners ends in one, and is said to.
+    (left,) = [modality for modality, weight in said["weights"].items() if weight == 0]
+    assert said["caution"].startswith(f"{left} would have next to no part")
+    assert "ndcg@10" in said["caution"]
 
 
 @pytest.mark.parametrize(
