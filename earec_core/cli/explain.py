@@ -15,7 +15,7 @@ from earec_core.errors import UsageError
 if TYPE_CHECKING:
     from earec_core.explain import Explanation
 
-_SAID = ("unaligned", "aligned")
+_SAID = ("unaligned", "aligned", "copied")
 
 
 @click.command()
@@ -53,9 +53,9 @@ def command(
 
     With ids of items, what is said of each of them, beside its anchor.
 
-    Beside the model stand the un-aligned backbone, and a control that reads another item's input: where the
-    difference to it is 0, the text does not depend on the input. Behind the whole anchor stand its fields, if it
-    has several, and its words that the LLM did not read, which it cannot have copied.
+    Beside the model stand the un-aligned backbone, a control that reads another item's input (where the difference
+    to it is 0, the text does not depend on the input), and the input's words as they are (copied). Behind the whole
+    anchor stand its fields, if it has several, and its words that the LLM did not read.
     """
     from earec_core.catalog import Catalog
     from earec_core.explain import VARIANTS, explain, inputs_shown, text_rows, write_texts

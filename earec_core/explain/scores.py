@@ -11,8 +11,10 @@ import numpy as np
 from earec_core.metrics.statistics import Interval, interval
 
 ALL = "all"
-VARIANTS = ("aligned", "shuffled", "unaligned")
-"""The model; the model reading another item's input; the backbone without adapter, projectors untrained."""
+COPIED = "copied"
+VARIANTS = ("aligned", "shuffled", "unaligned", COPIED)
+"""The model; the model reading another item's input; the backbone without adapter, projectors untrained; no model:
+the words of the item's own input as they are, where it is words."""
 
 WHOLE, NEW = "anchor", "new words"
 """Parts of an anchor: all of it; its words that the LLM did not read."""
@@ -64,7 +66,8 @@ class Scores:
         row: dict[str, Any] = {}
         for name, score in {**self.variants, "difference": self.difference}.items():
             if score is not None:
-                row |= {"items": score.n} if name in VARIANTS else {}
+                if name in VARIANTS:
+                    row["items"] = max(row.get("items", 0), score.n)
                 row |= {name: score.mean, f"{name}_low": score.low, f"{name}_high": score.high}
         return row
 

@@ -15,9 +15,8 @@ from earec_core.aligned.stored import adapter_of, open_model, stored_model
 from earec_core.catalog import Catalog, Split, random_part
 from earec_core.config import RunConfig
 from earec_core.errors import DataError
-from earec_core.explain.scores import ALL, NEW, VARIANTS, WHOLE, Scores, Text, scored
+from earec_core.explain.scores import ALL, COPIED, NEW, VARIANTS, WHOLE, Scores, Text, scored
 from earec_core.llm.backbone import Backbone
-from earec_core.llm.prompts import Prompt
 from earec_core.metrics.rouge import counted, new_words, rouge_l
 from earec_core.types import Slot
 from earec_core.workspace import Workspace
@@ -100,6 +99,8 @@ def explain(
         for variant in ("aligned", "shuffled"):
             if variant in variants:
                 texts += _generate(workspace, aligned, sources, variant, anchors, config)
+    if COPIED in variants:
+        texts += [text for source in sources for text in _copied(aligned, source, anchors, config)]
     scores = scored(texts, sources, config.explain.bootstrap)
     explanation = Explanation(anchors, tuple(texts), scores, aligned.inputs)
     metrics = {
@@ -150,7 +151,7 @@ def _generate(
     texts: list[Text] = []
     for source in sources:
         workspace.note(f"Generating from {source}, {variant} ...")
-        names = list(model.inputs) if source == ALL else [source]
+        names = _names(model, source)
         room = config.explain.max_new_tokens
         having = [row for row in anchors if model.prompts.has(row, names)]
         built = {row: model.prompts.prompt(row, names, room) for row in having}
@@ -172,7 +173,8 @@ def _generate(
         )
         stemmer = config.explain.stemmer
         scores = rouge_l(answers, [anchors[row] for row in rows], stemmer=stemmer)
-        parts = _parts(model, prompts, dict(zip(rows, answers, strict=True)), anchors, stemmer)
+        read = {row: model.prompts.words(prompt) for row, prompt in prompts.items()}
+        parts = _parts(model, dict(zip(rows, answers, strict=True)), anchors, read, stemmer)
         texts += [
             Text(row, source, variant, answer, score, parts[row])
             for row, answer, score in zip(rows, answers, scores.tolist(), strict=True)
@@ -180,28 +182,53 @@ def _generate(
     return texts
 
 
+def _names(model: AlignedModel, source: str) -> list[str]:
+    return list(model.inputs) if source == ALL else [source]
+
+
+def _copied(model: AlignedModel, source: str, anchors: Mapping[int, str], config: RunConfig) -> list[Text]:
+    """What saying the item's own input word for word would score, of every item whose input is words."""
+    parts = [model.inputs[name].modality for name in _names(model, source)]
+    words = {
+        row: "\n".join(filter(None, (part.words(model.prompts.items[row]) for part in parts)))
+        for row in anchors
+        if model.prompts.has(row, _names(model, source))
+    }
+    words = {row: text for row, text in words.items() if text}
+    stemmer = config.explain.stemmer
+    scores = rouge_l(list(words.values()), [anchors[row] for row in words], stemmer=stemmer).tolist()
+    fields = _parts(model, words, anchors, {}, stemmer)
+    return [
+        Text(row, source, COPIED, text, score, fields[row])
+        for (row, text), score in zip(words.items(), scores, strict=True)
+    ]
+
+
 def _parts(
     model: AlignedModel,
-    prompts: Mapping[int, Prompt],
     answers: Mapping[int, str],
     anchors: Mapping[int, str],
+    read: Mapping[int, str],
     stemmer: bool,
 ) -> dict[int, dict[str, float]]:
-    """ROUGE-L of answers against the fields of an anchor that has several, and its words that the prompt has not.
+    """ROUGE-L of answers against the fields of an anchor that has several, and its words that were not read.
 
     The words that were read are left out of anchor and answer both; an anchor of such words alone has no new ones.
+
+    Args:
+        read: the words that the LLM read of an item.
     """
     pairs: list[tuple[int, str, str, str]] = []
-    for row, prompt in prompts.items():
-        fields, read = model.prompts.anchor_fields(row), model.prompts.words(prompt)
+    for row, answer in answers.items():
         if len(model.prompts.config.anchor) > 1:
-            pairs += [(row, name, answers[row], value) for name, value in fields.items()]
-        known = set(counted(read, stemmer=stemmer)) if read else set()
+            fields = model.prompts.anchor_fields(row)
+            pairs += [(row, name, answer, value) for name, value in fields.items()]
+        known = set(counted(read[row], stemmer=stemmer)) if read.get(row) else set()
         left = new_words(anchors[row], known, stemmer=stemmer)
         if known and left:
-            pairs.append((row, NEW, new_words(answers[row], known, stemmer=stemmer), left))
+            pairs.append((row, NEW, new_words(answer, known, stemmer=stemmer), left))
     scores = rouge_l([p[2] for p in pairs], [p[3] for p in pairs], stemmer=stemmer)
-    parts: dict[int, dict[str, float]] = {row: {} for row in prompts}
+    parts: dict[int, dict[str, float]] = {row: {} for row in answers}
     for (row, name, *_), score in zip(pairs, scores.tolist(), strict=True):
         parts[row][name] = score
     return parts

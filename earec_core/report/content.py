@@ -58,7 +58,7 @@ class RougeRow:
     Attributes:
         source: the modality, or `all`.
         items: how many were scored.
-        variants: `aligned`, `shuffled`, `unaligned` (those measured): (mean, low, high) of the 95% interval.
+        variants: `aligned`, `shuffled`, `unaligned`, `copied`, those measured: (mean, low, high), 95%.
         difference: aligned less shuffled, item by item, likewise; None where it was not measured.
     """
 

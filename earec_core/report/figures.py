@@ -18,6 +18,7 @@ VARIANTS = {
     "aligned": ("aligned", "solid"),
     "shuffled": ("reading another item", "light"),
     "unaligned": ("before alignment", "grey"),
+    "copied": ("its input, word for word", "grey"),
 }
 """Of what an `explain` run measures: how it is called on a page, and the style of its bar."""
 
@@ -46,7 +47,10 @@ def rouge(rows: Sequence[RougeRow], colours: Mapping[str, str]) -> Markup:
         )
         for row in rows
     ]
-    return charts.bars("ROUGE-L by modality: aligned, reading another item, before alignment", groups)
+    return charts.bars(
+        "ROUGE-L by modality: aligned, reading another item, before alignment, the input word for word",
+        groups,
+    )
 
 
 def losses(curve: Curve, colour: str) -> Markup:

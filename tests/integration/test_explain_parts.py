@@ -55,6 +55,9 @@ def test_fields_and_new_words_are_scored_apart(in_home: Pipeline, capsys: pytest
         new = " ".join(word for word in _plain(text["anchor"]) if word not in read)
         pairs = {"title": (item.title, said), "description": (item.fields.get("description"), said)}
         pairs["new words"] = (new, " ".join(word for word in _plain(said) if word not in read))
+        if text["variant"] == "copied":
+            assert said == f"thing: {item.title}"
+            del pairs["new words"]  # it has none
         for part, (wanted, given) in pairs.items():
             if wanted:
                 score = scorer.score(wanted, given)["rougeL"].fmeasure
@@ -70,6 +73,7 @@ def test_fields_and_new_words_are_scored_apart(in_home: Pipeline, capsys: pytest
         assert scored["difference"] == pytest.approx(np.mean(gaps))
         assert scored["difference_low"] <= scored["difference"] <= scored["difference_high"]
     assert row["difference"] == pytest.approx(row["aligned"] - row["shuffled"])
+    assert row["copied"] > row["shuffled"]
 
 
 def test_a_modality_without_words_has_none_to_copy(
@@ -79,6 +83,7 @@ def test_a_modality_without_words_has_none_to_copy(
     assert in_home.run("explain", "behavior/things", *on, "--json") == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["parts"] == []
+    assert "copied" not in row
     assert in_home.run("explain", "behavior/things", *on) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split("\t")[:3] == ["source", "part", "items"]
