@@ -28,7 +28,7 @@ _NAMED = 10
 
 def context(workspace: Workspace, catalog: Catalog) -> Context:
     """Where a modality finds what it needs beyond an item's fields."""
-    return Context(catalog.name, workspace.registry.root, workspace.home)
+    return Context(catalog.name, workspace.registry.root, workspace.home, catalog.titles)
 
 
 def new_model(

@@ -161,6 +161,15 @@ class Catalog:
             )
         return [rows[id_] for id_ in ids]
 
+    def titles(self, ids: Sequence[str]) -> dict[str, str]:
+        """The titles of items by their ids, of those that are there and have one."""
+        wanted = pl.col("item_id").is_in(list(ids)) & pl.col("title").is_not_null()
+        if "items" in vars(self):
+            rows = self.items.filter(wanted)
+        else:
+            rows = self._read("items", lambda scan: scan.select("item_id", "title").filter(wanted))
+        return dict(rows.select("item_id", "title").iter_rows())
+
     def ids(self) -> Iterator[list[str]]:
         """Every item's id, by row, some thousands at a time."""
         for start in range(0, len(self), _IDS):

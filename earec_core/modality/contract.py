@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -56,11 +56,14 @@ class Context:
         catalog: name of the catalog at hand.
         registry: folder of the model registry.
         home: EAREC's home; what a modality downloads is kept in its `downloads`.
+        titles: asked for items by their ids, gives the titles of those that the catalog has (since 2.2), for
+            `describe`.
     """
 
     catalog: str = ""
     registry: Path | None = None
     home: Path | None = None
+    titles: Callable[[Sequence[str]], Mapping[str, str]] = lambda _: {}
 
 
 class Encoder(nn.Module, ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-API_VERSION = (2, 1)
+API_VERSION = (2, 2)
 """Version of the plugin contract. A plugin's major must equal it; its minor must not be above it."""
 
 

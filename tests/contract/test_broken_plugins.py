@@ -21,7 +21,7 @@ BREAKAGES: dict[str, tuple[str, str, str]] = {
     "exits": ("modality", "import-error", "SystemExit: 7"),
     "gone": ("modality", "missing-dependency", "a_module_that_is_not_there"),
     "needy": ("modality", "missing-dependency", "another_that_is_not_there"),
-    "older": ("modality", "incompatible-api", "written for plugin API 1.0; this earec has 2.1"),
+    "older": ("modality", "incompatible-api", "written for plugin API 1.0; this earec has 2.2"),
     "newer": ("modality", "incompatible-api", "plugin API 2.9"),
     "untyped": ("modality", "invalid-spec", "dict, not a ModalitySpec"),
     "nowhere": ("modality", "invalid-spec", "no module kit_nowhere.elsewhere"),

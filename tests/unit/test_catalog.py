@@ -147,6 +147,14 @@ def test_leave_one_out_equals_a_plain_loop(lengths: list[int]) -> None:
     assert len(split.train) == len(lengths)
 
 
+def test_titles_are_looked_up_by_id_with_and_without_the_items_in_memory(tmp_path: Path) -> None:
+    rows = [("u", f"i{n}", n) for n in range(4)]
+    items = [{"item_id": f"i{n}", **({"title": f"T{n}"} if n else {})} for n in range(4)]
+    catalog = import_dataset(write_source(tmp_path / "s", rows, items), tmp_path / "d", core=1)
+    for opened in (catalog, Catalog.open(tmp_path / "d")):
+        assert opened.titles(["i3", "i0", "none", "i1"]) == {"i3": "T3", "i1": "T1"}
+
+
 @pytest.mark.parametrize("domain", ["", " ", "two\nlines", "{item}"])
 def test_a_domain_is_a_few_words(tmp_path: Path, domain: str) -> None:
     source = write_source(tmp_path / "s", walk())

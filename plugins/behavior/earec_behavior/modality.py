@@ -64,10 +64,11 @@ class BehaviorModality(Modality[BehaviorConfig]):
         row = self._row(item)
         if row is None:
             return ""
-        near = ", ".join(self._table.ids[i] for i in self._nearest(row))
+        near = [self._table.ids[i] for i in self._nearest(row)]
+        titles = self.context.titles(near)
         origin = self._artifact[:12] if self._artifact else self._table.origin
         text = f"item embedding of {origin}, d={self._values.shape[1]}"
-        return f"{text}; nearest items: {near}" if near else text
+        return f"{text}; nearest items: {'; '.join(titles.get(id_, id_) for id_ in near)}" if near else text
 
     def resolved_config(self) -> BehaviorConfig:
         return self.config.model_copy(update={"embeddings": self._table.pinned})

@@ -278,7 +278,11 @@ def test_describe_names_the_nearest_items(tmp_path: Path) -> None:
     pl.DataFrame({"item_id": IDS, "v": values.tolist()}).write_parquet(tmp_path / "t.parquet")
     shown = make(embeddings=str(tmp_path / "t.parquet"), standardise=False).describe(item(0))
     assert "d=2" in shown
-    assert shown.endswith("nearest items: c, b, d")
+    assert shown.endswith("nearest items: c; b; d")
+    titles = {"a": "Not itself", "b": "A lamp", "d": "Red, green"}
+    context = Context("c", titles=lambda ids: {id_: titles[id_] for id_ in ids if id_ in titles})
+    settings = {"embeddings": str(tmp_path / "t.parquet"), "standardise": False}
+    assert create("behavior", settings, context).describe(item(0)).endswith("items: c; A lamp; Red, green")
 
 
 @pytest.fixture(scope="module")
