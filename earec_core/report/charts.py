@@ -156,7 +156,7 @@ def bars(title: str, groups: Sequence[Group]) -> Markup:
         spoken=spoken,
         height=top + 22,
         marks=marks,
-        scale=66.0 / marks[-1],
+        scale=50.0 / marks[-1],
         groups=placed,
     )
 

@@ -18,7 +18,7 @@ VARIANTS = {
     "aligned": ("aligned", "solid"),
     "shuffled": ("reading another item", "light"),
     "unaligned": ("before alignment", "grey"),
-    "copied": ("its input, word for word", "grey"),
+    "copied": ("its input, copied", "grey"),
 }
 """Of what an `explain` run measures: how it is called on a page, and the style of its bar."""
 

@@ -23,6 +23,11 @@ def count(amount: int, noun: str) -> str:
     return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
 
 
+def quoted(text: str) -> str:
+    """A text as a string of CSS: whatever is no letter, digit or space by its code point."""
+    return '"' + "".join(c if c.isalnum() or c == " " else f"\\{ord(c):x} " for c in text) + '"'
+
+
 @cache
 def _templates() -> Environment:
     templates = Environment(
@@ -32,7 +37,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"number": number, "count": count, "highlight": highlight}
+    templates.filters |= {"number": number, "count": count, "highlight": highlight, "quoted": quoted}
     templates.tests["finite"] = math.isfinite
     templates.globals["nan"] = math.nan
     return templates

@@ -25,15 +25,19 @@ def learned(row: RougeRow) -> str:
 
 
 def gains(rows: Sequence[RougeRow]) -> str:
-    """One sentence over all sources: ROUGE-L before and after."""
+    """One sentence over all sources: ROUGE-L before and after, and what copying the input would have."""
     parts = [
-        f"{source(row.source)} {row.variants['unaligned'][0]:.2f} → {row.variants['aligned'][0]:.2f}"
+        f"{source(row.source)} {row.variants['unaligned'][0]:.2f} → {row.variants['aligned'][0]:.2f}{_copying(row)}"
         for row in rows
         if {"unaligned", "aligned"} <= set(row.variants)
     ]
     return (
         f"Closeness to the anchor (ROUGE-L) before and after alignment: {', '.join(parts)}." if parts else ""
     )
+
+
+def _copying(row: RougeRow) -> str:
+    return f" (its input, copied: {row.variants['copied'][0]:.2f})" if "copied" in row.variants else ""
 
 
 def dependence(rows: Sequence[RougeRow]) -> str:

@@ -6,11 +6,14 @@ import itertools
 import json
 import math
 import re
+import shutil
+import subprocess
 from dataclasses import fields, replace
 from html import unescape
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -36,6 +39,7 @@ from earec_core.report.words import common, highlight
 HOSTILE = "<script>alert('x')</script> & \"quotes\""
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 VOID = {"meta", "img", "br"}
+BROWSER = Path(__file__).parents[1] / "browser"
 
 
 def _metrics(hr: float, error: float) -> dict[str, float]:
@@ -409,7 +413,17 @@ def test_bars_are_as_long_as_their_values() -> None:
         "t", [charts.Group("g", "red", [charts.Value("a", 0.4, 0.3, 0.5), charts.Value("b", 0.2, 0.1, 0.3)])]
     )
     first, second = (float(w) for w in re.findall(r'<rect [^>]*width="([\d.]+)%"', svg))
-    assert first == pytest.approx(2 * second)
+    assert first == pytest.approx(2 * second, abs=0.02)
+
+
+def test_what_copying_would_score_stands_in_the_headline() -> None:
+    bounds = {
+        name: (value, value, value) for name, value in (("unaligned", 0.1), ("aligned", 0.3), ("copied", 0.5))
+    }
+    said = verdicts.gains([RougeRow("text", 9, bounds)])
+    assert "text 0.10 → 0.30 (its input, copied: 0.50)" in said
+    del bounds["copied"]
+    assert "copied" not in verdicts.gains([RougeRow("vision", 9, bounds)])
 
 
 def test_dots_stand_where_their_values_are() -> None:
@@ -444,3 +458,61 @@ def test_differences_to_the_first_recommender_are_said_user_by_user() -> None:
     said = "User by user, HR@10 less that of ids: composite +0.0123 [+0.0011, +0.0235], p 0.031."
     assert verdicts.paired(rows) == said
     assert verdicts.paired([first]) == ""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the script of `tests/browser` and the Chromium that npm has; skipped where npm has none."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("no node and npm here, which bring Chromium")
+    folder = tmp_path_factory.mktemp("browser")
+    for name in ("look.mjs", "package.json"):
+        shutil.copy(BROWSER / name, folder)
+    install = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error"]
+    done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        pytest.skip(f"npm cannot fetch Chromium here: {done.stderr.strip()[:200]}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def looks(browser: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """What the browser makes of each page at each width."""
+    score = {"source": "text", "items": 72, "difference": 0.1, "difference_low": 0.0, "difference_high": 0.2}
+    for name in ("aligned", "shuffled", "unaligned", "copied"):
+        score |= {name: 0.3, f"{name}_low": 0.2, f"{name}_high": 0.4}
+    said = {"item_id": "i" * 40, "anchor": "w" * 200, "source": "text", "text": "m" * 200, "rouge_l": 0.5}
+    alone = explained(
+        [score], [{**said, "variant": "aligned"}], lambda *_: "x" * 200,
+        model="composite/things", catalog="things", split="test", command="earec explain " + "y" * 200,
+    )  # fmt: skip
+    pages = {"demo": render(REPORT), "explain": render(alone)}
+    for name, text in pages.items():
+        (browser / f"{name}.html").write_text(text)
+    files = [str(browser / f"{name}.html") for name in pages]
+    done = subprocess.run(
+        ["node", "look.mjs", *files], cwd=browser, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return {(Path(look["file"]).stem, look["width"]): look for look in json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+@pytest.mark.parametrize("page", ["demo", "explain"])
+def test_nothing_is_wider_than_the_page_and_nothing_fails(
+    page: str, width: int, looks: dict[tuple[str, int], dict[str, Any]]
+) -> None:
+    look = looks[page, width]
+    assert look["errors"] == []
+    assert look["scroll"] <= width
+    assert look["wider"] == []
+
+
+def test_on_a_phone_each_number_stands_behind_its_columns_name(
+    looks: dict[tuple[str, int], dict[str, Any]],
+) -> None:
+    names = looks["demo", 375]["named"]
+    assert '"HR@10"' in names
+    assert '"before alignment"' in names
+    assert "none" not in names
+    assert set(looks["demo", 1280]["named"]) == {"none"}
