@@ -11,7 +11,9 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -54,6 +56,40 @@ def _folder(path: str, variable: str) -> Path:
             f"The folder {path} cannot be told, since there is no such home folder.",
             f"Set {variable} to a folder that can be written.",
         ) from error
+
+
+def clean(home: Path, older_s: float, *, dry_run: bool = False) -> dict[Path, int]:
+    """Remove runs, cached features, vectors and joined catalogs that were not written to lately.
+
+    What a run that was killed would go on from goes with it; a run that another process owns stays.
+
+    Args:
+        older_s: seconds since the last write to anything in them.
+        dry_run: only say what would go.
+
+    Returns:
+        The folders, with the bytes that they held.
+    """
+    removed, newest = dict[Path, int](), time.time() - older_s
+    for parent in (home / "runs", *(home / "cache" / kind for kind in ("features", "vectors", "joined"))):
+        for folder in sorted(path for path in parent.glob("*") if path.is_dir()):
+            lock = FileLock(parent / f".{folder.name}.lock", blocking=False)
+            if _last_write(folder) > newest:
+                continue
+            with suppress(Timeout, NotImplementedError), lock:
+                removed[folder] = files.folder_bytes(folder)
+                if not dry_run:
+                    shutil.rmtree(folder, ignore_errors=True)
+    return removed
+
+
+def _last_write(folder: Path) -> float:
+    """When anything in a folder was written last, in seconds since 1970."""
+    times = [folder.stat().st_mtime]
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            times.append(path.lstat().st_mtime)
+    return max(times)
 
 
 @dataclass(frozen=True)

@@ -189,9 +189,29 @@ def gc(dry_run: bool, grace: float, registry: Path, as_json: bool) -> None:
             "view": report.views,
             "tmp": report.tmp,
         }
-        rows = [{"what": kind, "name": name} for kind, names in removed.items() for name in names]
-        out.table(rows, ["what", "name"])
+        rows = [
+            {"what": kind, "name": name, "was": report.names.get(name, "")}
+            for kind, names in removed.items()
+            for name in names
+        ]
+        out.table(rows, ["what", "name", "was"])
     out.note(f"{report.freed_bytes} bytes {'would be ' if dry_run else ''}freed.")
+
+
+@command.command("clean")
+@click.option(
+    "--days", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Keep what is newer."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@json_option
+def clean_(days: float, dry_run: bool, as_json: bool) -> None:
+    """Remove old runs, cached features and vectors from EAREC_HOME; they can be made again. No model is touched."""
+    from earec_core.workspace import clean, default_home
+
+    removed = clean(default_home(), days * 86400, dry_run=dry_run)
+    rows = [{"what": str(folder), "bytes": size} for folder, size in removed.items()]
+    out.table(rows, ["what", "bytes"], as_json)
+    out.note(f"{sum(removed.values())} bytes {'would be ' if dry_run else ''}freed.")
 
 
 def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:

@@ -6,6 +6,7 @@ import re
 import time
 import uuid
 from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +41,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class GcReport:
-    """What `gc` removed, or would: ids, digests, names of views and of left-overs in tmp/, and bytes."""
+    """What `gc` removed, or would: ids, digests, names of views and of left-overs in tmp/, and bytes.
+
+    Attributes:
+        names: what each of the manifests was called last (NAME:TAG), of those that were ever called something.
+    """
 
     manifests: tuple[str, ...]
     blobs: tuple[str, ...]
@@ -48,6 +53,7 @@ class GcReport:
     tmp: tuple[str, ...]
     freed_bytes: int
     dry_run: bool
+    names: Mapping[str, str]
 
 
 def verify(objects: Objects, refs: Refs, views: Views, id_: str | None) -> Report:
@@ -180,13 +186,15 @@ def gc(objects: Objects, refs: Refs, dry_run: bool, grace_s: float) -> GcReport:
     if not dry_run:
         for path in views + tmp:
             remove(path)
+    manifests, called = tuple(digest for kind, digest in gone if kind == "manifests"), refs.called()
     return GcReport(
-        tuple(digest for kind, digest in gone if kind == "manifests"),
+        manifests,
         tuple(digest for kind, digest in gone if kind == "blobs"),
         tuple(sorted({p.name.removesuffix(".json") for p in views})),
         tuple(p.name for p in tmp),
         freed,
         dry_run,
+        {id_: called[id_] for id_ in manifests if id_ in called},
     )
 
 

@@ -232,6 +232,14 @@ class Refs:
             return None
         return [entry for entry in map(_entry, lines) if entry is not None]
 
+    def called(self) -> dict[str, str]:
+        """What each model was called last (NAME:TAG), by its id; names without tags count, too."""
+        called = dict[str, str]()
+        for file in sorted(self.folder.rglob(LOG)):
+            name = file.parent.relative_to(self.folder).as_posix()
+            called |= {entry.new: f"{name}:{entry.tag}" for entry in self.log(name) or ()}
+        return called
+
     def log_problems(self, tags: Iterable[Ref]) -> list[Problem]:
         """Lines of logs that are not as they were written, and tags whose last move is in none.
 

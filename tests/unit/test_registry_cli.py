@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from earec_core.cli import run
 from earec_registry import Registry
@@ -125,7 +128,11 @@ def test_rm_removes_the_tag_and_gc_the_model_then(registry, stored, capsys) -> N
         ("latest", stored),
         ("old", stored),
     ]
+    capsys.readouterr()
     assert run(["registry", "gc", "--grace", "0"]) == 0
+    assert ["manifest", stored, "text/demo:old"] in [
+        line.split("\t") for line in capsys.readouterr().out.splitlines()
+    ]
     assert not registry.objects.all("manifests")
     assert registry.verify().ok
 
@@ -147,6 +154,24 @@ def test_du_counts_a_shared_file_for_each_name_and_once_in_all(
     assert sizes["all of these"] == 17
     assert sizes[str(home / "runs")] == 33
     assert sizes[str(registry.root)] >= 17
+
+
+def test_clean_removes_what_is_old_and_nobody_is_at(tmp_path, monkeypatch, capsys) -> None:
+    home, day = tmp_path / "home", 86400
+    monkeypatch.setenv("EAREC_HOME", str(home))
+    for name, days in (("runs/old", 40), ("runs/new", 1), ("runs/owned", 40), ("cache/features/old", 31)):
+        (home / name / "inner").mkdir(parents=True)
+        file = home / name / "inner" / "state"
+        file.write_bytes(b"x" * 9)
+        for path in (file, file.parent, home / name):
+            os.utime(path, (time.time() - days * day,) * 2)
+    (home / "registry").mkdir()
+    gone = {str(home / name): 9 for name in ("runs/old", "cache/features/old")}
+    with FileLock(home / "runs" / ".owned.lock"):
+        for dry in (["--dry-run"], []):
+            assert run(["registry", "clean", "--json", *dry]) == 0
+            assert {row["what"]: row["bytes"] for row in json.loads(capsys.readouterr().out)} == gone
+    assert sorted(path.name for path in home.glob("*/*") if path.is_dir()) == ["features", "new", "owned"]
 
 
 def test_an_unknown_model_is_a_usage_error_in_one_line(registry, capsys) -> None:
