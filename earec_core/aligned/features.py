@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from earec_core.aligned.blame import blamed, embedded, guarded
 from earec_core.aligned.feature_store import FeatureStore
 from earec_core.errors import DamagedInputError, PluginError
 from earec_core.modality import (
@@ -61,17 +62,18 @@ class FreshFeatures:
     """The same of an encoder that is as fast as reading them would be: encoded whenever they are asked for.
 
     Attributes:
+        name: the modality.
         inputs: raw inputs by row.
     """
 
+    name: str
     inputs: dict[int, Any]
     encoder: Encoder
 
     @torch.no_grad()
     def __call__(self, rows: Sequence[int]) -> Encoded:
         """The encoder's output for the items of these rows."""
-        encoded: Encoded = self.encoder([self.inputs[row] for row in rows])
-        return encoded
+        return _encoded(self.name, self.encoder, [self.inputs[row] for row in rows])
 
     def size(self, row: int) -> Hashable:
         """The length of an input is not known before it is encoded, so each is a size of its own."""
@@ -98,6 +100,7 @@ class ModalityInputs:
         positions: slot positions by row; items whose input takes none are left out.
         damaged: why the input of an item was there and could not be used, by the item's id.
         device: where encoder and projector are.
+        d_llm: width of what the projector gives.
     """
 
     name: str
@@ -109,6 +112,7 @@ class ModalityInputs:
     positions: Mapping[int, int]
     damaged: Mapping[str, str]
     device: torch.device
+    d_llm: int
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -131,8 +135,8 @@ class ModalityInputs:
             raws = {
                 item.index: raw for item in items if (raw := _read(self.modality, item, damaged)) is not None
             }
-            features = FreshFeatures(raws, self.encoder)
-        positions, unusable = _measure(features, self.projector)
+            features = FreshFeatures(self.name, raws, self.encoder)
+        positions, unusable = _measure(features, self.project)
         for item in items:
             if item.index in unusable:
                 damaged[item.id] = _NOT_FINITE
@@ -143,6 +147,18 @@ class ModalityInputs:
         """The plugin's configuration with every name made exact, as JSON has it."""
         config: dict[str, Any] = self.modality.resolved_config().model_dump(mode="json")
         return config
+
+    def project(self, encoded: Encoded, projector: Callable[[Encoded], Encoded] | None = None) -> Encoded:
+        """What the projector makes of encoder outputs.
+
+        Args:
+            projector: one that wraps it; default: itself.
+
+        Raises:
+            PluginError: it fails, or gives something of another shape.
+        """
+        call = projector or self.projector
+        return embedded(self.name, "its projector", lambda: call(encoded), len(encoded.h), self.d_llm)
 
     def code(self) -> str:
         """Digest of the plugin's source files."""
@@ -157,9 +173,10 @@ class ModalityInputs:
         if not self.rows:
             return
         examples = self.encoded(self.rows[:EXAMPLES])
-        self.projector.calibrate(examples, rms)
+        with blamed(self.name, "its projector's calibrate"):
+            self.projector.calibrate(examples, rms)
         with torch.no_grad():
-            h, mask = self.projector(examples)
+            h, mask = self.project(examples)
         if not h[mask].isfinite().all():
             raise PluginError(
                 f"The projector of {self.name} gives NaN or infinity once it is calibrated.",
@@ -181,13 +198,12 @@ def read_inputs(
     Args:
         cache: folder of the feature stores; None keeps encoder outputs in memory.
     """
-    device = llm.word_embedding.weight.device
+    device, modality = llm.word_embedding.weight.device, guarded(name, modality)
     encoder = _encoder(modality, llm)
     projector = modality.build_projector(encoder.d_enc, llm.d_llm).eval().to(device)
     store = _store(cache, name, modality) if modality.cache_features else None
-    inputs = ModalityInputs(
-        name, modality, encoder, projector, store, FreshFeatures({}, encoder), {}, {}, device
-    )
+    none = FreshFeatures(name, {}, encoder)
+    inputs = ModalityInputs(name, modality, encoder, projector, store, none, {}, {}, device, llm.d_llm)
     return inputs.over(items, progress=progress)
 
 
@@ -207,6 +223,7 @@ def encode_part(
         part: (i, n) takes every n-th distinct input, from the i-th on.
     """
     if modality.cache_features:
+        modality = guarded(name, modality)
         store = _store(cache, name, modality)
         _encode_missing(name, modality, _encoder(modality, llm), items, store, {}, progress, part)
 
@@ -218,6 +235,10 @@ def _store(cache: Path | None, name: str, modality: Modality[Any]) -> FeatureSto
 
 def _encoder(modality: Modality[Any], llm: LanguageModel) -> Encoder:
     return modality.build_encoder(llm).eval().requires_grad_(False).to(llm.word_embedding.weight.device)
+
+
+def _encoded(name: str, encoder: Encoder, raws: Sequence[Any]) -> Encoded:
+    return embedded(name, "its encoder", lambda: encoder(raws), len(raws), encoder.d_enc)
 
 
 def _read(modality: Modality[Any], item: Item, damaged: dict[str, str]) -> Any | None:
@@ -253,7 +274,7 @@ def _encode_missing(
     waiting, unusable = dict[bytes, Tensor](), set[bytes]()
     for start in range(0, len(missing), _BATCH):
         chunk = missing[start : start + _BATCH]
-        h, mask = encoder([modality.read(example[digest]) for digest in chunk])
+        h, mask = _encoded(name, encoder, [modality.read(example[digest]) for digest in chunk])
         for i, finite in enumerate(_finite(h, mask)):
             if finite:
                 waiting[chunk[i]] = h[i, mask[i]].float().cpu()
@@ -270,7 +291,7 @@ def _encode_missing(
 
 
 @torch.no_grad()
-def _measure(features: Features, projector: Projector) -> tuple[dict[int, int], set[int]]:
+def _measure(features: Features, project: Callable[[Encoded], Encoded]) -> tuple[dict[int, int], set[int]]:
     """Slot positions by row, rows without any left out, and the rows that are not finite.
 
     One of each size is looked at; what a store holds is finite.
@@ -282,7 +303,7 @@ def _measure(features: Features, projector: Projector) -> tuple[dict[int, int], 
     for start in range(0, len(examples), _BATCH):
         chunk = examples[start : start + _BATCH]
         encoded = features(chunk)
-        counts += projector(encoded).mask.sum(1).tolist()
+        counts += project(encoded).mask.sum(1).tolist()
         unusable |= {row for row, finite in zip(chunk, _finite(*encoded), strict=True) if not finite}
     positions = dict(zip(first, counts, strict=True)) | {features.size(row): 0 for row in unusable}
     return {row: n for row in features.inputs if (n := positions[features.size(row)])}, unusable

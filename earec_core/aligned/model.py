@@ -144,7 +144,7 @@ class AlignedModel(nn.Module):
         for (name, inputs), projector in zip(self.inputs.items(), self.projectors, strict=True):
             rows = sorted({row for slot, row in rows_of_slots.items() if slot.modality == name})
             if rows:
-                h, mask = projector(inputs.encoded(rows))
+                h, mask = inputs.project(inputs.encoded(rows), projector)
                 embeddings |= {Slot(name, row): h[i, mask[i]] for i, row in enumerate(rows)}
         spliced = {
             slot: embeddings[Slot(slot.modality, row)][: slot.keep] for slot, row in rows_of_slots.items()

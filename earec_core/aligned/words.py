@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from earec_core import plugins
+from earec_core.aligned.blame import guarded
 from earec_core.aligned.build import context
 from earec_core.catalog import Catalog
 from earec_core.errors import UsageError
@@ -50,7 +51,8 @@ class ItemWords:
             (spec for name in names if (spec := plugins.get(name).spec)), key=lambda s: (s.order, s.name)
         )
         where = context(workspace, catalog)
-        return cls(catalog, {s.name: create(s.name, settings.get(s.name, {}), where) for s in specs})
+        made = {s.name: create(s.name, settings.get(s.name, {}), where) for s in specs}
+        return cls(catalog, {name: guarded(name, modality) for name, modality in made.items()})
 
     def windows(self, size: int, coverage: Counter[str]) -> Iterator[list[str]]:
         """The words of all items, so many items at a time; of several modalities one behind the other.

@@ -81,6 +81,12 @@ class Named(Modality[Config]):
         return ""
 
 
+class Fresh(Named):
+    @property
+    def cache_features(self) -> bool:
+        return False
+
+
 def _items(raws: Sequence[bytes | None]) -> list[Item]:
     return [Item(i, f"i{i}", None, {} if raw is None else {"raw": raw}, ()) for i, raw in enumerate(raws)]
 
@@ -144,6 +150,66 @@ def test_another_configuration_has_features_of_its_own(tmp_path: Path) -> None:
     assert all(folder.name.startswith("named-") for folder in tmp_path.iterdir())
 
 
+def _raise(*_: Any, **__: Any) -> Any:
+    raise ZeroDivisionError("it  is\nso")
+
+
+@pytest.mark.parametrize("kind", [Named, Fresh])
+@pytest.mark.parametrize(
+    ("spoiled", "part"),
+    [
+        ("read", "read of item i0"),
+        ("build_encoder", "build_encoder"),
+        ("build_projector", "build_projector"),
+        ("Bytes.forward", "its encoder"),
+        ("MlpProjector.forward", "its projector"),
+        ("MlpProjector.calibrate", "its projector's calibrate"),
+    ],
+)
+def test_an_exception_of_a_plugin_is_one_sentence_that_says_where(
+    spoiled: str, part: str, kind: type[Named], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, _, method = spoiled.rpartition(".")
+    monkeypatch.setattr({"Bytes": Bytes, "MlpProjector": MlpProjector}.get(owner, Named), method, _raise)
+
+    def use() -> None:
+        read_inputs("named", kind(Config(), Context()), _items(RAWS), LLM).calibrate(1.0)
+
+    told = f"The modality 'named' failed in {part}: ZeroDivisionError: it is so (test_features.py, line "
+    with pytest.raises(PluginError) as error:
+        use()
+    assert str(error.value).startswith(told)
+    assert isinstance(error.value.__cause__, ZeroDivisionError)
+    monkeypatch.setenv("EAREC_STRICT_PLUGINS", "1")
+    with pytest.raises(ZeroDivisionError):
+        use()
+
+
+@pytest.mark.parametrize("kind", [Named, Fresh])
+@pytest.mark.parametrize("wrong", ["rows", "width", "mask", "dimensions"])
+@pytest.mark.parametrize("module", [Bytes, MlpProjector])
+def test_embeddings_of_another_shape_are_refused(
+    module: type[nn.Module], wrong: str, kind: type[Named], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = module.forward
+
+    def spoiled(*given: Any) -> Any:
+        h, mask = right(*given)
+        match wrong:
+            case "rows":
+                return Encoded(h[:-1], mask[:-1])
+            case "width":
+                return Encoded(h[..., 1:], mask)
+            case "mask":
+                return Encoded(h, mask[:, 1:])
+        return Encoded(h[0], mask)
+
+    monkeypatch.setattr(module, "forward", spoiled)
+    part = "its encoder" if module is Bytes else "its projector"
+    with pytest.raises(PluginError, match=rf"'named' gives embeddings of shape .* in {part}, of \d+ inputs"):
+        read_inputs("named", kind(Config(), Context()), _items(RAWS), LLM).calibrate(1.0)
+
+
 def test_an_edited_plugin_has_features_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever file of its package is edited, and no other plugin's."""
     package = tmp_path / "tinkered"
@@ -201,12 +267,6 @@ def test_a_damaged_shard_is_removed_and_its_items_encoded_again(damage: str, tmp
     _expect(inputs, [*RAWS, *other])
     assert not victim.exists()
     assert _read(RAWS, tmp_path)[1] == []
-
-
-class Fresh(Named):
-    @property
-    def cache_features(self) -> bool:
-        return False
 
 
 @pytest.mark.parametrize("kind", [Named, Fresh])
