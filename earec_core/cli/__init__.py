@@ -14,6 +14,7 @@ from dataclasses import replace
 import click
 
 import earec_core
+from earec_core.cli.examples import shown
 from earec_core.cli.output import out
 from earec_core.errors import PluginError, one_line
 from earec_core.plugins import (
@@ -78,8 +79,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
-            own: click.Command = importlib.import_module(f"earec_core.cli.{cmd_name}").command
-            return own
+            return shown(importlib.import_module(f"earec_core.cli.{cmd_name}").command, cmd_name)
         brought: click.Command | None = load(COMMAND, cmd_name)
         return brought
 
@@ -121,8 +121,8 @@ def run(argv: list[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except SystemExit as stopped:
-        # A plugin's command may end as it likes.
-        if (sys.argv[1:] if argv is None else argv)[0] not in COMMANDS:
+        # A plugin's command may end as it likes; without any command it is click, which has completed one.
+        if (sys.argv[1:] if argv is None else argv)[:1] not in [[name] for name in COMMANDS]:
             raise
         frames = traceback.extract_tb(stopped.__traceback__)
         place = [frame for frame in frames if frame.filename != process.__file__][-1]

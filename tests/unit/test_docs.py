@@ -362,6 +362,28 @@ def test_every_command_line_parses(line: str, whole: bool) -> None:
     _parse(line, whole)
 
 
+def _words(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    """Every command below one by its words."""
+    if not isinstance(command, click.Group):
+        yield " ".join(path), command
+        return
+    for name in command.list_commands(click.Context(command)):
+        below = command.get_command(click.Context(command), name)
+        assert below is not None
+        yield from _words(below, (*path, name))
+
+
+def test_every_help_ends_with_two_examples_and_fits_a_screen() -> None:
+    for words, command in _words(cli):
+        context = click.Context(command, info_name=f"earec {words}", terminal_width=80)
+        *_, head, first, second = command.get_help(context).splitlines()
+        assert head.strip() == "Examples:", words
+        for line in (first, second):
+            assert line.strip().startswith(f"earec {words}"), words
+            _parse(line, whole=True)
+        assert len(command.get_help(context).splitlines()) < 60, words
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

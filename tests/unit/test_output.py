@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
 import sys
 import time
 import unicodedata
@@ -118,3 +120,10 @@ def test_what_others_print_is_kept_out_of_the_result(capsys: pytest.CaptureFixtu
             out.data("again")
     print("after")
     assert capsys.readouterr() == ("id\nagain\nafter\n", "reading\n")
+
+
+def test_the_shell_completes_commands() -> None:
+    words = {"_EAREC_COMPLETE": "bash_complete", "COMP_WORDS": "earec registry cl", "COMP_CWORD": "2"}
+    call = [sys.executable, "-m", "earec_core"]
+    done = subprocess.run(call, env={**os.environ, **words}, capture_output=True, text=True, check=True)
+    assert (done.stdout.split(), done.stderr) == (["plain,clean"], "")

@@ -13,6 +13,11 @@ from earec_core.errors import UsageError
 
 _RATE = click.FloatRange(0, 1, max_open=True)
 _COUNT = click.IntRange(1)
+_EXAMPLES = """\b
+Examples:
+  earec behavior fit --data movies
+  earec behavior fit --data movies --lr 0.003 --dropout 0.2 --epochs 60
+"""
 
 
 @click.group(short_help="Item embeddings of a recommender, for the behavior modality.")
@@ -20,7 +25,7 @@ def command() -> None:
     """Make the item embeddings that the behavior modality reads."""
 
 
-@command.command("fit", short_help="Train SASRec and register its item embeddings.")
+@command.command("fit", short_help="Train SASRec and register its item embeddings.", epilog=_EXAMPLES)
 @data_option
 @click.option("--name", help="What to register them as.  [default: embeddings/DATASET]")
 @click.option("--dim", type=click.IntRange(2), default=64, show_default=True, help="Width of the embeddings.")

@@ -1,0 +1,109 @@
+"""Two lines to type for every command, shown under its `--help`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import click
+
+EXAMPLES: Mapping[str, tuple[str, str]] = {
+    "demo": ("earec demo", "earec demo --out my-demo"),
+    "doctor": ("earec doctor", "earec doctor --json"),
+    "data import": (
+        "earec data import ml-100k/ --out movies --domain movies",
+        "earec data import shop/ --out shop --column title=name --core 1",
+    ),
+    "data join": (
+        "earec data join movies office --out both",
+        "earec data join movies office --out both --name both --force",
+    ),
+    "data show": ("earec data show movies", "earec data show movies --json"),
+    "data export": (
+        "earec data export movies --format recbole --out recbole/movies",
+        "earec data export movies --format rectools --vectors vectors/movies --out tables",
+    ),
+    "backbones list": ("earec backbones list", "earec backbones list --json"),
+    "backbones pull": ("earec backbones pull smollm2-135m", "earec backbones pull smollm2-135m --source hub"),
+    "plugins list": ("earec plugins list", "earec plugins list --json"),
+    "plugins show": ("earec plugins show vision", "earec plugins show vision --json"),
+    "plugins new": ("earec plugins new price", "earec plugins new audio-from-files"),
+    "plugins check": ("earec plugins check vision", "earec plugins check vision --json"),
+    "align": (
+        "earec align --modality text --data movies --plan --show-samples 2",
+        "earec align --modality text --data movies --set align.max_minutes=30",
+    ),
+    "explain": (
+        "earec explain composite/movies --data movies --report composite.html",
+        "earec explain composite/movies 50 172 --data movies",
+    ),
+    "search": (
+        "earec search learn --data movies --modalities text,behavior --out weights.json",
+        "earec search grid --objective ndcg@10 --step 0.25 --data movies --modalities text,behavior",
+    ),
+    "compose": (
+        "earec compose --weights text=0.05,vision=0.05,behavior=0.9 --data movies",
+        "earec compose --weights @weights.json",
+    ),
+    "export": (
+        "earec export composite/movies --as peft --out plain",
+        "earec export composite/movies --as merged --out merged",
+    ),
+    "encode": (
+        "earec encode composite/movies --data movies",
+        "earec encode --unaligned --modalities text --data movies --name vectors/unaligned",
+    ),
+    "similar": (
+        "earec similar 50 --data movies",
+        "earec similar 50 --data movies -k 20 --set recommender.scaling=none",
+    ),
+    "recommend train": (
+        "earec recommend train --data movies --vectors vectors/movies",
+        "earec recommend train --data movies --ids --name recommender/sasrec",
+    ),
+    "recommend tune": (
+        "earec recommend tune --data movies --ids --out sasrec.toml",
+        "earec recommend tune --data movies --vectors vectors/movies --trials 20 --minutes 30",
+    ),
+    "recommend evaluate": (
+        "earec recommend evaluate recommender/movies --data movies --slices",
+        "earec recommend evaluate recommender/movies --data movies --exclude-seen",
+    ),
+    "recommend compare": (
+        "earec recommend compare ids=recommender/sasrec vectors=recommender/movies --data movies",
+        "earec recommend compare ids=recommender/sasrec vectors=recommender/movies --data movies --slice cold",
+    ),
+    "recommend topk": (
+        "earec recommend topk recommender/movies --data movies --history 50,172,181",
+        "earec recommend topk recommender/movies --data movies --all-users --out next",
+    ),
+    "reproduce": (
+        "earec reproduce --table 2 --data movies --dry-run",
+        "earec reproduce --table 2 --data movies --trials 5 --minutes 10 --out table2.html",
+    ),
+    "registry list": ("earec registry list", "earec registry list --json"),
+    "registry show": ("earec registry show composite/movies", "earec registry show composite/movies --path"),
+    "registry log": ("earec registry log composite/movies", "earec registry log text/movies --json"),
+    "registry tag": (
+        "earec registry tag composite/movies movies stable",
+        'earec registry tag composite/movies movies stable --why "best on validation"',
+    ),
+    "registry rm": (
+        "earec registry rm composite/movies",
+        "earec registry rm composite/movies:old text/movies",
+    ),
+    "registry du": ("earec registry du", "earec registry du --json"),
+    "registry verify": ("earec registry verify", "earec registry verify composite/movies"),
+    "registry gc": ("earec registry gc --dry-run", "earec registry gc --grace 0"),
+    "registry clean": ("earec registry clean --dry-run", "earec registry clean --days 7"),
+}
+"""By the command's words."""
+
+
+def shown(command: click.Command, words: str) -> click.Command:
+    """The same command; its help, or that of those below it, ends with its examples."""
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            shown(below, f"{words} {name}")
+    elif words in EXAMPLES:
+        command.epilog = "\n".join(["\b", "Examples:", *(f"  {line}" for line in EXAMPLES[words])])
+    return command
