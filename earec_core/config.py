@@ -430,8 +430,14 @@ def validate(model: type[Model], values: Mapping[str, Any], subject: str) -> Mod
             f"{'.'.join(map(str, e['loc'])) or subject}: {e['msg'].removeprefix('Value error, ').lower()}"
             for e in error.errors()
         )
-        keys = ", ".join(model.model_fields)
-        raise UsageError(f"The {subject} is not usable: {wrong}.", f"Its keys are: {keys}.") from None
+        whose: str = "Its"
+        section: type[BaseModel] = model
+        for place in error.errors()[0]["loc"][:-1]:
+            below = section.model_fields[str(place)].annotation if place in section.model_fields else None
+            if isinstance(below, type) and issubclass(below, BaseModel):
+                whose, section = f"{place}'s", below
+        keys = ", ".join(section.model_fields)
+        raise UsageError(f"The {subject} is not usable: {wrong}.", f"{whose} keys are: {keys}.") from None
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

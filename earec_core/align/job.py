@@ -31,6 +31,7 @@ from earec_core.artifacts import (
     open_as,
 )
 from earec_core.catalog import Catalog, random_part
+from earec_core.catalog.formats.files import several
 from earec_core.config import RunConfig
 from earec_core.errors import DataError, PluginError, UsageError
 from earec_core.llm import layers
@@ -151,8 +152,8 @@ class Job:
         if not chosen:
             raise DataError(
                 f"No item of {self.catalog.name} has both an anchor ({', '.join(self.config.prompt.anchor)}) "
-                f"and {self.modality}.",
-                "Import the missing columns (`earec data import --column`) or choose another modality.",
+                f"and {self.modality}; the columns are {several(self.catalog.items.columns)}.",
+                "Name others, import the missing ones (`earec data import --column`), or choose another modality.",
             )
         self._note_unfit(train, valid)
         copied = samples.copied(self.model.prompts, chosen)

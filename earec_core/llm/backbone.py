@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from earec_core.artifacts import BaseRecord
 from earec_core.config import BackboneConfig
-from earec_core.errors import EarecError
+from earec_core.errors import EarecError, UsageError, one_line
 from earec_core.llm import head, layers, loading, store
 from earec_core.llm.packed import PackedLinear, check_packing
 from earec_core.llm.positions import model_positions, model_window
@@ -147,7 +147,8 @@ class Backbone:
 
         Raises:
             MissingDependencyError: what it is quantised with is not installed.
-            UsageError: it is not there, is no causal LM, or is not whole: tensors are missing, or no numbers.
+            UsageError: the device or the LLM is not there; the LLM is no causal LM, or is not whole: tensors are
+                missing, or no numbers.
             EarecError: it cannot be had from where it would come.
         """
         from earec_core.llm import architecture
@@ -156,7 +157,7 @@ class Backbone:
             check_packing()
         path = store.folder(config.model, workspace)
         fastest = "cuda" if torch.cuda.is_available() else "cpu"
-        device = torch.device(fastest if config.device == "auto" else config.device)
+        device = _device(fastest if config.device == "auto" else config.device)
         dtype = auto_dtype(device)[0] if config.dtype == "auto" else getattr(torch, config.dtype)
         loaded = loading.load(path, dtype if device.type != "cpu" else torch.float32)
         check_finite(
@@ -446,6 +447,24 @@ class Backbone:
         Of the LLM alone, before an adapter is on it.
         """
         return layers.left_out(self.model, set(self.linear_modules()))
+
+
+def _device(name: str) -> torch.device:
+    """A device of torch's by its name.
+
+    Raises:
+        UsageError: there is none of that name here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = one_line(error).partition(". ")[0]
+        raise UsageError(
+            f"There is no device {name!r} here ({reason}).",
+            "Set backbone.device to auto, or to one that is there.",
+        ) from error
+    return device
 
 
 def auto_dtype(device: torch.device) -> tuple[torch.dtype, str]:

@@ -59,6 +59,13 @@ def test_wrong_compositions(
         (["align", "--modality", "text", "--set", "align.speed=3"], 2, "align.speed"),
         (["align", "--modality", "text", "--set", "text.colour=3"], 2, "colour"),
         (
+            ["align", "--modality", "text", "--set", "text.fields=['colour']"],
+            2,
+            "item_id, title, description",
+        ),
+        (["align", "--modality", "text", "--set", "backbone.device=cuda:7"], 2, "no device 'cuda:7' here"),
+        (["align", "--modality", "text", "--set", "backbone.device=tape"], 2, "no device 'tape' here"),
+        (
             ["align", "--modality", "text", "--set", "text.template='{nothing}'"],
             2,
             "No item of things has both",

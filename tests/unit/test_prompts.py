@@ -365,7 +365,7 @@ def test_configuration_precedence_and_unknown_keys(tmp_path: Path, monkeypatch: 
     config = resolve("paper", file, {"align.batch_size": "4"})
     assert (config.align.projector_lr, config.align.lr) == (2e-5, 0.5)
     assert (config.align.epochs, config.align.batch_size) == (8, 4)
-    with pytest.raises(UsageError, match=r"align\.learning_rate"):
+    with pytest.raises(UsageError, match=r"align\.learning_rate.*align's keys are: epochs, .*projector_lr"):
         resolve(flags={"align.learning_rate": 1.0})
     with pytest.raises(UsageError, match="no preset"):
         resolve("fast")
