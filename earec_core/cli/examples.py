@@ -27,7 +27,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     "plugins list": ("earec plugins list", "earec plugins list --json"),
     "plugins show": ("earec plugins show vision", "earec plugins show vision --json"),
     "plugins new": ("earec plugins new price", "earec plugins new audio-from-files"),
-    "plugins check": ("earec plugins check vision", "earec plugins check vision --json"),
+    "plugins check": ("earec plugins check vision", "earec plugins check vision --set vision.positions=9"),
     "align": (
         "earec align --modality text --data movies --plan --show-samples 2",
         "earec align --modality text --data movies --set align.max_minutes=30",

@@ -8,7 +8,7 @@ import click
 
 from earec_core import plugins
 from earec_core.cli.inspection import every_plugin, look, questions
-from earec_core.cli.options import PathType, json_option
+from earec_core.cli.options import PathType, json_option, pairs_option, run_config
 from earec_core.cli.output import out
 from earec_core.errors import EarecError, UsageError
 
@@ -73,16 +73,25 @@ def show(name: str, as_json: bool) -> None:
 @command.command()
 @click.argument("name")
 @click.option("--trace", is_flag=True, help="Also write the failures' tracebacks, to stderr.")
+@pairs_option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    help="A setting other than the examples', e.g. vision.positions=9.",
+)
 @json_option
-def check(name: str, trace: bool, as_json: bool) -> None:
+def check(name: str, trace: bool, settings: dict[str, str], as_json: bool) -> None:
     """Run the conformance kit on an installed modality: one line for each clause of the contract.
 
     Exits 1 if a check fails. Needs pytest: pip install 'earec[testing]'
     """
     from earec_core.testing.check import check as run_kit
 
+    resolved = run_config(None, settings).modalities
+    if others := set(resolved) - {name}:
+        raise UsageError(f"--set {', '.join(sorted(others))}: {name} is checked.", f"Write {name}.KEY=VALUE.")
     with out.progress(f"Checking {name}") as progress:
-        findings = run_kit(name, progress)
+        findings = run_kit(name, progress, resolved.get(name))
     rows = [{"check": each.check, "outcome": each.outcome, "why": each.why or None} for each in findings]
     out.table(rows, ["check", "outcome", "why"], as_json)
     failed = [f for f in findings if f.outcome == "failed"]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from earec_core import plugins
-from earec_core.errors import EarecError, MissingDependencyError
+from earec_core.errors import EarecError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
     import pytest
@@ -39,23 +40,31 @@ class Finding:
     trace: str = ""
 
 
-def check(name: str, show: Callable[[int, int, str], None] = lambda *_: None) -> list[Finding]:
+def check(
+    name: str,
+    show: Callable[[int, int, str], None] = lambda *_: None,
+    settings: Mapping[str, Any] | None = None,
+) -> list[Finding]:
     """Run the conformance kit on an installed modality.
 
     Args:
         name: the modality.
         show: called with (checks done, checks in all, the one just done).
+        settings: of the plugin, in place of those that its examples have.
 
     Raises:
         MissingDependencyError: pytest is not installed.
         PluginError: the plugin is not usable.
+        UsageError: it has no such setting, or not with such a value.
         EarecError: pytest did not come to its end.
     """
     if importlib.util.find_spec("pytest") is None:
         raise MissingDependencyError(
             "The conformance kit needs pytest, not installed here.", "Run: pip install 'earec[testing]'"
         )
-    plugins.get(name)
+    plugin = plugins.get(name)
+    if settings:
+        _check_settings(plugin, settings)
     import pytest
 
     from earec_core.testing import pytest_plugin
@@ -69,6 +78,7 @@ def check(name: str, show: Callable[[int, int, str], None] = lambda *_: None) ->
         arguments = [
             pytest_plugin.SUITE,
             f"--earec-plugin={name}",
+            f"--earec-settings={json.dumps(dict(settings or {}))}",
             "--capture=no",
             "--noconftest",
             f"--config-file={os.devnull}",
@@ -86,6 +96,18 @@ def check(name: str, show: Callable[[int, int, str], None] = lambda *_: None) ->
             f"See what it says: python -m pytest --earec-plugin {name}",
         )
     return collect.findings
+
+
+def _check_settings(plugin: plugins.Plugin, settings: Mapping[str, Any]) -> None:
+    """Raises UsageError for settings that the plugin does not have; what it requires beside may be missing."""
+    from earec_core.modality import PluginConfig
+
+    fields = plugins.part(plugin, "config", PluginConfig).model_fields
+    if unknown := set(settings) - set(fields):
+        raise UsageError(
+            f"{plugin.name} has no setting {', '.join(sorted(unknown))}.",
+            f"Its settings are: {', '.join(fields)}.",
+        )
 
 
 class _Collect:

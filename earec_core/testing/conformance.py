@@ -11,6 +11,7 @@ clause; its failure says what the contract wants and what was found instead.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import ClassVar
 
@@ -52,7 +53,8 @@ class ModalityConformance(Aligning, Projection, Encoding, Input, Declaration):
             name = self.modality or request.config.getoption("earec_plugin", None)
             if not name:
                 pytest.fail(f"Set `modality` in {cls.__name__}, or give --earec-plugin NAME.")
-            kits[cls] = Kit(name, tmp_path_factory.mktemp("earec-kit"), cls.examples)
+            settings = json.loads(request.config.getoption("earec_settings", "{}"))
+            kits[cls] = Kit(name, tmp_path_factory.mktemp("earec-kit"), cls.examples, settings)
         return kits[cls]
 
     @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,10 +40,17 @@ class Kit:
         name: an installed modality.
         folder: an empty folder to work in.
         given: gives examples in place of the plugin's own (`Modality.examples`), or None for the latter.
+        settings: of the plugin, in place of those that the examples' configuration has.
     """
 
-    def __init__(self, name: str, folder: Path, given: Source = lambda _: None) -> None:
-        self.name, self.folder, self._given = name, folder, given
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        given: Source = lambda _: None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name, self.folder, self._given, self._settings = name, folder, given, dict(settings or {})
 
     @cached_property
     def plugin(self) -> Plugin:
@@ -89,6 +96,8 @@ class Kit:
                 isinstance(config, self.config_model) and len(ids) == len(items) >= FEWEST,
                 f"it gives a {type(config).__name__} and {len(items)} items with {len(ids)} ids",
             )
+        with clause("The configuration must take the settings given") as require:
+            config = type(config).model_validate({**config.model_dump(), **self._settings})
         return config, items
 
     @property

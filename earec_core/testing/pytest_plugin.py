@@ -13,11 +13,17 @@ SUITE = str(Path(__file__).with_name("suite.py"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option."""
+    """Add the options."""
     parser.getgroup("earec").addoption(
         "--earec-plugin",
         metavar="NAME",
         help="Also run EAREC's conformance kit on this installed modality plugin.",
+    )
+    parser.getgroup("earec").addoption(
+        "--earec-settings",
+        metavar="JSON",
+        default="{}",
+        help="Settings of the plugin in place of those that its examples have.",
     )
 
 

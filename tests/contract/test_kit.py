@@ -543,3 +543,16 @@ def test_the_pytest_plugin_is_light_and_does_nothing_unasked(tmp_path: Path) -> 
     )
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
+
+
+def test_a_modality_is_checked_with_other_settings_than_its_examples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert Kit("text", tmp_path, settings={"max_tokens": 3}).modality.positions() == 3
+    failed = [f.why for f in checking.check("text", settings={"max_tokens": -5}) if f.outcome == "failed"]
+    assert len(failed) == 1
+    assert "must take the settings given, but it raised" in failed[0]
+    assert run(["plugins", "check", "text", "--set", "text.speed=5"]) == 2
+    assert "fields, template, max_tokens" in capsys.readouterr().err
+    assert run(["plugins", "check", "text", "--set", "vision.positions=5"]) == 2
+    assert "text is checked" in capsys.readouterr().err
