@@ -114,6 +114,7 @@ def train_on(
         start=source.tensors if source else None,
         progress=progress,
         checkpoint=run.checkpoint,
+        resumed=lambda epochs: workspace.note(f"Resuming at epoch {epochs + 1} (run {run.name})."),
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
     parts = PARTS if len(split.eval_users) else ()

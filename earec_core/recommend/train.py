@@ -47,6 +47,7 @@ def train(
     start: Mapping[str, Tensor] | None = None,
     progress: Callable[[EpochStats], None] = lambda _: None,
     checkpoint: Path | None = None,
+    resumed: Callable[[int], None] = lambda _: None,
     device: str | torch.device = "cpu",
 ) -> TrainedRecommender:
     """Train with Adam until validation NDCG@10 has not risen for `patience` epochs; keep the best epoch.
@@ -62,6 +63,7 @@ def train(
         start: the tensors of another catalog's model to start from, see `RecommenderModel.transfer`; kept where no
             epoch is better.
         checkpoint: written after each epoch; a run that finds it goes on from there, to the same result.
+        resumed: told how many epochs were done before, where there were any.
 
     Raises:
         DataError: no sequence has two items to learn from.
@@ -75,7 +77,7 @@ def train(
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not parameters:
         return TrainedRecommender(kind.name, model.eval())
-    state = _fit(model, parameters, split, sequences, start is not None, progress, checkpoint)
+    state = _fit(model, parameters, split, sequences, start is not None, progress, checkpoint, resumed)
     history = tuple(EpochStats(**epoch) for epoch in state.history)
     return TrainedRecommender(kind.name, model.eval().served().eval(), history, state.best_epoch)
 
@@ -99,6 +101,7 @@ def _fit(
     started: bool,
     progress: Callable[[EpochStats], None],
     checkpoint: Path | None,
+    resumed: Callable[[int], None],
 ) -> _Progress:
     """Train the parameters; at the end they are those of the best epoch."""
     config = model.config
@@ -107,6 +110,7 @@ def _fit(
     restored = checkpoints.load(checkpoint, parameters, optimizer) if checkpoint else None
     if restored is not None:
         state, best = _Progress(**restored[0]), restored[1]
+        resumed(state.epoch)
     # The users that epochs are compared on.
     users = split.eval_users[random_part(len(split.eval_users), config.valid_users, config.seed)]
     if config.epochs and started and restored is None:

@@ -321,7 +321,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
     with pytest.raises(KilledError):
         train(SASREC, split, 12, config, checkpoint=tmp_path / "c", progress=kill)
-    resumed = train(SASREC, split, 12, config, checkpoint=tmp_path / "c")
+    said: list[int] = []
+    resumed = train(SASREC, split, 12, config, checkpoint=tmp_path / "c", resumed=said.append)
+    assert said == [2]
     assert [e.loss for e in resumed.history] == [e.loss for e in whole.history]
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name])

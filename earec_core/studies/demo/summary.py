@@ -135,7 +135,7 @@ def _inputs(catalog: Catalog, workspace: Workspace) -> Describe:
 
 
 def _suggestions(catalog: Catalog, registry: Registry, models: Sequence[str]) -> list[Suggestion]:
-    """What each recommender offers to a few users, some of whom the last one serves well."""
+    """What each recommender offers to the first users for whom one of them finds the item chosen next."""
     split = catalog.leave_one_out()
     titles = [item.title or item.id for item in catalog.all_items()]
     opened = {name: open_retriever(registry, f"recommender/{name}", catalog) for name in models}
