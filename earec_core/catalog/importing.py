@@ -83,15 +83,8 @@ def import_dataset(
         rows = items.select("item_id").with_row_index("item").cast({"item": pl.Int64})
         interactions = left.by_row(rows)
         relations, related = choose_relations(relations, read, interactions, rows)
-    options = {
-        "format": format,
-        "core": core,
-        "min_rating": min_rating,
-        "max_len": max_len,
-        "relations": relations,
-        "columns": dict(columns or {}),
-        "allow_outside": allow_outside,
-    }
+    options = {"format": format, "core": core, "min_rating": min_rating, "max_len": max_len}
+    options |= {"relations": relations, "columns": dict(columns or {}), "allow_outside": allow_outside}
     tables = {"items": items, "interactions": interactions, "relations": related}
     about = {"name": name, "domain": domain, "options": options, **_used(source, read, items, left)}
     return write_dataset(tables, out, read.base, about, replace=force)

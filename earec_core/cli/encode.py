@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -76,15 +77,9 @@ def command(
     from earec_core.encode import plan as planned
     from earec_core.encode.engines import get_engine
 
-    if sum((model is not None, encoder is not None, unaligned)) != 1:
-        raise UsageError(
-            "Exactly one of MODEL, --encoder and --unaligned is needed.",
-            "Name a model, name an encoder of text, or say --unaligned.",
-        )
+    _check_model(model, encoder, unaligned)
     _check(plan, prompts_to, name)
-    if encoder is not None and (
-        plan or prompts_to is not None or engine != "local" or workers is not None or force
-    ):
+    if encoder is not None and any((plan, prompts_to, engine != "local", workers, force)):
         raise UsageError(
             "--encoder reads no prompts, works in one process and keeps nothing.",
             "Leave --plan, --prompts, --engine, --workers and --force out.",
@@ -104,22 +99,22 @@ def command(
         if encoder is not None:
             vectors = encode_words(workspace, catalog, encoder, config, names=modalities or (), name=name)
         else:
-            vectors = encode(
-                workspace,
-                catalog,
-                model,
-                config,
-                names=modalities,
-                name=name,
-                engine=engine,
-                workers=workers,
-                force=force,
-            )
+            how: Any = {"engine": engine, "workers": workers, "force": force}
+            vectors = encode(workspace, catalog, model, config, names=modalities, name=name, **how)
     named = name or f"vectors/{catalog.name}"
     options.follow_up("recommend", "train", "--vectors", named, "--data", str(data))
     manifest = vectors.manifest
     facts = {"id": vectors.id, "shapes": manifest.shapes.model_dump(), "coverage": manifest.coverage}
     out.result(vectors.id, facts, as_json)
+
+
+def _check_model(model: str | None, encoder: str | None, unaligned: bool) -> None:
+    """Raises UsageError unless one thing that encodes is named."""
+    if sum((model is not None, encoder is not None, unaligned)) != 1:
+        raise UsageError(
+            "Exactly one of MODEL, --encoder and --unaligned is needed.",
+            "Name a model, name an encoder of text, or say --unaligned.",
+        )
 
 
 def _check(plan: bool, prompts_to: Path | None, name: str | None) -> None:

@@ -62,11 +62,9 @@ def encode(
     workspace.registry.require(*job.parents)
     beside = {"model": job.stored.id if job.stored else None}
     run = model_run(workspace, "encode", catalog, job.model, config, beside).start()
-    if force:
-        job.forget()
     scratch = run.scratch()
     try:
-        coverage, reused = _write_table(job, windows, scratch / "vectors.safetensors")
+        coverage, reused = _write_table(job, windows, scratch / "vectors.safetensors", force)
         _note(workspace, len(catalog), coverage, reused)
         vectors = ItemVectors.save(
             workspace.registry,
@@ -89,11 +87,13 @@ def encode(
     return vectors
 
 
-def _write_table(job: Job, windows: Windows, file: Path) -> tuple[Coverage, int]:
-    """Have the windows encoded and write the vectors of all items, in the catalog's order.
+def _write_table(job: Job, windows: Windows, file: Path, force: bool) -> tuple[Coverage, int]:
+    """Have the windows encoded, anew if forced, and write the vectors of all items, in the catalog's order.
 
     Returns what is in them, and how many items were encoded before.
     """
+    if force:
+        job.forget()
     coverage, damage = Coverage(dict.fromkeys(job.model.inputs, 0)), DamageNotes(job.workspace)
     reused = 0
 

@@ -42,6 +42,15 @@ class Explanation:
         """A row per source: `items`, for each variant the mean and its interval, and aligned less shuffled."""
         return [{"source": scores.source, **scores.row()} for scores in self.scores if scores.part == WHOLE]
 
+    def metrics(self) -> dict[str, float]:
+        """Mean ROUGE-L of the whole anchors, by source and variant, as observers are told."""
+        return {
+            f"{scores.source} {variant}": score.mean
+            for scores in self.scores
+            if scores.part == WHOLE
+            for variant, score in scores.variants.items()
+        }
+
     def parts(self) -> list[dict[str, Any]]:
         """A row per source and part of the anchor, as `table`: its fields, and its words that were not read."""
         return [
@@ -103,14 +112,8 @@ def explain(
         texts += [text for source in sources for text in _copied(aligned, source, anchors, config)]
     scores = scored(texts, sources, config.explain.bootstrap)
     explanation = Explanation(anchors, tuple(texts), scores, aligned.inputs)
-    metrics = {
-        f"{each.source} {variant}": score.mean
-        for each in scores
-        if each.part == WHOLE
-        for variant, score in each.variants.items()
-    }
     result = {"rouge_l": explanation.table(), "parts": explanation.parts()}
-    run.finish(result, step=len(anchors), metrics=metrics)
+    run.finish(result, step=len(anchors), metrics=explanation.metrics())
     return explanation
 
 
