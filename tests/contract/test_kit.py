@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,12 @@ from earec_core.testing import ModalityConformance, pytest_plugin
 from earec_core.testing import check as checking
 from earec_core.testing.clauses import ContractError
 from earec_core.testing.kit import Kit
+
+from .conftest import Site
+from .test_broken_plugins import earec
+
+__all__ = ["earec"]
+Earec = Callable[..., subprocess.CompletedProcess[str]]
 
 CHECKS = [name for name in dir(ModalityConformance) if name.startswith("test_")]
 
@@ -556,3 +563,14 @@ def test_a_modality_is_checked_with_other_settings_than_its_examples(
     assert "fields, template, max_tokens" in capsys.readouterr().err
     assert run(["plugins", "check", "text", "--set", "vision.positions=5"]) == 2
     assert "text is checked" in capsys.readouterr().err
+
+
+def test_the_worked_example_with_a_projector_of_its_own_passes(site: Site, earec: Earec) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
+    block = re.search(r"```python\n(.*?)```", page.partition("### A worked example\n")[2], re.DOTALL)
+    assert block is not None
+    site.modality("strokes", source=f"{block[1]}\n\nConfig, Factory = StrokesConfig, StrokesModality\n")
+    done = earec("plugins", "check", "strokes", "--json", "--set", "strokes.positions=3")
+    outcomes = {row["check"]: (row["outcome"], row["why"]) for row in json.loads(done.stdout)}
+    assert {check: outcome for check, outcome in outcomes.items() if outcome[0] != "passed"} == {}
+    assert len(outcomes) == len(CHECKS)

@@ -66,10 +66,10 @@ def test_the_tutorial_can_be_followed(tmp_path: Path, environment: dict[str, str
         said[text] = done.stdout
     assert any("tabular" in out for line, out in said.items() if "plugins show" in line)
     registry = Registry.open(tmp_path / "home/registry", create=False)
-    composite = registry.manifest("composite").data
+    composite = registry.manifest("composite/shop").data
     assert composite["weights"] == {"tabular": 0.7, "text": 0.3}
     vectors = registry.manifest("vectors/shop").data
-    assert registry.resolve("composite") in vectors["parents"]
+    assert registry.resolve("composite/shop") in vectors["parents"]
     checks = next(out for line, out in said.items() if "plugins check" in line)
     assert "failed" not in checks
     assert checks.count("passed") > 20
