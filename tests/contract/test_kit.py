@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from earec_core.cli import run
 from earec_core.errors import MissingDependencyError, PluginError
@@ -45,6 +46,7 @@ def __getattr__(name):
 
 PARTS = '''
 import itertools
+import os
 
 import numpy as np
 import torch
@@ -268,7 +270,38 @@ def named(cls, folder):
     return Config(), [Item(n, f"e{n}", None, {"n": str(folder / f"{n}.txt")}) for n in range(3)]
 
 
+class Tampered(Config):
+    names: list = Field(default_factory=list, description="A list can be changed.")
+
+
+def moving(self, item):
+    os.chdir("/")
+    return Good.read(self, item)
+
+
+def tampering(self, item):
+    self.config.names.append(item.id)
+    return Good.read(self, item)
+
+
+class Seeding(Waves):
+    def forward(self, batch):
+        torch.manual_seed(7)
+        return super().forward(batch)
+
+
+class Patching(MlpProjector):
+    def forward(self, x):
+        before = nn.functional.gelu
+        nn.functional.gelu = lambda *given, **named: before(*given, **named)
+        return super().forward(x)
+
+
 numbers = itertools.count()
+wrong("moving", read=moving)
+wrong("seeding", encoder=Seeding)
+wrong("patching", projector=Patching)
+wrong("tampering", config=Tampered, read=tampering)
 wrong("mixing", encoder=Mixing)
 wrong("drawn", encoder=Drawn)
 wrong("noisy", encoder=Noisy)
@@ -372,6 +405,10 @@ FAULTS = {
     "trainable": ("the_encoder_is_frozen", "2 parameters train, out.weight first"),
     "training": ("the_encoder_is_frozen", "in training mode"),
     "counting": ("the_encoder_is_frozen", "it changes calls"),
+    "moving": ("the_process_is_left_alone", "they change the working directory"),
+    "seeding": ("the_process_is_left_alone", "they change torch's random state"),
+    "patching": ("the_process_is_left_alone", r"they change torch\.nn\.functional\.gelu"),
+    "tampering": ("the_process_is_left_alone", "they change the configuration"),
     "empty": ("the_projector_fits_the_llm", "uses none of some"),
     "long": (
         "no_item_takes_more_than_its_positions",
@@ -413,6 +450,15 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     yield install
     for module in ("kit_specs", "kit_parts", "kit_heavy"):
         sys.modules.pop(module, None)
+
+
+@pytest.fixture(autouse=True)
+def unchanged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What wrong plugins do to the process is undone."""
+    monkeypatch.chdir(Path.cwd())
+    monkeypatch.setattr(torch.nn.functional, "gelu", torch.nn.functional.gelu)
+    with torch.random.fork_rng():
+        yield
 
 
 def _check(name: str, check: str, folder: Path) -> None:

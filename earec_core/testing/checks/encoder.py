@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from earec_core.testing import compare
+from earec_core.testing import compare, process
 from earec_core.testing.clauses import clause
 from earec_core.testing.kit import Kit
 
@@ -59,3 +59,21 @@ class Encoding:
             ready.encode(ready.raws, encoder)
             changed = compare.changed(before, compare.states(encoder))
             require(not changed, f"it changes {', '.join(changed)}")
+
+    def test_the_process_is_left_alone(self, ready: Kit) -> None:
+        """Reading, encoding and projecting change nothing outside the plugin, nor its configuration."""
+        modality, encoder, projector = ready.new_modality(), ready.new_encoder(0), ready.new_projector()
+        items = list(ready.items)
+        contract = (
+            "read, describe, the encoder and the projector must leave process and configuration as they are"
+        )
+        with clause(contract) as require:
+            before, config = process.shared(), modality.config.model_dump_json()
+            raws = [modality.read(item) for item in items]
+            _ = [modality.describe(item) for item in items]
+            with torch.no_grad():
+                projector(encoder(raws))
+            changed = list(process.changes(before))
+            if modality.config.model_dump_json() != config:
+                changed.append("the configuration")
+            require(not changed, f"they change {', '.join(changed[:5])}")
