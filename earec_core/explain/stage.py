@@ -191,11 +191,12 @@ def _names(model: AlignedModel, source: str) -> list[str]:
 
 def _copied(model: AlignedModel, source: str, anchors: Mapping[int, str], config: RunConfig) -> list[Text]:
     """What saying the item's own input word for word would score, of every item whose input is words."""
-    parts = [model.inputs[name].modality for name in _names(model, source)]
+    names, room = _names(model, source), config.explain.max_new_tokens
+    parts = [model.inputs[name].modality for name in names]
     words = {
         row: "\n".join(filter(None, (part.words(model.prompts.items[row]) for part in parts)))
         for row in anchors
-        if model.prompts.has(row, _names(model, source))
+        if model.prompts.has(row, names) and not model.prompts.prompt(row, names, room).too_long
     }
     words = {row: text for row, text in words.items() if text}
     stemmer = config.explain.stemmer

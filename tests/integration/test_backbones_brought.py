@@ -61,7 +61,7 @@ def test_other_architectures_go_through_every_command(
     assert len(noted) == bool(left)
     assert all(left in line for line in noted)
     assert brought.run("explain", "text/things", *data, *settings) == 0
-    assert brought.run("compose", "--weights", "text=0.5", "--no-normalize") == 0
+    assert brought.run("compose", "--weights", "text=0.5", "--no-normalize", "--name", "composite") == 0
     assert brought.run("encode", "composite", *data, *settings) == 0
 
 

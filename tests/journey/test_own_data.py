@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from earec_core.cli import run
 from earec_registry import Registry
@@ -132,7 +133,9 @@ def test_the_commands_go_through_on_two_catalogs_and_a_kill_in_each_changes_noth
         assert run(shlex.split(line)[1:]) == 0, line
 
     (tmp_path / "office").rename(tmp_path / "first")
-    environment = {**os.environ, "EAREC_HOME": str(tmp_path / "other")}
+    # As many threads as here: sums in another order are other numbers.
+    threads = str(torch.get_num_threads())
+    environment = {**os.environ, "EAREC_HOME": str(tmp_path / "other"), "OMP_NUM_THREADS": threads}
     for argv in commands("office"):
         killed = subprocess.run(
             [sys.executable, "-c", KILLED, "3", *argv], env=environment, capture_output=True, text=True

@@ -302,7 +302,7 @@ def test_every_command_that_registers_tells(
         ["data", "import", "source", "--out", "d", "--core", "1"],
         ["behavior", "fit", "--data", "d", "--epochs", "1", "--dim", "4"],
         ["align", "--modality", "text", "--data", "d", *llm, *(p for f in few for p in ("--set", f))],
-        ["compose", "--weights", "text=1"],
+        ["compose", "--weights", "text=1", "--name", "composite"],
         ["encode", "composite", "--data", "d", *llm],
         [
             "recommend",
