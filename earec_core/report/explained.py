@@ -17,13 +17,13 @@ def rouge_rows(scores: Sequence[Mapping[str, Any]]) -> list[RougeRow]:
 
     Args:
         scores: a row per source: `source`, `items`, and for each variant measured `VARIANT`, `VARIANT_low`,
-            `VARIANT_high`; the same of `difference`, where there is one.
+            `VARIANT_high`; the same of `difference`. What was not measured is missing, or None.
     """
     return [
         RougeRow(
             row["source"],
             row["items"],
-            {name: _bounds(row, name) for name in VARIANTS if name in row},
+            {name: _bounds(row, name) for name in VARIANTS if row.get(name) is not None},
             _bounds(row, "difference") if row.get("difference") is not None else None,
         )
         for row in scores

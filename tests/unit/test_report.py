@@ -32,7 +32,7 @@ from earec_core.report.content import (
     StageRow,
     Suggestion,
 )
-from earec_core.report.explained import examples
+from earec_core.report.explained import examples, rouge_rows
 from earec_core.report.render import SECTIONS
 from earec_core.report.words import common, highlight
 
@@ -424,6 +424,17 @@ def test_what_copying_would_score_stands_in_the_headline() -> None:
     assert "text 0.10 → 0.30 (its input, copied: 0.50)" in said
     del bounds["copied"]
     assert "copied" not in verdicts.gains([RougeRow("vision", 9, bounds)])
+
+
+def test_what_was_not_measured_of_a_source_is_left_out() -> None:
+    """As `explain --json` has it, where another source has it."""
+    measured = {"aligned": 0.3, "aligned_low": 0.2, "aligned_high": 0.4, "unaligned": 0.1}
+    measured |= {"unaligned_low": 0.1, "unaligned_high": 0.1}
+    none = dict.fromkeys(("copied", "copied_low", "copied_high", "difference", "shuffled"))
+    (row,) = rouge_rows([{"source": "behavior", "items": 9, **measured, **none}])
+    assert (set(row.variants), row.difference) == ({"aligned", "unaligned"}, None)
+    assert "behavior 0.10 → 0.30." in verdicts.gains([row])
+    assert "behavior" in render(replace(REPORT, rouge=[row]))
 
 
 def test_dots_stand_where_their_values_are() -> None:
