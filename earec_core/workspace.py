@@ -73,14 +73,26 @@ def clean(home: Path, older_s: float, *, dry_run: bool = False) -> dict[Path, in
     removed, newest = dict[Path, int](), time.time() - older_s
     for parent in (home / "runs", *(home / "cache" / kind for kind in ("features", "vectors", "joined"))):
         for folder in sorted(path for path in parent.glob("*") if path.is_dir()):
-            lock = FileLock(parent / f".{folder.name}.lock", blocking=False)
-            if _last_write(folder) > newest:
+            if _last_write(folder) > newest or _is_owned(folder):
                 continue
-            with suppress(Timeout, NotImplementedError), lock:
-                removed[folder] = files.folder_bytes(folder)
-                if not dry_run:
-                    shutil.rmtree(folder, ignore_errors=True)
+            removed[folder] = files.folder_bytes(folder)
+            if not dry_run:
+                shutil.rmtree(folder, ignore_errors=True)
     return removed
+
+
+def _is_owned(folder: Path) -> bool:
+    """Whether a process is at work on a run; told by its lock, and not where the file system has none."""
+    lock = folder.with_name(f".{folder.name}.lock")
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, blocking=False):
+            return False
+    except Timeout:
+        return True
+    except (NotImplementedError, OSError):
+        return False
 
 
 def _last_write(folder: Path) -> float:

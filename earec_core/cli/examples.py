@@ -99,11 +99,11 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
 """By the command's words."""
 
 
-def shown(command: click.Command, words: str) -> click.Command:
+def with_examples(command: click.Command, words: str) -> click.Command:
     """The same command; its help, or that of those below it, ends with its examples."""
     if isinstance(command, click.Group):
         for name, below in command.commands.items():
-            shown(below, f"{words} {name}")
+            with_examples(below, f"{words} {name}")
     elif words in EXAMPLES:
         command.epilog = "\n".join(["\b", "Examples:", *(f"  {line}" for line in EXAMPLES[words])])
     return command

@@ -146,7 +146,7 @@ def _suggestions(catalog: Catalog, registry: Registry, models: Sequence[str]) ->
         for name, retriever in opened.items()
     }
     served = [any(split.test[user] in lists[name][i] for name in models) for i, user in enumerate(users)]
-    order = np.argsort(~np.array(served), kind="stable")[:_USERS]
+    first = np.flatnonzero(served)[:_USERS]
     return [
         Suggestion(
             user=str(split.train.users[users[i]]),
@@ -154,5 +154,5 @@ def _suggestions(catalog: Catalog, registry: Registry, models: Sequence[str]) ->
             target=titles[split.test[users[i]]],
             lists={name: [titles[row] for row in rows[i].tolist()] for name, rows in lists.items()},
         )
-        for i in order.tolist()
+        for i in first.tolist()
     ]
