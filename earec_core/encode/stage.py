@@ -162,7 +162,7 @@ def _note(
     """Say which items were encoded before and which are not shown as they are, where there are any."""
     bare = "their vector is the bare prompt's."
     if reused:
-        workspace.note(f"{reused} of {n} items were encoded before, from the same input; the others are new.")
+        workspace.note(f"{reused} of {n} items were encoded before and are not encoded again.")
     if coverage.none:
         workspace.note(f"{coverage.none} of {n} items have none of {', '.join(coverage.having)}; {bare}")
     if coverage.too_long:

@@ -55,7 +55,7 @@ def check(
     Raises:
         MissingDependencyError: pytest is not installed.
         PluginError: the plugin is not usable.
-        UsageError: it has no such setting, or not with such a value.
+        UsageError: it has no such setting. A value that it does not take fails a check.
         EarecError: pytest did not come to its end.
     """
     if importlib.util.find_spec("pytest") is None:
