@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A worker a core: more threads would only wait for each other, and sums in another order are other numbers.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
+
+from tests.forks import Forks
 
 # How long an example takes is the machine's affair.
 settings.register_profile("untimed", deadline=None)
@@ -23,6 +29,14 @@ CASES = SHARED.parent / "cases"
 def _private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EAREC_HOME", str(tmp_path_factory.mktemp("home")))
     monkeypatch.delenv("EAREC_REGISTRY", raising=False)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Runs `earec` in processes of its own that need not import it."""
+    forks = Forks()
+    yield forks
+    forks.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Do item vectors beat ids? Every contestant tuned alike on validation, three seeds, paired tests on the test targets.
-# Usage: vectors.sh NAME WORK [TRIALS [CONTESTANT...]]   in a WORK that `run.sh NAME`, or `games.sh`, has aligned in.
+# Usage: vectors.sh NAME WORK [TRIALS [CONTESTANT...]]   in a WORK that `run.sh NAME`, or `titles.sh`, has aligned in.
 # Safe to interrupt. With contestants named it ends when they are trained.
 set -euo pipefail
 name=$1 work=$2 trials=${3:-8} only=" ${*:4} " text=text/$1 epochs=60 patience=8
@@ -19,6 +19,7 @@ case $name in
     export EAREC_MODALITIES__AUDIO__FEATURES=${EAREC_MODALITIES__AUDIO__FEATURES:?the path of vggish.npy} ;;
   amazon-games-2018)
     template="{title}" composite=text=0.5,behavior=0.5 text=text/amazon-office-2014 epochs=20 patience=3 ;;
+  amazon-office-2018) template="{title}" composite=text=0.5,behavior=0.5 text=text/amazon-office-2014 ;;
   *) echo "There is no data set $name here." >&2; exit 2 ;;
 esac
 

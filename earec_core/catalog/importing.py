@@ -55,7 +55,8 @@ def import_dataset(
         columns: EAREC's column names to the source's, `a|b` for the first that is not empty.
         name: the catalog's name; default: the name of `out`.
         domain: what prompts call the items' kind where a template says `{domain}`; default: the catalog's name.
-        core: users and items with fewer interactions are dropped, until none is left (5 in the paper).
+        core: users and items with fewer interactions are dropped, until none is left (5 in the paper); 0 keeps the
+            items that nobody has chosen yet.
         min_rating: interactions rated lower are dropped.
         max_len: each user's most recent interactions, at most; applied last.
         relations: given by the source, derived from co-occurrence in training sequences, none, or `auto`:
@@ -78,7 +79,7 @@ def import_dataset(
         read = formats.read(source, format, columns or {})
         formats.check_columns(columns or {}, read)
         left = filtered(read.interactions, core=core, min_rating=min_rating, max_len=max_len)
-        items = cleaned(read, left.item_ids)
+        items = cleaned(read, left.item_ids, unused=not core)
         _check_left(read, items, left, core)
         rows = items.select("item_id").with_row_index("item").cast({"item": pl.Int64})
         interactions = left.by_row(rows)

@@ -14,11 +14,12 @@ from earec_core.errors import DataError
 _TEXT = ("title", "description", "category", "brand")
 
 
-def cleaned(source: Source, used_ids: pl.Series) -> pl.DataFrame:
+def cleaned(source: Source, used_ids: pl.Series, *, unused: bool = False) -> pl.DataFrame:
     """The items that the filtered interactions are with, all of them where the source has none.
 
     Args:
         used_ids: of those items, each once.
+        unused: whether items that no interaction is with stay as well.
     """
     items = source.items.rows.with_columns(named(source.items.rows, "item_id"))
     missing = items["item_id"].is_null()
@@ -39,7 +40,7 @@ def cleaned(source: Source, used_ids: pl.Series) -> pl.DataFrame:
                 f"{used.item(0, 0)!r}, the items' such as {items['item_id'][0]!r}.",
                 "Say which column it is: --column item_id=SOURCE",
             )
-        items = pl.concat([known, unknown], how="diagonal_relaxed")
+        items = pl.concat([items if unused else known, unknown], how="diagonal_relaxed")
     for column in _TEXT:
         kind = items.schema.get(column)
         inner = kind.inner if isinstance(kind, pl.List) else kind

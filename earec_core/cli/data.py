@@ -40,7 +40,13 @@ def command() -> None:
     metavar="WORDS",
     help="What prompts call the items, e.g. 'office products'.  [default: the catalog's name]",
 )
-@click.option("--core", type=click.IntRange(1), default=5, show_default=True, help="k-core filtering.")
+@click.option(
+    "--core",
+    type=click.IntRange(0),
+    default=5,
+    show_default=True,
+    help="k-core filtering; 0 keeps items that nobody has chosen yet.",
+)
 @click.option("--min-rating", type=float, help="Drop interactions rated lower.")
 @click.option("--max-len", type=click.IntRange(3), help="Each user's most recent interactions, at most.")
 @click.option(

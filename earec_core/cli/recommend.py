@@ -269,6 +269,11 @@ def compare(
 @click.option("--all-users", is_flag=True, help="Every user of the dataset.")
 @click.option("-k", "k", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--include-seen", is_flag=True, help="Items of the user's history may come back.")
+@click.option(
+    "--vectors",
+    multiple=True,
+    help="Of a dataset that MODEL was not trained on, or a later one: vectors of its items, made as MODEL's.",
+)
 @click.option("--out", "target", type=options.PathType, help="Of many users: a directory of Parquet files.")
 @options.registry_option
 @options.json_option
@@ -281,18 +286,20 @@ def topk(
     all_users: bool,
     k: int,
     include_seen: bool,
+    vectors: tuple[str, ...],
     target: Path | None,
     registry: Path,
     as_json: bool,
 ) -> None:
     """The K best next items of MODEL for a user, for a history typed in, or for many users.
 
-    Of many users they go to a directory of Parquet files (user_id, rank, item_id, score), some thousand users each;
-    a killed run goes on with the same command. Prints the directory then.
+    The users may be later than the training; with --vectors so may the items, or the dataset be another. Of many
+    users they go to a directory of Parquet files (user_id, rank, item_id, score), some thousand users each; a
+    killed run goes on with the same command. Prints the directory then.
     """
     from earec_core.catalog import Catalog
     from earec_core.recommend import serving
-    from earec_core.recommend.stage import open_retriever
+    from earec_core.recommend.snapshots import open_retriever
 
     if sum((user is not None, history is not None, users is not None, all_users)) != 1:
         raise UsageError(
@@ -304,10 +311,15 @@ def topk(
             "--out belongs to --users and --all-users.", "Give all of them or none: --all-users --out DIR."
         )
     stored, catalog = options.open_registry(registry), Catalog.open(data)
-    retriever = open_retriever(stored, model, catalog)
+    retriever = open_retriever(stored, model, catalog, vectors, note=out.note)
     if target is None:
         known = serving.history(catalog, user=user, items=history)
         (ranking,) = retriever.recommend([known], k, exclude_seen=not include_seen)
+        if not ranking.ids:
+            raise UsageError(
+                f"The recommender {model!r} knows none of the {len(known)} items of this history.",
+                "Give --vectors REF, or other items.",
+            )
         out.table(serving.shown(catalog, ranking), ["rank", "item_id", "title", "score"], as_json)
         return
     ids = None if users is None else list(_lines_of(users))
@@ -319,6 +331,7 @@ def topk(
             k,
             target,
             model=stored.resolve(model),
+            vectors=[stored.resolve(one) for one in vectors],
             exclude_seen=not include_seen,
             progress=progress,
         )

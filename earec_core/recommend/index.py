@@ -15,11 +15,15 @@ from earec_core.recommend.models.base import Recommender
 
 
 @torch.inference_mode()
-def build_index(model: Recommender) -> Any:
-    """A FAISS index of every item's key, kept as float32."""
+def build_index(model: Recommender, items: Float[Tensor, "n d"] | None = None) -> Any:
+    """A FAISS index of every item's key, kept as float32.
+
+    Args:
+        items: default: the model's own.
+    """
     import faiss
 
-    keys = plain(model.keys(model.items()))
+    keys = plain(model.keys(model.items() if items is None else items))
     index = faiss.IndexFlatIP(keys.shape[1])
     index.add(keys)
     return index

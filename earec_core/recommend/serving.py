@@ -56,18 +56,20 @@ def recommend_to_many(
     out: Path,
     *,
     model: str,
+    vectors: Sequence[str] = (),
     exclude_seen: bool = True,
     progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> int:
     """Write the k best next items of many users as Parquet files of some thousand users each.
 
-    The columns are `user_id`, `rank`, `item_id` and `score`. A file that is there is not made again, so a killed
-    run goes on where it was; no more than one file's users are held at a time.
+    The columns are `user_id`, `rank`, `item_id` and `score`; a user of whose items the recommender knows none has
+    no row. A file that is there is not made again, so a killed run goes on where it was; no more than one file's
+    users are held at a time.
 
     Args:
         users: their ids; default: all of the catalog.
         out: a directory, new or of an earlier run of the same.
-        model: id of the recommender.
+        model, vectors: ids of the recommender and of item vectors given to it.
 
     Returns:
         How many users there are.
@@ -82,6 +84,7 @@ def recommend_to_many(
         raise UsageError("No user is named.", "Give one at least.")
     about = {
         "recommender": model,
+        **({"vectors": list(vectors)} if vectors else {}),
         "data": catalog.digest,
         "users": "all" if users is None else digest(list(users)),
         "k": k,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from safetensors.numpy import save_file
 
 from earec_core.artifacts import DataRecord, FitRecord, ItemVectors, RecommenderManifest, open_as, save
 from earec_core.artifacts.recommender import RANKS
+from earec_core.artifacts.tables import IDS
 from earec_core.catalog import Catalog
 from earec_core.config import RecommenderConfig
 from earec_core.errors import UsageError
@@ -21,7 +23,6 @@ from earec_core.metrics.ranking import Metrics
 from earec_core.recommend.evaluate import PARTS, Part, evaluate
 from earec_core.recommend.models import choose_recommender
 from earec_core.recommend.models.base import RecommenderModel
-from earec_core.recommend.retriever import Retriever
 from earec_core.recommend.texts import ItemTexts
 from earec_core.recommend.train import side_by_side, train, widths
 from earec_core.recommend.trained import EpochStats, TrainedRecommender
@@ -176,19 +177,11 @@ def train_registered(
         out = Path(folder)
         training.recommender.save(out)
         save_file({"users": ranks.users, "ranks": ranks.ranks}, out / RANKS)
+        (out / IDS).write_text(json.dumps(catalog.items["item_id"].to_list()))
         files = {file.name: file for file in out.iterdir()}
         why = f"recommend train on {catalog.name}"
         identity = save(workspace.registry, manifest, files, name=name, why=why)
     return RegisteredRecommender(identity, name, training)
-
-
-def open_retriever(registry: Registry, reference: str, catalog: Catalog) -> Retriever:
-    """A registered recommender with the index of its items, ready to recommend.
-
-    Raises:
-        UsageError: it is of another kind or another catalog.
-    """
-    return Retriever.open(_folder(registry, reference, catalog), catalog.items["item_id"].to_list())
 
 
 def _folder(registry: Registry, reference: str, catalog: Catalog) -> Path:
@@ -218,7 +211,7 @@ def evaluate_registered(
         top: see `evaluate`.
 
     Raises:
-        UsageError: see `open_retriever`.
+        UsageError: it is of another kind, or was trained on another catalog or another version of this one.
     """
     trained = TrainedRecommender.load(_folder(registry, reference, catalog))
     return evaluate(trained.model, catalog.leave_one_out(), part, exclude_seen=exclude_seen, top=top)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forks import Forks
+
 from .conftest import MODALITY, Site
 
 HOOK = "from earec_core.plugins.hooks import hookimpl\n"
@@ -76,7 +78,7 @@ def _path(site: Site) -> str:
 
 
 @pytest.fixture
-def earec(site: Site, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def earec(site: Site, tmp_path: Path, forks: Forks) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command in a process of its own that sees the site folder."""
     environment = {
         **os.environ,
@@ -86,13 +88,7 @@ def earec(site: Site, tmp_path: Path) -> Callable[..., subprocess.CompletedProce
     }
 
     def call(*argv: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "earec_core", *argv],
-            capture_output=True,
-            text=True,
-            env=environment | more,
-            cwd=tmp_path,
-        )
+        return forks.run(argv, environment | more, cwd=tmp_path)
 
     return call
 

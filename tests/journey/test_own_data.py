@@ -7,16 +7,14 @@ import os
 import re
 import shlex
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from earec_core.cli import run
 from earec_registry import Registry
+from tests.forks import Forks
 
 ROOT = Path(__file__).parents[2]
 USER = "A1B2C3"
@@ -24,26 +22,22 @@ READS = "topk"
 """Stores nothing, so it may have ended before there was anything to kill it at."""
 
 KILLED = """
-import os, signal, sys
-from earec_core.cli import main
+import itertools, os, signal
 from earec_core.workspace import Workspace
 
-left = int(sys.argv.pop(1))
+calls = itertools.count(1)
 
 def counted(call):
     def wrapper(*args, **options):
-        global left
-        left -= 1
-        if left == 0:
+        if next(calls) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return call(*args, **options)
     return wrapper
 
 Workspace.progress = counted(Workspace.progress)
 os.replace, os.rename, os.link = map(counted, (os.replace, os.rename, os.link))
-main()
 """
-"""earec, killed before so many things are stored or told to be done."""
+"""What has a command killed before the third thing is stored or told to be done."""
 
 
 def commands(catalog: str) -> list[list[str]]:
@@ -116,13 +110,17 @@ def stored(home: Path) -> dict[str, str]:
 
 
 def test_the_commands_go_through_on_two_catalogs_and_a_kill_in_each_changes_nothing(
-    place: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: dict[str, str], tmp_path: Path, forks: Forks
 ) -> None:
+    def earec(argv: Sequence[str], home: str, before: str = "") -> subprocess.CompletedProcess[str]:
+        return forks.run(argv, {**os.environ, "EAREC_HOME": str(tmp_path / home)}, before=before)
+
     said = []
     for catalog in ("office", "garden"):
         for argv in commands(catalog):
-            assert run(argv) == 0, argv
-            said += capsys.readouterr().err.splitlines()
+            done = earec(argv, "home")
+            assert done.returncode == 0, (argv, done.stderr)
+            said += done.stderr.splitlines()
     models = stored(tmp_path / "home")
     kinds = ("text", "vision", "behavior", "composite", "embeddings", "vectors", "recommender")
     assert set(models) == {f"{kind}/{catalog}" for kind in kinds for catalog in ("office", "garden")}
@@ -130,25 +128,16 @@ def test_the_commands_go_through_on_two_catalogs_and_a_kill_in_each_changes_noth
     following = dict.fromkeys(line.partition("Next: ")[2] for line in said if line.startswith("Next: "))
     assert len(following) == 12
     for line in following:
-        assert run(shlex.split(line)[1:]) == 0, line
+        done = earec(shlex.split(line)[1:], "home")
+        assert done.returncode == 0, (line, done.stderr)
 
     (tmp_path / "office").rename(tmp_path / "first")
-    # As many threads as here: sums in another order are other numbers.
-    threads = str(torch.get_num_threads())
-    environment = {**os.environ, "EAREC_HOME": str(tmp_path / "other"), "OMP_NUM_THREADS": threads}
     for argv in commands("office"):
-        killed = subprocess.run(
-            [sys.executable, "-c", KILLED, "3", *argv], env=environment, capture_output=True, text=True
-        )
+        killed = earec(argv, "other", before=KILLED)
         kind = argv[1] if argv[0] == "recommend" else argv[0]
         assert killed.returncode == -9 or (killed.returncode, kind) == (0, READS), (argv, killed.stderr)
         if killed.returncode:
-            assert run_again(argv, environment) == 0
+            done = earec(argv, "other")
+            assert done.returncode == 0, (argv, done.stderr)
     again = stored(tmp_path / "other")
     assert again == {name: id_ for name, id_ in models.items() if name.endswith("/office")}
-
-
-def run_again(argv: list[str], environment: dict[str, str]) -> int:
-    """The same command in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", "earec_core", *argv], env=environment, capture_output=True)
-    return done.returncode

@@ -18,7 +18,7 @@ from earec_core.catalog import Catalog
 from earec_core.modality import Modality, create
 from earec_core.recommend.compare import compare
 from earec_core.recommend.evaluate import histories
-from earec_core.recommend.stage import open_retriever
+from earec_core.recommend.snapshots import open_retriever
 from earec_core.report import Report
 from earec_core.report.content import Composition, Curve, Recommendation, StageRow, Suggestion
 from earec_core.report.explained import Describe, examples, rouge_rows

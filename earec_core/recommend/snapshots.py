@@ -1,0 +1,129 @@
+"""A recommender at work on what it was not trained on: a later snapshot of its catalog, or another catalog."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from earec_core.artifacts import ItemVectors, RecommenderManifest, VectorsManifest, open_as
+from earec_core.artifacts.base import Stored
+from earec_core.artifacts.tables import IDS
+from earec_core.catalog import Catalog
+from earec_core.errors import UsageError
+from earec_core.recommend.models import get_recommender
+from earec_core.recommend.retriever import Retriever
+from earec_core.recommend.tables import PLUS_IDS, Items
+from earec_core.recommend.train import side_by_side, widths
+from earec_core.recommend.trained import TrainedRecommender
+from earec_core.recommend.transfer import Source
+from earec_registry import Registry
+
+
+def open_retriever(
+    registry: Registry,
+    reference: str,
+    catalog: Catalog,
+    vectors: Sequence[str] = (),
+    *,
+    note: Callable[[str], None] = lambda _: None,
+) -> Retriever:
+    """A registered recommender, ready to recommend a catalog's items.
+
+    It knows the items of its training by their ids, in whatever version of the catalog they are. With vectors it
+    knows every item: what maps them was trained, and nothing is trained here. An id's own embedding (`+ids`) is
+    there for the items of the training alone.
+
+    Args:
+        vectors: references to item vectors of the catalog, made as those that the recommender was trained on.
+        note: told what it does not know of the catalog, and why.
+
+    Raises:
+        UsageError: it is of another kind, cannot read vectors or not these, or knows none of the items.
+    """
+    stored = open_as(registry, reference, RecommenderManifest)
+    ids = catalog.items["item_id"].to_list()
+    if vectors:
+        return _over_vectors(registry, reference, stored, catalog, vectors, note)
+    if stored.manifest.data.digest == catalog.digest:
+        return Retriever.open(stored.folder, ids)
+    known = _rows_in(_trained_ids(registry, reference, stored, catalog), ids)
+    count = int((known >= 0).sum())
+    if not count:
+        raise UsageError(
+            f"The recommender {reference!r} was trained on {stored.manifest.data.name!r} and knows none of the "
+            f"items of {catalog.name!r}.",
+            _remedy(stored.manifest),
+        )
+    if count < len(ids):
+        note(
+            f"{count} of {len(ids)} items were in the training of {reference!r}; the others are neither "
+            "read in a history nor recommended. " + _remedy(stored.manifest)
+        )
+    return Retriever.open(stored.folder, ids, known)
+
+
+def _over_vectors(
+    registry: Registry,
+    reference: str,
+    stored: Stored[RecommenderManifest],
+    catalog: Catalog,
+    vectors: Sequence[str],
+    note: Callable[[str], None],
+) -> Retriever:
+    source = Source.open(registry, reference)
+    tables = [ItemVectors.open(registry, one, catalog) for one in vectors]
+    source.check(vectors, tables)
+    kind, ids = get_recommender(source.model), catalog.items["item_id"].to_list()
+    counts = torch.zeros(len(ids), dtype=torch.long)
+    items = Items(counts, side_by_side(tables), widths(tables))
+    model = kind.started(source.config, items, source.tensors).eval()
+    with torch.inference_mode():
+        table = model.items().clone()
+        if source.config.table.endswith(PLUS_IDS):
+            known = _rows_in(_trained_ids(registry, reference, stored, catalog), ids)
+            trained = TrainedRecommender.load(stored.folder).model.items()
+            places = np.flatnonzero(known >= 0)
+            table[places] = trained[known[places]]
+            if len(places) < len(ids):
+                note(
+                    f"{len(places)} of {len(ids)} items were in the training of {reference!r} and have an "
+                    "embedding of their own; the others are known by their vectors alone."
+                )
+    return Retriever(model, ids, items=table)
+
+
+def _trained_ids(
+    registry: Registry, reference: str, stored: Stored[RecommenderManifest], catalog: Catalog
+) -> list[str]:
+    """Ids of the items of its training, by the model's rows."""
+    file = stored.folder / IDS
+    if not file.exists():
+        # Before they were stored with it, they stood beside its vectors alone.
+        parents = (
+            open_as(registry, id_, VectorsManifest, RecommenderManifest) for id_ in stored.manifest.parents
+        )
+        tables = [parent for parent in parents if isinstance(parent.manifest, VectorsManifest)]
+        if not tables:
+            raise UsageError(
+                f"The recommender {reference!r} was trained on {stored.manifest.data.name!r}, not on this version "
+                f"of {catalog.name!r}, and by an earlier version of earec, which did not store the items' ids.",
+                "Give the dataset it was trained on, or train again.",
+            )
+        file = tables[0].folder / IDS
+    ids: list[str] = json.loads(file.read_text())
+    return ids
+
+
+def _rows_in(trained: Sequence[str], ids: Sequence[str]) -> np.ndarray:
+    """The row of each id among the trained ones; -1 for one that is not there."""
+    rows = {id_: row for row, id_ in enumerate(trained)}
+    return np.array([rows.get(id_, -1) for id_ in ids])
+
+
+def _remedy(manifest: RecommenderManifest) -> str:
+    if get_recommender(manifest.model).transfer is not None:
+        return "Give vectors of this dataset: earec encode, then --vectors REF."
+    return "It knows items by their ids alone: train again, or train one on item vectors."
