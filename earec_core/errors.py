@@ -31,6 +31,10 @@ class EarecError(Exception):
         self.problem = problem
         self.next_step = next_step
 
+    def __reduce__(self) -> tuple[type[EarecError], tuple[str, str]]:
+        """How it comes whole out of another process."""
+        return type(self), (self.problem, self.next_step)
+
 
 class UsageError(EarecError):
     """An option, a configuration value or an input file is not usable as given."""

@@ -21,8 +21,13 @@ from earec_core.workspace import Reporter, Workspace
 @click.option(
     "--out", "folder", type=PathType, default="earec-demo", show_default=True, help="The demo's folder."
 )
+@click.option(
+    "--at-once",
+    type=click.IntRange(1),
+    help="Stages that run at once, in processes of their own.  [default: 2; 1 with a GPU or one core]",
+)
 @click.option("--print", "show_only", is_flag=True, help="Print the commands instead of running them.")
-def command(folder: Path, show_only: bool) -> None:
+def command(folder: Path, at_once: int | None, show_only: bool) -> None:
     """Fit behavior, align three modalities, explain, compose, encode and recommend, on data from packages.
 
     Safe to interrupt: run it again and finished stages are not repeated. Prints the report's path.
@@ -37,7 +42,7 @@ def command(folder: Path, show_only: bool) -> None:
         return
     started = time.monotonic()
     workspace = Workspace.open(registry=folder / "registry", reporter=Reporter(out.lines))
-    stages = demo.run(folder, workspace, run_command)
+    stages = demo.run(folder, workspace, run_command, at_once=at_once or demo.sensible())
     target = write(report(folder, workspace, stages), folder / "report.html", folder / "report.json")
     out.lines(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes.")
     out.data(str(target))

@@ -22,6 +22,10 @@ class RegistryError(Exception):
         self.problem = problem
         self.next_step = next_step
 
+    def __reduce__(self) -> tuple[type[RegistryError], tuple[str, str]]:
+        """How it comes whole out of another process."""
+        return type(self), (self.problem, self.next_step)
+
 
 class NotFoundError(RegistryError):
     """No model, name, tag or registry is meant by what was given, or more than one is."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Container, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,19 +14,18 @@ from typing import Any
 import earec_core
 from earec_core.files import digest, write_atomic, write_json
 from earec_core.studies.demo import sources
+from earec_core.studies.demo.processes import Runner, Timed, running
 from earec_core.workspace import Workspace
-
-Runner = Callable[[Sequence[str]], Any]
-"""Runs one `earec` command and returns what it printed, parsed where it is JSON."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of the demo."""
+    """One command of the demo, and the names of the stages that must be done before it."""
 
     name: str
     title: str
     command: tuple[str, ...]
+    after: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
@@ -39,12 +38,13 @@ class Done:
     """A stage and what came out.
 
     Attributes:
-        seconds: how long it took when it was run.
+        began, seconds: when it was run, in Unix time, and how long it took.
         repeated: False when the result of an earlier run was taken.
         result: the command's JSON result, or text.
     """
 
     stage: Stage
+    began: float
     seconds: float
     repeated: bool
     result: Any
@@ -66,41 +66,76 @@ def stages(folder: Path) -> list[Stage]:
         "registry": folder / "registry",
     }
     return [
-        Stage(row["name"], row["title"], tuple(part.format(**places) for part in row["command"]))
+        Stage(
+            row["name"],
+            row["title"],
+            tuple(part.format(**places) for part in row["command"]),
+            tuple(row["after"]),
+        )
         for row in recipe()["stage"]
     ]
 
 
-def run(folder: Path, workspace: Workspace, runner: Runner) -> list[Done]:
-    """Run every stage that is not finished yet.
+def run(folder: Path, workspace: Workspace, runner: Runner, *, at_once: int = 1) -> list[Done]:
+    """Run every stage that is not finished yet, each once those before it are.
 
     Args:
         folder: the demo's folder: data, settings, registry, stage results.
         workspace: where downloads are kept, and who is told what happens.
-        runner: runs one command.
+        runner: runs one command; a function of a module where several run at once.
+        at_once: stages that run at once, in processes of their own.
+
+    Returns:
+        All stages in the recipe's order.
+
+    Raises:
+        Exception: what a stage raised; those that ran beside it are finished first.
     """
     (folder / "texts").mkdir(parents=True, exist_ok=True)
     settings = resources.files(__package__).joinpath("settings.toml").read_text()
     write_atomic(folder / "settings.toml", settings)
     sources.movielens_100k(folder / "sources" / "movielens-100k", workspace)
     sources.openmoji(folder / "sources" / "openmoji", workspace)
-    key = digest([earec_core.__version__, settings])
-    done: list[Done] = []
-    planned = stages(folder)
-    for number, stage in enumerate(planned, 1):
-        key = digest([key, stage.command])
-        file = folder / "stages" / f"{stage.name}.json"
-        kept = _kept(file, key)
+    planned, key = stages(folder), digest([earec_core.__version__, settings])
+    keys: dict[str, str] = {}
+    for stage in planned:
+        keys[stage.name] = key = digest([key, stage.command])
+    done: dict[str, Done] = {}
+    for stage in planned:
+        kept = _kept(folder / "stages" / f"{stage.name}.json", keys[stage.name])
         if kept is not None:
-            done.append(Done(stage, kept["seconds"], False, kept["result"]))
-            continue
-        workspace.note(f"\n[{number}/{len(planned)}] {stage.title}\n$ {stage.line}")
-        started = time.monotonic()
-        result = runner(stage.command)
-        seconds = time.monotonic() - started
-        write_json(file, {"key": key, "seconds": seconds, "result": result, "stage": asdict(stage)})
-        done.append(Done(stage, seconds, True, result))
-    return done
+            done[stage.name] = Done(stage, kept["began"], kept["seconds"], False, kept["result"])
+    numbers = {stage.name: number for number, stage in enumerate(planned, 1)}
+
+    def keep(stage: Stage, began: float, seconds: float, result: Any) -> None:
+        times = {"began": began, "seconds": seconds}
+        about = {"key": keys[stage.name], **times, "result": result, "stage": asdict(stage)}
+        write_json(folder / "stages" / f"{stage.name}.json", about)
+        done[stage.name] = Done(stage, began, seconds, True, result)
+
+    failed: BaseException | None = None
+    begun: dict[Future[Timed], Stage] = {}
+    with running(at_once, runner) as submit:
+        while begun or (failed is None and len(done) < len(planned)):
+            for stage in _ready(planned, done, begun.values()) if failed is None else ():
+                if len(begun) < at_once:
+                    head = f"[{numbers[stage.name]}/{len(planned)}] {stage.title}"
+                    workspace.note(f"\n{head}\n$ {stage.line}")
+                    begun[submit(stage.command)] = stage
+            for future in wait(begun, return_when=FIRST_COMPLETED).done:
+                stage = begun.pop(future)
+                failed = failed or future.exception()
+                if future.exception() is None:
+                    keep(stage, *future.result())
+        if failed is not None:
+            raise failed
+    return [done[stage.name] for stage in planned]
+
+
+def _ready(planned: Sequence[Stage], done: Container[str], begun: Container[Stage]) -> list[Stage]:
+    """Stages that can begin: those before them are done."""
+    waiting = [stage for stage in planned if stage.name not in done and stage not in begun]
+    return [stage for stage in waiting if all(name in done for name in stage.after)]
 
 
 def _kept(file: Path, key: str) -> dict[str, Any] | None:
@@ -108,4 +143,4 @@ def _kept(file: Path, key: str) -> dict[str, Any] | None:
         kept: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError):
         return None
-    return kept if kept.get("key") == key else None
+    return kept if kept.get("key") == key and "began" in kept else None

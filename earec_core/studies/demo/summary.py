@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -49,13 +50,12 @@ def report(folder: Path, workspace: Workspace, done: Sequence[Done]) -> Report:
         name: by_name[f"recommend-{name}"] for name in recommenders if f"recommend-{name}" in by_name
     }
     less = _paired(workspace.registry, catalogs["catalog"], list(recommended))
-    minutes = sum(outcome.seconds for outcome in done) / 60
     return Report(
         title=texts["title"],
         subtitle=texts["subtitle"],
         facts=[
             *((name, f"{counts[name]:,}") for name in ("items", "users", "interactions")),
-            ("minutes in all", f"{minutes:.1f}"),
+            ("minutes in all", f"{_seconds(done) / 60:.1f}"),
         ],
         examples=[
             example
@@ -82,6 +82,16 @@ def report(folder: Path, workspace: Workspace, done: Sequence[Done]) -> Report:
         ],
         notes=texts["notes"],
     )
+
+
+def _seconds(done: Sequence[Done]) -> float:
+    """How long the stages took together; while two ran beside each other, it counts once."""
+    seconds, end = 0.0, -math.inf
+    for outcome in sorted(done, key=lambda outcome: outcome.began):
+        until = outcome.began + outcome.seconds
+        seconds += max(0.0, until - max(outcome.began, end))
+        end = max(end, until)
+    return seconds
 
 
 def _paired(
