@@ -85,3 +85,7 @@ class ItemWords:
             name: modality.resolved_config().model_dump(mode="json")
             for name, modality in self.modalities.items()
         }
+
+    def code(self) -> dict[str, str]:
+        """Digest of each plugin's source files."""
+        return {name: plugins.code_digest(type(modality)) for name, modality in self.modalities.items()}

@@ -31,6 +31,7 @@ class VectorsManifest(TableManifest):
         method: how an item's vector was read off.
         layer: of which layer's states; None: of the last's, after the norm.
         modalities: each plugin's configuration; empty for vectors made of vectors.
+        code: SHA-256 of each plugin's source files.
         base: the LLM or the encoder of text that made them; None for vectors made of vectors.
         prompt, chat: of the LLM, if one made them.
         coverage: items that have each modality, and `none` of them; those `too_long` for the LLM, if any.
@@ -43,6 +44,7 @@ class VectorsManifest(TableManifest):
     method: str
     layer: int | None = None
     modalities: Mapping[ModalityName, Mapping[str, Any]] = {}
+    code: Mapping[ModalityName, str] = {}
     base: BaseRecord | None = None
     prompt: PromptConfig | None = None
     chat: ChatRecord | None = None

@@ -75,6 +75,7 @@ def encode(
             method=get_readout(config.encode.readout).method,
             layer=config.encode.layer,
             modalities={m: one.resolved_config() for m, one in job.model.inputs.items()},
+            code={m: one.code() for m, one in job.model.inputs.items()},
             base=job.model.backbone.info,
             prompt=job.model.prompts.config,
             chat=job.model.prompts.chat,

@@ -54,6 +54,7 @@ def encode_words(
         "base": base.model_dump(),
         "method": model.method,
         "modalities": words.resolved(),
+        "code": words.code(),
         "data": {"name": catalog.name, "digest": catalog.digest},
         "batch_tokens": config.encode.batch_tokens,
     }
@@ -72,6 +73,7 @@ def encode_words(
             why="encode",
             method=model.method,
             modalities=words.resolved(),
+            code=words.code(),
             base=base,
             coverage=coverage,
         )

@@ -18,6 +18,7 @@ from earec_core.cli import run
 from earec_core.config import BackboneConfig
 from earec_core.llm.backbone import Backbone
 from earec_core.metrics.rouge import rouge_l
+from earec_core.plugins import code_digest
 from earec_core.studies.reproduce import rows as making
 from earec_registry import Registry
 
@@ -245,6 +246,22 @@ def test_other_settings_of_a_plugin_encode_again(
     shorter = {one["row"]["name"]: one["ids"]["vectors"] for one in out_json()["results"]}
     before = {one["row"]["name"]: one["ids"]["vectors"] for one in report["results"]}
     assert {row for row in ROWS if shorter[row] == before[row]} == {"behavior", "ids"}
+
+
+def test_an_edited_plugin_encodes_again(
+    report: dict[str, Any], in_home: Pipeline, out_json: OutJson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is stored was made by other code, as when a source file of the plugin was written to in between."""
+
+    def edited(cls: type) -> str:
+        return "0" * 64 if cls.__module__.startswith("earec_text") else code_digest(cls)
+
+    for module in ("earec_core.studies.reproduce.rows", "earec_core.aligned.features"):
+        monkeypatch.setattr(f"{module}.code_digest", edited)
+    assert _measure(in_home) == 0
+    after = {one["row"]["name"]: one["ids"]["vectors"] for one in out_json()["results"]}
+    before = {one["row"]["name"]: one["ids"]["vectors"] for one in report["results"]}
+    assert {row for row in ROWS if after[row] == before[row]} == {"behavior", "ids"}
 
 
 def test_the_page_has_every_row_and_the_papers_figures(in_home: Pipeline, tmp_path: Path) -> None:

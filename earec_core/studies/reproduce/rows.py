@@ -44,6 +44,7 @@ from earec_core.llm.backbone import Backbone
 from earec_core.metrics.ranking import Metrics
 from earec_core.modality import Modality, create
 from earec_core.modality.sentences import encoder_folder
+from earec_core.plugins import code_digest
 from earec_core.recommend.models import get_recommender
 from earec_core.recommend.models.base import RecommenderModel
 from earec_core.recommend.stage import evaluate_registered, train_registered
@@ -303,6 +304,7 @@ class RowMaker:
             and sorted(stored.manifest.parents) == sorted(parents)
             and stored.manifest.modalities
             == {m: modality.resolved_config().model_dump(mode="json") for m, modality in shown.items()}
+            and stored.manifest.code == {m: code_digest(type(modality)) for m, modality in shown.items()}
             and stored.manifest.prompt == first.manifest.prompt
             and stored.manifest.method == get_readout(self.config.encode.readout).method
             and stored.manifest.layer == self.config.encode.layer
@@ -359,6 +361,7 @@ class RowMaker:
             stored.base is not None
             and stored.base.model_copy(update={"id": base.id}) == base
             and stored.modalities == words.resolved()
+            and stored.code == words.code()
             and stored.data.digest == self.catalog.digest
         )
 
