@@ -117,7 +117,8 @@ class AlignConfig(Section):
     eval_items: int = Field(128, ge=1, description="Validation items for the loss, at most.")
     rouge_items: int = Field(32, ge=0, description="Validation items generated for ROUGE-L, at most.")
     patience: int = Field(5, ge=1, description="Validations without a lower loss before stopping.")
-    checkpoint_every: int = Field(50, ge=1, description="Optimizer steps between checkpoints.")
+    checkpoint_every: int = Field(50, ge=1, description="Optimizer steps between checkpoints, at most.")
+    checkpoint_minutes: float = Field(5.0, gt=0, description="Minutes of training between them, at most.")
     max_items: int | None = Field(None, ge=1, description="Train on a random part of the items.")
     catalog_temperature: float = Field(
         1.0, gt=0, description="Of joined catalogs each has a part of size^(1/T) in an epoch."

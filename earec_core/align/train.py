@@ -163,7 +163,7 @@ class Trainer:
         if not state.history:
             self._validate()
             self._save()
-        started, before = time.monotonic(), state.elapsed
+        started, before, saved = time.monotonic(), state.elapsed, state.elapsed
         for batch in self._batches():
             if state.finished:
                 break
@@ -181,8 +181,10 @@ class Trainer:
             if state.finished or state.step % self.config.eval_every == 0:
                 self._validate()
                 state.finished |= state.stale >= self.config.patience
-            if state.finished or state.step % self.config.checkpoint_every == 0:
+            late = state.elapsed - saved >= 60 * self.config.checkpoint_minutes
+            if state.finished or late or state.step % self.config.checkpoint_every == 0:
                 self._save()
+                saved = state.elapsed
 
     def _batches(self) -> Iterator[list[Sample]]:
         state = self.progress

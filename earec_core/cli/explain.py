@@ -33,6 +33,7 @@ _SAID = ("unaligned", "aligned", "copied")
 @click.option(
     "--report", "page", type=options.OutFile, help="Also write a page: scores, and cards of some items."
 )
+@options.force_option
 @options.config_options("preset", "backbone")
 @options.session_options
 @options.json_option
@@ -45,6 +46,7 @@ def command(
     modalities: list[str] | None,
     target: Path | None,
     page: Path | None,
+    force: bool,
     config: RunConfig,
     session: options.Session,
     as_json: bool,
@@ -55,7 +57,8 @@ def command(
 
     Beside the model stand the un-aligned backbone, a control that reads another item's input (where the difference
     to it is 0, the text does not depend on the input), and the input's words as they are (copied). Behind the whole
-    anchor stand its fields, if it has several, and its words that the LLM did not read.
+    anchor stand its fields, if it has several, and its words that the LLM did not read. Safe to interrupt: texts
+    that were generated are kept.
     """
     from earec_core.catalog import Catalog
     from earec_core.explain import VARIANTS, explain, inputs_shown, text_rows, write_texts
@@ -75,6 +78,7 @@ def command(
             items=items,
             names=modalities,
             variants=_SAID if items else VARIANTS,
+            force=force,
         )
     if target is not None:
         write_texts(explanation, catalog, target)

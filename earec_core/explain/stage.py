@@ -15,11 +15,15 @@ from earec_core.aligned.stored import adapter_of, open_model, stored_model
 from earec_core.catalog import Catalog, Split, random_part
 from earec_core.config import RunConfig
 from earec_core.errors import DataError
+from earec_core.explain.journal import TextJournal
 from earec_core.explain.scores import ALL, COPIED, NEW, VARIANTS, WHOLE, Scores, Text, scored
 from earec_core.llm.backbone import Backbone
+from earec_core.llm.prompts import Prompt
 from earec_core.metrics.rouge import counted, new_words, rouge_l
-from earec_core.types import Slot
-from earec_core.workspace import Workspace
+from earec_core.types import Show, Slot
+from earec_core.workspace import Run, Workspace
+
+_JOURNAL = "texts-{}-{}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,11 @@ def explain(
     names: Sequence[str] | None = None,
     variants: Sequence[str] = VARIANTS,
     backbone: Backbone | None = None,
+    force: bool = False,
 ) -> Explanation:
     """Generate and score the anchors of a split's items, or of certain ones.
+
+    A killed run goes on where it was; texts that were generated before, in the same way, are not generated again.
 
     Args:
         model: an adapter or composite.
@@ -82,6 +89,7 @@ def explain(
         items: ids of items in place of a split.
         names: modalities; default: all of the model's.
         backbone: one already loaded, without adapter.
+        force: generate anew what was generated before.
 
     Raises:
         DataError: no item of the split has an anchor, or one of those named has none.
@@ -96,6 +104,9 @@ def explain(
         anchors = _anchors(aligned, catalog, split, max_items, config.run.seed)
     beside = {"model": stored.id, "rows": list(anchors), "variants": list(variants)}
     run = model_run(workspace, "explain", catalog, aligned, config, beside).start()
+    if force:
+        for file in run.folder.glob(_JOURNAL.format("*", "*")):
+            file.unlink()
     sources = [*aligned.inputs, ALL] if len(aligned.inputs) > 1 else list(aligned.inputs)
     texts: list[Text] = []
     if "unaligned" in variants:
@@ -103,11 +114,11 @@ def explain(
         prompt, seed = stored.manifest.prompt, config.run.seed
         chat = aligned.prompts.chat
         untrained = new_model(workspace, catalog, backbone, settings, prompt, seed=seed, chat=chat)
-        texts += _generate(workspace, untrained, sources, "unaligned", anchors, config)
+        texts += _generate(run, untrained, sources, "unaligned", anchors, config)
     with backbone.adapted(adapter_of(stored)):
         for variant in ("aligned", "shuffled"):
             if variant in variants:
-                texts += _generate(workspace, aligned, sources, variant, anchors, config)
+                texts += _generate(run, aligned, sources, variant, anchors, config)
     if COPIED in variants:
         texts += [text for source in sources for text in _copied(aligned, source, anchors, config)]
     scores = scored(texts, sources, config.explain.bootstrap)
@@ -143,7 +154,7 @@ def _named(model: AlignedModel, catalog: Catalog, items: Sequence[str]) -> dict[
 
 
 def _generate(
-    workspace: Workspace,
+    run: Run,
     model: AlignedModel,
     sources: Sequence[str],
     variant: str,
@@ -152,6 +163,7 @@ def _generate(
 ) -> list[Text]:
     """Texts of every item from each source that it has, with their scores."""
     texts: list[Text] = []
+    workspace = run.workspace
     for source in sources:
         workspace.note(f"Generating from {source}, {variant} ...")
         names = _names(model, source)
@@ -167,13 +179,12 @@ def _generate(
         rows = list(prompts)
         if not rows:
             continue
-        answers = model.generate(
-            list(prompts.values()),
-            config.explain.max_new_tokens,
-            batch_size=config.explain.batch_size,
-            source=_shuffled(model, rows, config.run.seed) if variant == "shuffled" else itself,
-            show=workspace.progress,
-        )
+        journal = TextJournal(run.folder / _JOURNAL.format(variant, source))
+        if journal.texts:
+            workspace.note(f"{len(journal.texts)} texts were generated before and are not generated again.")
+        reading = _shuffled(model, rows, config.run.seed) if variant == "shuffled" else itself
+        _write_down(journal, model, prompts, reading, config, workspace.progress)
+        answers = [journal.texts[row] for row in rows]
         stemmer = config.explain.stemmer
         scores = rouge_l(answers, [anchors[row] for row in rows], stemmer=stemmer)
         read = {row: model.prompts.words(prompt) for row, prompt in prompts.items()}
@@ -183,6 +194,27 @@ def _generate(
             for row, answer, score in zip(rows, answers, scores.tolist(), strict=True)
         ]
     return texts
+
+
+def _write_down(
+    journal: TextJournal,
+    model: AlignedModel,
+    prompts: Mapping[int, Prompt],
+    source: Callable[[Slot], int],
+    config: RunConfig,
+    show: Show,
+) -> None:
+    """Generate the texts of the rows that the journal lacks, in batches of similar length."""
+    order = sorted(prompts, key=lambda row: model.prompts.length(prompts[row]))
+    size, done = config.explain.batch_size, 0
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        if not journal.texts.keys() >= set(batch):
+            given = [prompts[row] for row in batch]
+            made = model.generate(given, config.explain.max_new_tokens, batch_size=size, source=source)
+            journal.add(dict(zip(batch, made, strict=True)))
+        done += len(batch)
+        show(done, len(order), "generated")
 
 
 def _names(model: AlignedModel, source: str) -> list[str]:

@@ -6,7 +6,7 @@ import importlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from html import unescape
 from pathlib import Path
@@ -123,13 +123,20 @@ def test_no_seed_trains_on_what_is_held_out(
     assert seen.isdisjoint(held)
 
 
+@pytest.mark.parametrize(
+    ("steps", "minutes", "kept"), [(2, 5.0, 2), (1000, 1e-9, 3)], ids=["steps", "minutes"]
+)
 def test_a_killed_alignment_resumes_to_the_same_adapter(
+    steps: int,
+    minutes: float,
+    kept: int,
     in_home: Pipeline,
     monkeypatch: pytest.MonkeyPatch,
     out_json: OutJson,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    settings = in_home.settings(run__seed=5, lora__dropout=0.2, align__batch_size=4)
+    kept_at = {"align__checkpoint_every": steps, "align__checkpoint_minutes": minutes}
+    settings = in_home.settings(run__seed=5, lora__dropout=0.2, align__batch_size=4, **kept_at)
     argv = ["align", "--modality", "text", "--data", str(in_home.data), *settings, "--json"]
     assert in_home.run(*argv, "--name", "whole") == 0
     whole = out_json()
@@ -150,8 +157,8 @@ def test_a_killed_alignment_resumes_to_the_same_adapter(
     assert in_home.run(*argv, "--name", "resumed") == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["id"] == whole["id"]
-    # Three steps were done, and every second one is kept.
-    assert "align text: 2/" in said.err
+    # Three steps were done: every second one is kept, or every one.
+    assert f"align text: {kept}/" in said.err
     assert "done before, going on" in said.err
 
 
@@ -271,7 +278,14 @@ def test_one_loaded_llm_serves_stage_after_stage(in_home: Pipeline) -> None:
 
     def texts(backbone: Backbone | None, *variants: str) -> list[Text]:
         explained = explain(
-            workspace, catalog, "composite", config, split="all", variants=variants, backbone=backbone
+            workspace,
+            catalog,
+            "composite",
+            config,
+            split="all",
+            variants=variants,
+            backbone=backbone,
+            force=True,
         )
         return list(explained.texts)
 
@@ -305,6 +319,48 @@ def test_encode_recommend_and_topk(in_home: Pipeline, out_json: OutJson) -> None
     seen = set(Catalog.open(in_home.data).interactions.filter(pl.col("user_id") == "u1")["item"])
     rows = {item.id: item.index for item in Catalog.open(in_home.data).all_items()}
     assert not {rows[row["item_id"]] for row in best} & seen
+
+
+def test_a_killed_explanation_goes_on_and_a_finished_one_is_not_repeated(
+    in_home: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EAREC_HOME", str(tmp_path / "home"))
+    settings = in_home.settings(explain__max_new_tokens=3, explain__batch_size=7)
+    argv = ["explain", "text/things", "--data", str(in_home.data), "--split", "all", *settings]
+    generate, batches = AlignedModel.generate, list[int]()
+
+    def counted(model: AlignedModel, prompts: Sequence[Any], *given: Any, **named: Any) -> list[str]:
+        batches.append(len(prompts))
+        if len(batches) == stop:
+            raise KeyboardInterrupt
+        return generate(model, prompts, *given, **named)
+
+    def texts(name: str, *more: str) -> pl.DataFrame:
+        assert in_home.run(*argv, *more, "--out", str(tmp_path / name)) == 0
+        return pl.read_parquet(tmp_path / name)
+
+    monkeypatch.setattr(AlignedModel, "generate", counted)
+    stop, every = 6, 3 * 18  # three variants of the 18 items with text, in batches of 7, 7 and 4
+    assert in_home.run(*argv) == 130
+    assert batches == [7, 7, 4, 7, 7, 4]
+    stop = 0
+    (journal,) = tmp_path.glob("home/runs/explain-*/texts-aligned-text.jsonl")
+    with journal.open("a") as file:
+        file.write('{"3": "half a l')  # what a kill in the middle of writing leaves
+    batches.clear()
+    capsys.readouterr()
+    resumed = texts("resumed")
+    said = capsys.readouterr().err
+    assert [line.split()[0] for line in said.splitlines() if "texts were generated before" in line] == [
+        "18",
+        "14",
+    ]
+    assert sum(batches) == every - 18 - 14
+    batches.clear()
+    assert texts("again").equals(resumed)
+    assert batches == []
+    assert texts("forced", "--force").equals(resumed)
+    assert sum(batches) == every
 
 
 def test_items_that_are_named_are_explained_as_in_a_whole_split(
