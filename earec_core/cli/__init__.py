@@ -14,7 +14,7 @@ from dataclasses import replace
 import click
 
 import earec_core
-from earec_core.cli.examples import with_examples
+from earec_core.cli.guide import with_guide
 from earec_core.cli.output import out
 from earec_core.errors import PluginError, one_line
 from earec_core.plugins import (
@@ -79,7 +79,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
-            return with_examples(importlib.import_module(f"earec_core.cli.{cmd_name}").command, cmd_name)
+            return with_guide(importlib.import_module(f"earec_core.cli.{cmd_name}").command, cmd_name)
         brought: click.Command | None = load(COMMAND, cmd_name)
         return brought
 

@@ -16,11 +16,12 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 from pydantic import BaseModel
 
 from earec_core import artifacts, plugins
 from earec_core.catalog import import_dataset
-from earec_core.cli import cli
+from earec_core.cli import cli, guide
 from earec_core.cli.options import run_config
 from earec_core.config import PRESETS, RecommenderConfig, RunConfig, resolve
 from earec_core.errors import UsageError
@@ -381,7 +382,33 @@ def test_every_help_ends_with_two_examples_and_fits_a_screen() -> None:
         for line in (first, second):
             assert line.strip().startswith(f"earec {words}"), words
             _parse(line, whole=True)
-        assert len(command.get_help(context).splitlines()) < 60, words
+        assert len(command.get_help(context).splitlines()) <= 40, words
+
+
+def test_every_option_is_in_help_all_and_those_that_are_not_rare_in_help() -> None:
+    seen = 0
+    for words, command in _words(cli):
+        options = {
+            option for parameter in command.params for option in parameter.opts if option.startswith("--")
+        }
+        options -= {option for one in command.params if getattr(one, "hidden", False) for option in one.opts}
+        shown = {}
+        for ask in ("--help", "--help-all"):
+            if ask == "--help" or ask in options:
+                said = CliRunner().invoke(cli, [*words.split(), ask])
+                assert said.exit_code == 0, words
+                shown[ask] = {
+                    name
+                    for name in options
+                    if re.search(rf"{name}\b(?!-)", said.output.partition("Examples:")[0])
+                }
+        rare = guide.RARE.get(words, frozenset()) | (guide.OBSERVERS & options)
+        assert rare <= options, words
+        if "--help-all" in shown:
+            seen += 1
+            assert shown["--help-all"] == options, words
+        assert options - rare <= shown["--help"], words
+    assert seen >= len(guide.RARE)
 
 
 @pytest.mark.parametrize(

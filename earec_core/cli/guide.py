@@ -1,8 +1,8 @@
-"""Two lines to type for every command, shown under its `--help`."""
+"""What `--help` says beside the options: two lines to type for every command; and which options it leaves out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import click
 
@@ -99,11 +99,87 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
 """By the command's words."""
 
 
-def with_examples(command: click.Command, words: str) -> click.Command:
-    """The same command; its help, or that of those below it, ends with its examples."""
+RARE: Mapping[str, frozenset[str]] = {
+    "align": frozenset({"--engine", "--processes", "--preset"}),
+    "explain": frozenset({"--preset", "--registry"}),
+    "search": frozenset(
+        {
+            "--gradients",
+            "--per-layer",
+            "--max-items",
+            "--report",
+            "--adapter",
+            "--allow-mismatch",
+            "--registry",
+        }
+    ),
+    "compose": frozenset({"--density", "--seed", "--measure", "--allow-mismatch", "--registry"}),
+    "encode": frozenset({"--prompts", "--engine", "--workers", "--preset", "--registry"}),
+    "recommend tune": frozenset({"--preset"}),
+    "reproduce": frozenset(
+        {
+            "--methods",
+            "--reference",
+            "--grid",
+            "--minutes",
+            "--encoder",
+            "--items",
+            "--exclude-seen",
+            "--adapter",
+            "--config",
+            "--preset",
+            "--backbone",
+            "--registry",
+        }
+    ),
+}
+"""By the command's words, the options that `--help-all` shows and `--help` does not."""
+OBSERVERS = frozenset({"--tensorboard", "--jsonl"})
+"""Of whatever command has them, they are of these."""
+_ALL = "earec.help-all"
+
+
+def with_guide(command: click.Command, words: str) -> click.Command:
+    """The same command; its help, or that of those below it, fits a screen and ends with its examples."""
     if isinstance(command, click.Group):
         for name, below in command.commands.items():
-            with_examples(below, f"{words} {name}")
+            with_guide(below, f"{words} {name}")
     elif words in EXAMPLES:
         command.epilog = "\n".join(["\b", "Examples:", *(f"  {line}" for line in EXAMPLES[words])])
+        rare = RARE.get(words, frozenset()) | OBSERVERS
+        options = {name for parameter in command.params for name in parameter.opts}
+        if options & rare and "--help-all" not in options:
+            _leave_out(command, rare)
     return command
+
+
+def _leave_out(command: click.Command, rare: Set[str]) -> None:
+    """Keep options out of the command's help, and add the option that shows them."""
+
+    def show_all(context: click.Context, _: click.Parameter, asked: bool) -> None:
+        if asked and not context.resilient_parsing:
+            context.meta[_ALL] = True
+            click.echo(context.get_help(), color=context.color)
+            context.exit()
+
+    def format_options(context: click.Context, formatter: click.HelpFormatter) -> None:
+        shown = [
+            record
+            for parameter in command.get_params(context)
+            if context.meta.get(_ALL) or not rare.intersection(parameter.opts)
+            if (record := parameter.get_help_record(context)) is not None
+        ]
+        with formatter.section("Options"):
+            formatter.write_dl(shown)
+
+    command.format_options = format_options  # type: ignore[method-assign]
+    command.params.append(
+        click.Option(
+            ["--help-all"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=show_all,
+            help="Show every option and exit; the rarer ones are left out here.",
+        )
+    )
