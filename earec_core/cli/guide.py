@@ -166,13 +166,13 @@ def _leave_out(command: click.Command, rare: Set[str]) -> None:
         shown = [
             record
             for parameter in command.get_params(context)
-            if context.meta.get(_ALL) or not rare.intersection(parameter.opts)
+            if context.meta.get(_ALL) or rare.isdisjoint(parameter.opts)
             if (record := parameter.get_help_record(context)) is not None
         ]
         with formatter.section("Options"):
             formatter.write_dl(shown)
 
-    command.format_options = format_options  # type: ignore[method-assign]
+    command.format_options = format_options  # type: ignore[method-assign, assignment]
     command.params.append(
         click.Option(
             ["--help-all"],
