@@ -17,6 +17,7 @@ _NUMBERS = (True, 0, -1, 2**63 - 1, 0.5, math.nan, math.inf, -math.inf, 1e300)
 _LISTS: tuple[list[Any], ...] = ([], [None], ["a", ["b"]], [1.0, math.nan], [math.inf] * 3)
 _ANYTHING: tuple[Any, ...] = (None, *_TEXTS, *_NUMBERS, *_LISTS, {}, date(2020, 2, 29))
 _FIRST: tuple[Any, ...] = (None, math.nan, math.inf, "garbage", [])
+_INSIDE = ("\x00", "\x1b[2J\r\n", "\ufffd" * 3, "\u202e")
 _KEPT = ("item_id", "title")
 
 
@@ -74,7 +75,10 @@ def _copies(file: Path, folder: Path) -> Iterator[tuple[str, str]]:
 def _cut(value: Any) -> Iterator[tuple[str, Any]]:
     """Half of a value, or parts of it replaced."""
     if isinstance(value, str):
-        yield "cut in half", value[: len(value) // 2]
+        half = len(value) // 2
+        yield "cut in half", value[:half]
+        for inside in _INSIDE:
+            yield f"with {inside!r} inside", f"{value[:half]}{inside}{value[half:]}"
     elif isinstance(value, bytes):
         yield from _bytes(value)
     elif isinstance(value, list) and value:

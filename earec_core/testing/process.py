@@ -11,6 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+ENVIRONMENT = dict(os.environ)
+"""The environment as it was when this was imported, before any plugin was."""
+
 
 def shared() -> dict[str, object]:
     """The state of the process, by what it is called in a sentence; equal values are equal states."""

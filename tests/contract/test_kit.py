@@ -270,6 +270,18 @@ def named(cls, folder):
     return Config(), [Item(n, f"e{n}", None, {"n": str(folder / f"{n}.txt")}) for n in range(3)]
 
 
+def worded(cls, folder):
+    return Config(), [Item(n, f"e{n}", None, {"w": f"word{n} word"}) for n in range(3)]
+
+
+def spelled(self, item):
+    """Trusts what comes behind a good beginning."""
+    words = str(item.fields.get("w") or "").split()
+    if not words or not words[0].startswith("word"):
+        return None
+    return np.array([ord(letter.encode("ascii")) for letter in words[0]], dtype=np.float32)
+
+
 class Tampered(Config):
     names: list = Field(default_factory=list, description="A list can be changed.")
 
@@ -322,11 +334,13 @@ wrong("detached", projector=Detached)
 wrong("restless", projector=Restless)
 wrong("ownseed", projector=OwnSeed)
 wrong("long", projector=staticmethod(lambda *widths: MlpProjector(*widths, tokens=4)))
+wrong("setting")
 wrong("undocumented", config=Undocumented)
 wrong("lenient", config=Lenient)
 wrong("thawed", config=Thawed)
 wrong("lossy", config=Lossy)
 wrong("nan", read=nan)
+wrong("spelled", read=spelled, examples=classmethod(worded))
 wrong("raising", read=lambda self, item: np.array(item.fields["n"], dtype=np.float32))
 wrong("fragile", read=lambda self, item: np.array([float(n) for n in item.fields.get("n") or ()], "f")
       if item.fields.get("n") else None)
@@ -370,6 +384,7 @@ class TestTitles(ModalityConformance):
 # The check that each fault must fail, and what its sentence says.
 FAULTS = {
     "heavy": ("importing_the_spec_is_light", "imports numpy"),
+    "setting": ("importing_leaves_the_process_alone", "it changes the environment"),
     "undocumented": ("every_config_field_is_documented", "size has none"),
     "none": ("examples_are_given", "add to the Modality a classmethod examples"),
     "few": ("examples_are_given", "gives a Config and 2 items"),
@@ -392,6 +407,7 @@ FAULTS = {
     ),
     "raising": ("read_gives_none_without_the_modality", "it raised KeyError"),
     "fragile": ("damaged_input_is_none_or_an_error_never_a_wrong_vector", "it raised (Value|Type)Error"),
+    "spelled": ("damaged_input_is_none_or_an_error_never_a_wrong_vector", r"inside, but it raised Unicode"),
     "nan": ("damaged_input_is_none_or_an_error_never_a_wrong_vector", "a vector with NaN or infinity"),
     "silent": ("describe_shows_every_item", "'an item without input' included, but it raised KeyError"),
     "markup": ("describe_shows_every_item", "must be a base64 image"),
@@ -434,21 +450,25 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     """Install wrong plugins: modules on the path, and a distribution's entry points."""
 
     def install(*names: str) -> None:
-        lines = [f"{n} = kit_specs:{n}" for n in names if n != "wrong_heavy"]
-        heavy = ["wrong_heavy = kit_heavy:SPEC"] if "wrong_heavy" in names else []
+        own = {"wrong_heavy": "kit_heavy", "wrong_setting": "kit_setting"}
+        lines = [f"{n} = {own.get(n, 'kit_specs')}:{'SPEC' if n in own else n}" for n in names]
         info = tmp_path / "earec_wrong-0.1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: earec-wrong\nVersion: 0.1.0\n")
-        (info / "entry_points.txt").write_text("\n".join(["[earec.modalities]", *lines, *heavy]))
+        (info / "entry_points.txt").write_text("\n".join(["[earec.modalities]", *lines]))
         (tmp_path / "kit_specs.py").write_text(SPECS)
         (tmp_path / "kit_parts.py").write_text(PARTS)
         (tmp_path / "kit_heavy.py").write_text(
             "import numpy\nimport kit_specs\nSPEC = kit_specs.wrong_heavy\n"
         )
+        (tmp_path / "kit_setting.py").write_text(
+            "import os\nimport kit_specs\nos.environ['KIT_SETTING'] = '1'\nSPEC = kit_specs.wrong_setting\n"
+        )
+        monkeypatch.setenv("KIT_SETTING", "0")
         monkeypatch.syspath_prepend(str(tmp_path))
 
     yield install
-    for module in ("kit_specs", "kit_parts", "kit_heavy"):
+    for module in ("kit_specs", "kit_parts", "kit_heavy", "kit_setting"):
         sys.modules.pop(module, None)
 
 

@@ -27,7 +27,7 @@ def sensible() -> int:
     """Commands at once: two share a processor better than one alone fills it; a GPU is one's own."""
     import torch
 
-    return 1 if torch.cuda.is_available() or len(os.sched_getaffinity(0)) < 2 else 2
+    return 1 if torch.cuda.is_available() or _cores() < 2 else 2
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def running(at_once: int, runner: Runner) -> Iterator[Submit]:
     if at_once == 1:
         yield lambda command: _Here().submit(_timed, runner, command)
         return
-    threads = max(1, len(os.sched_getaffinity(0)) // at_once)
+    threads = max(1, _cores() // at_once)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(at_once, context, _begin, (threads,))
     try:
@@ -60,6 +60,12 @@ def running(at_once: int, runner: Runner) -> Iterator[Submit]:
         for process in multiprocessing.active_children():
             process.terminate()
         raise
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    # macOS and Windows have no affinity.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Here(Executor):

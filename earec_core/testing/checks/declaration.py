@@ -12,17 +12,49 @@ from earec_core import config as configuration
 from earec_core import plugins
 from earec_core.errors import EarecError, UsageError
 from earec_core.modality import LoraSettings
+from earec_core.testing import process
 from earec_core.testing.clauses import ContractError, clause
 from earec_core.testing.kit import Kit
 
 HEAVY = ("torch", "transformers", "peft", "numpy", "polars", "pydantic")
-_IMPORT = """
+_IMPORTED = """
 import importlib, json, sys
 sys.path[:] = json.loads(sys.argv[1])
 before = set(sys.modules)
 importlib.import_module(sys.argv[2])
 print("\\n" + json.dumps(sorted(set(sys.modules) - before)))
 """
+"""What importing a module imports."""
+_CHANGES = """
+import importlib, json, sys
+sys.path[:] = json.loads(sys.argv[1])
+import earec_core.catalog, earec_core.modality, transformers
+from earec_core.testing import process
+before = process.shared()
+for module in json.loads(sys.argv[2]):
+    importlib.import_module(module)
+print("\\n" + json.dumps(list(process.changes(before))))
+"""
+"""What importing modules changes in a process that has the core and its libraries, and nothing of the plugin."""
+
+
+def _spec_module(kit: Kit) -> str:
+    """The module that the plugin's entry point names."""
+    values = [e.value for e in plugins.entry_points(plugins.MODALITY.group) if e.name == kit.name]
+    with clause("The plugin must be installed") as require:
+        require(bool(values), f"no entry point is named {kit.name!r}")
+    return values[0].partition(":")[0]
+
+
+def _alone(code: str, argument: str, what: str) -> list[str]:
+    """What code prints in a process of its own that finds the same modules."""
+    arguments = [sys.executable, "-c", code, json.dumps(sys.path), argument]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=process.ENVIRONMENT)
+    with clause(f"In a process of its own, {what} must work") as require:
+        reason = (done.stderr.strip().splitlines() or ["it exited"])[-1]
+        require(done.returncode == 0, f"it says {reason.rstrip('.')}")
+    names: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return names
 
 
 class Declaration:
@@ -37,19 +69,18 @@ class Declaration:
 
     def test_importing_the_spec_is_light(self, kit: Kit) -> None:
         """Importing the spec imports no torch, transformers, peft, numpy, polars or pydantic."""
-        values = [e.value for e in plugins.entry_points(plugins.MODALITY.group) if e.name == kit.name]
-        with clause("The plugin must be installed") as require:
-            require(bool(values), f"no entry point is named {kit.name!r}")
-        module = values[0].partition(":")[0]
-        arguments = [sys.executable, "-c", _IMPORT, json.dumps(sys.path), module]
-        process = subprocess.run(arguments, capture_output=True, text=True, check=False)
-        with clause(f"The spec's module {module} must be importable alone") as require:
-            reason = (process.stderr.strip().splitlines() or ["it exited"])[-1]
-            require(process.returncode == 0, f"importing it says {reason.rstrip('.')}")
+        module = _spec_module(kit)
+        names = _alone(_IMPORTED, module, f"importing the spec's module {module}")
         with clause("Importing the spec must import nothing heavy: listing plugins stays fast") as require:
-            imported = {name.partition(".")[0] for name in json.loads(process.stdout.splitlines()[-1])}
-            heavy = sorted(imported.intersection(HEAVY))
+            heavy = sorted({name.partition(".")[0] for name in names}.intersection(HEAVY))
             require(not heavy, f"importing {module} imports {', '.join(heavy)}")
+
+    def test_importing_leaves_the_process_alone(self, kit: Kit) -> None:
+        """Importing the spec, the configuration and the factory changes nothing outside the plugin."""
+        modules = [part.__module__ for part in (kit.config_model, kit.factory)]
+        changed = _alone(_CHANGES, json.dumps([_spec_module(kit), *modules]), "importing the plugin")
+        with clause("Importing the plugin must leave the process as it is") as require:
+            require(not changed, f"it changes {', '.join(changed)}")
 
     def test_every_config_field_is_documented(self, kit: Kit) -> None:
         """Every field of the configuration has a description: `earec plugins show` prints it."""
