@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -60,8 +61,8 @@ def encode(
     windows = get_engine(engine, workers)
     job = opened(workspace, catalog, model, config, names=names, backbone=backbone)
     workspace.registry.require(*job.parents)
-    beside = {"model": job.stored.id if job.stored else None}
-    run = model_run(workspace, "encode", catalog, job.model, config, beside).start()
+    model_id = job.stored.id if job.stored else None
+    run = model_run(workspace, "encode", catalog, job.model, config, {"model": model_id}).start()
     scratch = run.scratch()
     try:
         coverage, reused = _write_table(job, windows, scratch / "vectors.safetensors", force)
@@ -72,8 +73,7 @@ def encode(
             catalog,
             name=name,
             why="encode",
-            method=get_readout(config.encode.readout).method,
-            layer=config.encode.layer,
+            **_read_off(config),
             modalities={m: one.resolved_config() for m, one in job.model.inputs.items()},
             code={m: one.code() for m, one in job.model.inputs.items()},
             base=job.model.backbone.info,
@@ -86,6 +86,11 @@ def encode(
         shutil.rmtree(scratch, ignore_errors=True)
     run.finish({"id": vectors.id}, step=len(catalog))
     return vectors
+
+
+def _read_off(config: RunConfig) -> dict[str, Any]:
+    """How the vectors are read off, as their manifest has it."""
+    return {"method": get_readout(config.encode.readout).method, "layer": config.encode.layer}
 
 
 def _write_table(job: Job, windows: Windows, file: Path, force: bool) -> tuple[Coverage, int]:

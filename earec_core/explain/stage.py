@@ -55,6 +55,10 @@ class Explanation:
             for variant, score in scores.variants.items()
         }
 
+    def result(self) -> dict[str, Any]:
+        """Both tables, as the run keeps them."""
+        return {"rouge_l": self.table(), "parts": self.parts()}
+
     def parts(self) -> list[dict[str, Any]]:
         """A row per source and part of the anchor, as `table`: its fields, and its words that were not read."""
         return [
@@ -104,9 +108,8 @@ def explain(
         anchors = _anchors(aligned, catalog, split, max_items, config.run.seed)
     beside = {"model": stored.id, "rows": list(anchors), "variants": list(variants)}
     run = model_run(workspace, "explain", catalog, aligned, config, beside).start()
-    if force:
-        for file in run.folder.glob(_JOURNAL.format("*", "*")):
-            file.unlink()
+    for file in run.folder.glob(_JOURNAL.format("*", "*")) if force else ():
+        file.unlink()
     sources = [*aligned.inputs, ALL] if len(aligned.inputs) > 1 else list(aligned.inputs)
     texts: list[Text] = []
     if "unaligned" in variants:
@@ -123,8 +126,7 @@ def explain(
         texts += [text for source in sources for text in _copied(aligned, source, anchors, config)]
     scores = scored(texts, sources, config.explain.bootstrap)
     explanation = Explanation(anchors, tuple(texts), scores, aligned.inputs)
-    result = {"rouge_l": explanation.table(), "parts": explanation.parts()}
-    run.finish(result, step=len(anchors), metrics=explanation.metrics())
+    run.finish(explanation.result(), step=len(anchors), metrics=explanation.metrics())
     return explanation
 
 

@@ -12,7 +12,7 @@ from earec_core.artifacts import ItemVectors, RecommenderManifest, VectorsManife
 from earec_core.artifacts.base import Stored
 from earec_core.artifacts.tables import IDS
 from earec_core.catalog import Catalog
-from earec_core.errors import UsageError
+from earec_core.errors import IntegrityError, UsageError, one_line
 from earec_core.recommend.models import get_recommender
 from earec_core.recommend.retriever import Retriever
 from earec_core.recommend.tables import PLUS_IDS, Items
@@ -42,6 +42,7 @@ def open_retriever(
 
     Raises:
         UsageError: it is of another kind, cannot read vectors or not these, or knows none of the items.
+        IntegrityError: it cannot be read.
     """
     stored = open_as(registry, reference, RecommenderManifest)
     ids = catalog.items["item_id"].to_list()
@@ -113,7 +114,12 @@ def _trained_ids(
                 "Give the dataset it was trained on, or train again.",
             )
         file = tables[0].folder / IDS
-    ids: list[str] = json.loads(file.read_text())
+    try:
+        ids: list[str] = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise IntegrityError(
+            f"The recommender {reference!r} cannot be read: {one_line(error)}.", "Train it again."
+        ) from error
     return ids
 
 
