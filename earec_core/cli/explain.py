@@ -54,8 +54,8 @@ def command(
     """Generate the anchors of a split's items from each modality of MODEL alone and from all together.
 
     With ids of items, what is said of each of them, beside its anchor. Beside the model stand the un-aligned
-    backbone, a control that reads another item's input (where the difference to it is 0, the text does not depend on
-    the input), and the input's words as they are (copied). Behind the whole anchor stand its fields, if it has
+    backbone, a control that reads another item's input (where the difference to it is 0, the text does not depend
+    on the input), and the input's words as they are (copied). Behind the whole anchor stand its fields, if it has
     several, and its words that the LLM did not read. Safe to interrupt: texts that were generated are kept.
     """
     from earec_core.catalog import Catalog
