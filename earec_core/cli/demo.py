@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from earec_core.cli.options import GUIDED, PathType
+from earec_core.cli.options import GUIDED, PathType, json_option
 from earec_core.cli.output import out
 from earec_core.workspace import Reporter, Workspace
 
@@ -27,7 +27,8 @@ from earec_core.workspace import Reporter, Workspace
     help="Stages that run at once, in processes of their own.  [default: 2; 1 with a GPU or one core]",
 )
 @click.option("--print", "show_only", is_flag=True, help="Print the commands instead of running them.")
-def command(folder: Path, at_once: int | None, show_only: bool) -> None:
+@json_option
+def command(folder: Path, at_once: int | None, show_only: bool, as_json: bool) -> None:
     """Fit behavior, align three modalities, explain, compose, encode and recommend, on data from packages.
 
     Safe to interrupt: run it again and finished stages are not repeated. Prints the report's path.
@@ -37,15 +38,17 @@ def command(folder: Path, at_once: int | None, show_only: bool) -> None:
     from earec_core.studies.demo.summary import report
 
     if show_only:
-        for stage in demo.stages(folder):
-            out.data(stage.line)
+        lines = [stage.line for stage in demo.stages(folder)]
+        out.facts(lines, {"commands": lines}, as_json)
         return
     started = time.monotonic()
     workspace = Workspace.open(registry=folder / "registry", reporter=Reporter(out.lines))
     stages = demo.run(folder, workspace, run_command, at_once=at_once or demo.sensible())
     target = write(report(folder, workspace, stages), folder / "report.html", folder / "report.json")
-    out.lines(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes.")
-    out.data(str(target))
+    minutes = (time.monotonic() - started) / 60
+    out.lines(f"\nDone in {minutes:.1f} minutes.")
+    facts = {"page": target, "figures": target.with_suffix(".json"), "minutes": round(minutes, 1)}
+    out.result(str(target), facts, as_json)
 
 
 def run_command(argv: Sequence[str]) -> Any:

@@ -64,16 +64,29 @@ def follow_up(*argv: str, along: Sequence[str] = ("--registry",)) -> None:
     Args:
         argv: its arguments, and those typed for this one's options `along` that it has, too.
     """
-    context = click.get_current_context()
-    if context.obj == GUIDED:
-        return
-    given, carried = context.meta["earec.arguments"], list[str]()
+    given, carried = click.get_current_context().meta["earec.arguments"], list[str]()
     for place, token in enumerate(given):
         if token in along:
             carried += given[place : place + 2]
         elif token.partition("=")[0] in along:
             carried.append(token)
-    out.note(f"Next: {shlex.join(['earec', *argv, *carried])}")
+    _say_next(*argv, *carried)
+
+
+def follow_up_without(flag: str, *valued: str) -> None:
+    """Say that the same command comes next, without a flag and without options that take a value."""
+    kept, tokens = list[str](), iter(click.get_current_context().meta["earec.arguments"])
+    for token in tokens:
+        if token in valued:
+            next(tokens)
+        elif token != flag and token.partition("=")[0] not in valued:
+            kept.append(token)
+    _say_next(*kept)
+
+
+def _say_next(*argv: str) -> None:
+    if click.get_current_context().obj != GUIDED:
+        out.note(f"Next: {shlex.join(['earec', *argv])}")
 
 
 def pairs(values: tuple[str, ...], option: str) -> dict[str, str]:

@@ -108,12 +108,13 @@ def check(name: str, trace: bool, settings: dict[str, str], as_json: bool) -> No
 @command.command()
 @click.argument("name")
 @click.option("--into", type=PathType, default=Path(), help="Folder to write it into.  [default: here]")
-def new(name: str, into: Path) -> None:
+@json_option
+def new(name: str, into: Path, as_json: bool) -> None:
     """Write a working plugin distribution `earec-NAME`, the places to change marked."""
     from earec_core.testing import scaffold
 
     folder = scaffold.new(name, into)
-    out.data(str(folder))
+    out.result(str(folder), {"path": folder}, as_json)
     out.lines(
         f"Next:\n    pip install -e '{folder}[test]'\n    earec plugins check {name}\n"
         f"    grep -rn CHANGE {folder}"

@@ -45,6 +45,7 @@ def command() -> None:
 @options.names_option("--modalities", help="Comma-separated: whose words morec reads of an item.")
 @click.option("--from", "start", metavar="REF", help="Start from this recommender of another catalog.")
 @click.option("--name", help="What to register it as.  [default: recommender/DATASET]")
+@options.force_option
 @options.config_options("preset")
 @options.session_options
 @options.json_option
@@ -56,6 +57,7 @@ def train(
     modalities: list[str] | None,
     start: str | None,
     name: str | None,
+    force: bool,
     config: RunConfig,
     session: options.Session,
     as_json: bool,
@@ -78,6 +80,7 @@ def train(
             start=start,
             words=modalities or (),
             settings=config.modalities,
+            force=force,
         )
     if not as_json:
         _tell_end(recommender.training.recommender)
@@ -116,6 +119,7 @@ def _tell_end(trained: TrainedRecommender) -> None:
     type=options.PathType,
     help="The file of settings.  [default: best.toml in the run's folder]",
 )
+@options.force_option
 @options.config_options("preset")
 @options.session_options
 @options.json_option
@@ -128,14 +132,15 @@ def tune(
     minutes: float | None,
     grid: bool,
     target: Path | None,
+    force: bool,
     config: RunConfig,
     session: options.Session,
     as_json: bool,
 ) -> None:
     """Find settings of a recommender by validation NDCG@10, and write them to a file for --config.
 
-    Learning rate, width, dropout; on vectors also the item table, its dropout, the scaling and which vectors. Test
-    targets are never ranked. Safe to interrupt: the same command goes on. Prints the file's path.
+    Learning rate, width, dropout, similarity, candidates; on vectors also the item table, its dropout, the scaling
+    and which vectors. Test targets are never ranked. Safe to interrupt: the same command goes on. Prints the file.
     """
     from earec_core.catalog import Catalog
     from earec_core.files import write_atomic
@@ -154,6 +159,7 @@ def tune(
             model=model,
             vectors=vectors,
             grid=grid,
+            force=force,
         )
     target, best = target or tuning.run.folder / "best.toml", tuning.best
     write_atomic(target, tuning.toml())

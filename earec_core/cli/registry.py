@@ -91,27 +91,33 @@ def log(name: str, registry: Path, as_json: bool) -> None:
 @click.argument("tag")
 @click.option("--why", default="", help="A note for the log.")
 @registry_option
-def tag(ref: str, name: str, tag: str, why: str, registry: Path) -> None:
+@json_option
+def tag(ref: str, name: str, tag: str, why: str, registry: Path, as_json: bool) -> None:
     """Point TAG of NAME to the model REF."""
     stored = open_registry(registry)
     model_id = stored.resolve(ref)
     stored.tag(model_id, name, tag, why)
-    out.data(model_id)
+    out.result(model_id, {"id": model_id, "name": name, "tag": tag}, as_json)
     out.note(f"{name}:{tag} is now {model_id[:12]}.")
 
 
 @command.command()
 @click.argument("names", metavar="NAME[:TAG]...", nargs=-1, required=True)
 @registry_option
-def rm(names: tuple[str, ...], registry: Path) -> None:
+@json_option
+def rm(names: tuple[str, ...], registry: Path, as_json: bool) -> None:
     """Remove tags (latest where none is said). Models that no tag reaches then go with the next `gc`."""
     stored = open_registry(registry)
     for name in names:
         stored.resolve(name)
+    removed = []
     for name in names:
         base, _, tag = name.partition(":")
         stored.untag(base, tag or "latest")
+        removed.append({"name": base, "tag": tag or "latest"})
         out.note(f"{base}:{tag or 'latest'} is removed.")
+    if as_json:
+        out.json(removed)
     out.note("Next: earec registry gc --dry-run")
 
 

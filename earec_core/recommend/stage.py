@@ -76,6 +76,7 @@ def train_on(
     vectors: Sequence[ItemVectors] = (),
     texts: ItemTexts | None = None,
     source: Source | None = None,
+    force: bool = False,
 ) -> Training:
     """Train on a catalog; a killed run goes on from its last epoch.
 
@@ -84,6 +85,7 @@ def train_on(
         vectors: frozen item vectors, for a model that needs them; several stand side by side.
         texts: of the items, for a model that reads their words.
         source: the recommender to start from.
+        force: begin anew, whatever this run has come to before.
     """
     split = catalog.leave_one_out()
     model = model or choose_recommender(None, vectors=bool(vectors))
@@ -96,7 +98,10 @@ def train_on(
         "source": source.id if source else None,
         **({"texts": texts.identity()} if texts else {}),
     }
-    run = workspace.run("recommend", key).start()
+    run = workspace.run("recommend", key).own()
+    if force:
+        run.forget()
+    run.start()
 
     def progress(stats: EpochStats) -> None:
         figures = {"loss": stats.loss, "valid_ndcg@10": stats.ndcg10, "valid_hr@10": stats.hr10}
@@ -136,6 +141,7 @@ def train_registered(
     start: str | None = None,
     words: Sequence[str] = (),
     settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    force: bool = False,
 ) -> RegisteredRecommender:
     """Train a recommender, evaluate it and register it with the ranks of every user's targets.
 
@@ -147,6 +153,7 @@ def train_registered(
             then as it is there.
         words: modalities whose words a model reads that needs them.
         settings: each plugin's configuration by modality.
+        force: train anew, whatever this run has come to before.
 
     Raises:
         UsageError: see `choose_recommender`, `Source` and `ItemTexts.open`.
@@ -163,7 +170,16 @@ def train_registered(
     workspace.registry.require(*parents)
     config = source.settings(config) if source else config
     texts = ItemTexts.open(workspace, catalog, config, words, settings) if words else None
-    training = train_on(workspace, catalog, config, model=chosen, vectors=items, texts=texts, source=source)
+    training = train_on(
+        workspace,
+        catalog,
+        config,
+        model=chosen,
+        vectors=items,
+        texts=texts,
+        source=source,
+        force=force,
+    )
     ranks = evaluate(training.recommender.model, catalog.leave_one_out(), "test")
     manifest = RecommenderManifest(
         model=chosen.name,

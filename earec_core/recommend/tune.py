@@ -30,6 +30,9 @@ from earec_core.workspace import Run, Workspace
 TRIALS = "trials.jsonl"
 GRID = tuple({"lr": lr, "dim": dim} for dim in (64, 128, 300) for lr in (3e-4, 1e-3, 3e-3, 1e-2))
 """The paper's search (section 4.1.4)."""
+SECOND = {"similarity": "cosine", "candidates": "trained"}
+"""What is tried after the settings as given, over vectors with `scaling = "pca"`: the best where users have few
+interactions (docs/results.md)."""
 
 
 class Trial(BaseModel, frozen=True):
@@ -88,12 +91,13 @@ def tune(
     vectors: Sequence[str] = (),
     together: bool = False,
     grid: bool = False,
+    force: bool = False,
 ) -> Tuning:
     """Try settings by optuna's TPE (Bergstra et al., NIPS 2011); the first trial is the configuration as given.
 
-    Learning rate, width and dropout of every model; of one on vectors also the item table, its dropout, the scaling
-    and, of several, which vectors. A table with `+ids` stays one. A killed tuning goes on where it was, one with a
-    larger budget from the trials there are.
+    Learning rate, width, dropout, similarity and candidates of every model; of one on vectors also the item table,
+    its dropout, the scaling and, of several, which vectors. A table with `+ids` stays one. A killed tuning goes on
+    where it was, one with a larger budget from the trials there are.
 
     Args:
         trials: at most, those of before included.
@@ -101,6 +105,7 @@ def tune(
         vectors: references to item vectors to choose from.
         together: they stand side by side, and none is chosen.
         grid: try the paper's learning rates and widths in place of what TPE proposes; only those.
+        force: begin anew, whatever was tried before.
 
     Raises:
         UsageError: see `choose_recommender`; the model has nothing to train, or an encoder; or no trial came to
@@ -127,9 +132,12 @@ def tune(
         "recommender": config.model_dump(mode="json"),
         "data": catalog.digest,
         "vectors": {ref: "+".join(one.id for one in table) for ref, table in tables.items()},
-        "search": "grid" if grid else optuna.__version__,
+        "search": "grid" if grid else {"optuna": optuna.__version__, "second": SECOND},
     }
-    run = workspace.run("tune", key).start()
+    run = workspace.run("tune", key).own()
+    if force:
+        (run.folder / TRIALS).unlink(missing_ok=True)
+    run.start()
     results = _Job(catalog, config, kind, tables, run, grid).trials(trials, minutes)
     best = Tuning(tuple(results), config, run).best
     if best.ndcg10 <= 0:
@@ -159,11 +167,12 @@ class _Job:
         file, started = self.run.folder / TRIALS, time.monotonic()
         done, results = _read(file), list[Trial]()
         most = min(most, 1 + len(GRID)) if self.grid else most
+        first = ({}, *GRID) if self.grid else ({}, self.second())
         while len(results) < most:
-            asked = study.ask() if results and not self.grid else None
-            settings, ref = self.proposed(asked) if asked else ({}, next(iter(self.tables), None))
-            if self.grid and results:
-                settings = GRID[len(results) - 1]
+            asked = study.ask() if len(results) >= len(first) else None
+            settings, ref = (
+                self.proposed(asked) if asked else (first[len(results)], next(iter(self.tables), None))
+            )
             if len(results) < len(done):
                 results.append(done[len(results)])
             elif results and minutes is not None and time.monotonic() - started > 60 * minutes:
@@ -176,12 +185,18 @@ class _Job:
                 study.tell(asked, results[-1].ndcg10)
         return results
 
+    def second(self) -> dict[str, Any]:
+        """What is tried before optuna proposes anything."""
+        return SECOND | ({"scaling": "pca"} if self.kind.needs_vectors else {})
+
     def proposed(self, trial: Any) -> tuple[dict[str, Any], str | None]:
         """The settings that optuna asks for, and the vectors."""
         settings = {
             "lr": trial.suggest_float("lr", 3e-4, 3e-3, log=True),
             "dim": trial.suggest_categorical("dim", [64, 128]),
             "dropout": _tenths(trial, "dropout", 1, 6),
+            "similarity": trial.suggest_categorical("similarity", ["inner", "cosine"]),
+            "candidates": trial.suggest_categorical("candidates", ["catalog", "trained"]),
         }
         if not self.kind.needs_vectors:
             return settings, None

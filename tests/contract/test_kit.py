@@ -143,6 +143,15 @@ class Counting(Waves):
         return super().forward(batch)
 
 
+class Wearing(Waves):
+    worn = False
+
+    def forward(self, batch):
+        h, mask = super().forward(batch)
+        self.worn |= len(batch) == 1
+        return Encoded(h * float("nan") if self.worn else h, mask)
+
+
 class Padded(Waves):
     def forward(self, batch):
         h, mask = super().forward(batch)
@@ -318,6 +327,7 @@ wrong("mixing", encoder=Mixing)
 wrong("drawn", encoder=Drawn)
 wrong("noisy", encoder=Noisy)
 wrong("counting", encoder=Counting)
+wrong("wearing", encoder=Wearing)
 wrong("trainable", build_encoder=lambda self, llm: Drawn().eval())
 wrong("training", build_encoder=lambda self, llm: Waves())
 wrong("padded", encoder=Padded)
@@ -409,6 +419,7 @@ FAULTS = {
     "fragile": ("damaged_input_is_none_or_an_error_never_a_wrong_vector", "it raised (Value|Type)Error"),
     "spelled": ("damaged_input_is_none_or_an_error_never_a_wrong_vector", r"inside, but it raised Unicode"),
     "nan": ("damaged_input_is_none_or_an_error_never_a_wrong_vector", "a vector with NaN or infinity"),
+    "wearing": ("damaged_input_is_none_or_an_error_never_a_wrong_vector", "its state has changed"),
     "silent": ("describe_shows_every_item", "'an item without input' included, but it raised KeyError"),
     "markup": ("describe_shows_every_item", "must be a base64 image"),
     "narrow": ("the_encoder_gives_finite_values_of_the_stated_shape", r"here \(3 n 6\)"),

@@ -126,7 +126,7 @@ def test_the_commands_go_through_on_two_catalogs_and_a_kill_in_each_changes_noth
     assert set(models) == {f"{kind}/{catalog}" for kind in kinds for catalog in ("office", "garden")}
 
     following = dict.fromkeys(line.partition("Next: ")[2] for line in said if line.startswith("Next: "))
-    assert len(following) == 12
+    assert len(following) == 16
     for line in following:
         done = earec(shlex.split(line)[1:], "home")
         assert done.returncode == 0, (line, done.stderr)

@@ -385,6 +385,12 @@ def test_every_help_ends_with_two_examples_and_fits_a_screen() -> None:
         assert len(command.get_help(context).splitlines()) <= 40, words
 
 
+def test_every_command_has_json() -> None:
+    assert {words for words, _ in _words(cli)} == {
+        words for option, words in _options(cli) if option == "--json"
+    }
+
+
 def test_every_option_is_in_help_all_and_those_that_are_not_rare_in_help() -> None:
     seen = 0
     for words, command in _words(cli):

@@ -71,9 +71,10 @@ def test_show_gives_the_manifest_and_the_directory(registry, stored, capsys) -> 
 
 
 def test_tag_and_log(registry, stored, capsys) -> None:
-    assert run(["registry", "tag", "text/demo", "text/demo", "best", "--why", "highest ROUGE-L"]) == 0
+    argv = ["registry", "tag", "text/demo", "text/demo", "best", "--why", "highest ROUGE-L", "--json"]
+    assert run(argv) == 0
+    assert json.loads(capsys.readouterr().out) == {"id": stored, "name": "text/demo", "tag": "best"}
     assert registry.resolve("text/demo:best") == stored
-    capsys.readouterr()
     assert run(["registry", "log", "text/demo", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(r["tag"], r["new"], r["why"], r["stored"]) for r in rows] == [
@@ -117,7 +118,8 @@ def test_rm_removes_the_tag_and_gc_the_model_then(registry, stored, capsys) -> N
     assert run(["registry", "rm", "text/demo:old", "gone"]) == 2
     assert "no model named 'gone'" in capsys.readouterr().err
     assert registry.resolve("text/demo:old") == stored  # nothing is removed where one is not there
-    assert run(["registry", "rm", "text/demo:old"]) == 0
+    assert run(["registry", "rm", "text/demo:old", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"name": "text/demo", "tag": "old"}]
     assert registry.resolve("text/demo") == stored
     assert run(["registry", "gc", "--grace", "0"]) == 0
     assert registry.is_whole("text/demo")

@@ -64,7 +64,8 @@ def test_a_tuning_goes_on_to_the_same_trials_and_does_none_twice(
 ) -> None:
     whole = at("whole", 5)
     assert whole.trials[0].settings == {}
-    assert all(trial.settings["table"].endswith("+ids") for trial in whole.trials[1:])
+    assert whole.trials[1].settings == {"similarity": "cosine", "candidates": "trained", "scaling": "pca"}
+    assert all(trial.settings["table"].endswith("+ids") for trial in whole.trials[2:])
     assert whole.best.ndcg10 == max(trial.ndcg10 for trial in whole.trials)
     assert whole.config == CONFIG.model_copy(update=dict(whole.best.settings))
     assert {trial.vectors for trial in whole.trials} == {"vectors/a", "vectors/b"}
@@ -83,6 +84,8 @@ def test_a_tuning_goes_on_to_the_same_trials_and_does_none_twice(
     assert len(calls) == 6
     assert _told(at("killed", 4)) == _told(whole)[:4]
     assert len(calls) == 6
+    assert _told(at("killed", 3, force=True)) == _told(whole)[:3]
+    assert len(calls) == 9
 
 
 def test_the_budget_in_minutes_starts_no_trial_later(at: Callable[..., Tuning]) -> None:

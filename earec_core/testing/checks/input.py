@@ -6,13 +6,15 @@ import base64
 import re
 from contextlib import suppress
 from dataclasses import replace
+from itertools import starmap
 from typing import Any
 
 import numpy as np
 import torch
 
 from earec_core.errors import DamagedInputError
-from earec_core.modality import content_digest
+from earec_core.modality import Projector, content_digest
+from earec_core.testing import compare
 from earec_core.testing.clauses import clause
 from earec_core.testing.damage import damaged, files
 from earec_core.testing.kit import Kit
@@ -63,10 +65,11 @@ class Input:
                 continue
             _check_type(raw, damage)
             with clause("read must refuse (None or DamagedInputError) what has no finite vector") as require:
-                encoded = ready.encode([raw])
-                h, mask = ready.project(projector, encoded)
-                finite = bool(torch.isfinite(encoded.h).all() and torch.isfinite(h[mask]).all())
-                require(finite, f"{damage} gives a vector with NaN or infinity")
+                finite = _has_finite_vector(ready, projector, raw)
+                unchanged = finite or _is_as_it_was(ready)
+                require(finite or not unchanged, f"{damage} gives a vector with NaN or infinity")
+            with clause("The encoder's forward must not change what it gives later") as require:
+                require(unchanged, "its state has changed: it encodes the examples otherwise than at first")
 
     def test_describe_shows_every_item(self, ready: Kit) -> None:
         """`describe` gives plain text or a `data:` image for every item, one without the modality included."""
@@ -77,6 +80,18 @@ class Input:
             with clause("A data: address of describe must be a base64 image") as require:
                 valid = not text.startswith("data:") or _is_image(text)
                 require(valid, f"that of {item.id!r} is {text:.40}...")
+
+
+def _has_finite_vector(ready: Kit, projector: Projector, raw: Any) -> bool:
+    encoded = ready.encode([raw])
+    h, mask = ready.project(projector, encoded)
+    return bool(torch.isfinite(encoded.h).all() and torch.isfinite(h[mask]).all())
+
+
+def _is_as_it_was(ready: Kit) -> bool:
+    """Whether the encoder, after what it was called with since, still gives the same for the examples."""
+    again = compare.rows(ready.encode(ready.raws))
+    return not any(starmap(compare.difference, zip(again, compare.rows(ready.encoded), strict=True)))
 
 
 def _check_type(raw: Any, name: str) -> None:

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from earec_core.cli.options import Session, data_option, json_option, session_options
+from earec_core.cli.options import (
+    Session,
+    data_option,
+    follow_up,
+    force_option,
+    json_option,
+    session_options,
+)
 from earec_core.cli.output import out
 from earec_core.errors import UsageError
 
@@ -42,14 +49,16 @@ def command() -> None:
     "--max-len", type=click.IntRange(2), default=50, show_default=True, help="Items seen of a user."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@force_option
 @session_options
 @json_option
-def fit(data: Path, name: str | None, session: Session, as_json: bool, **options: Any) -> None:
+def fit(data: Path, name: str | None, force: bool, session: Session, as_json: bool, **options: Any) -> None:
     """Train SASRec on the training part of a dataset and register its item embeddings.
 
     A killed run resumes from its last epoch; a finished one is not repeated. Prints the artifact's id.
     """
     from earec_behavior.fit import fit as run
+    from earec_behavior.spec import SPEC
     from earec_core.catalog import Catalog
     from earec_core.config import RecommenderConfig, validate
 
@@ -61,7 +70,8 @@ def fit(data: Path, name: str | None, session: Session, as_json: bool, **options
     config = validate(RecommenderConfig, options, "recommender's options")
     catalog = Catalog.open(data)
     with session("behavior fit") as workspace:
-        fitted = run(workspace, catalog, config, name=name)
+        fitted = run(workspace, catalog, config, name=name, force=force)
+    follow_up("align", "--modality", SPEC.name, "--data", str(data))
     metrics = fitted.training.metrics
     if as_json:
         out.json(

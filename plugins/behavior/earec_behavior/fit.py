@@ -38,7 +38,12 @@ class Fitted:
 
 
 def fit(
-    workspace: Workspace, catalog: Catalog, config: RecommenderConfig, *, name: str | None = None
+    workspace: Workspace,
+    catalog: Catalog,
+    config: RecommenderConfig,
+    *,
+    name: str | None = None,
+    force: bool = False,
 ) -> Fitted:
     """Train SASRec on the training part and register the item embeddings.
 
@@ -47,6 +52,7 @@ def fit(
 
     Args:
         name: what to register them as; default `embeddings/<catalog>`.
+        force: train anew, whatever this run has come to before.
 
     Raises:
         DataError: the catalog has no interactions to learn from.
@@ -55,7 +61,7 @@ def fit(
     workspace.registry.check_name(name)
     users = catalog.manifest["counts"]["users"]
     workspace.note(f"Fitting SASRec: {users} users, {len(catalog)} items.")
-    training = train_on(workspace, catalog, config)
+    training = train_on(workspace, catalog, config, force=force)
     recommender = training.recommender
     # An item that no training sequence holds was only ever pushed away: nothing was learned about it.
     known = np.unique(catalog.leave_one_out().train.items)

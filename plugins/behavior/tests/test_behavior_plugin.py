@@ -351,6 +351,12 @@ def test_fit_is_not_repeated_and_its_id_is_the_same_anywhere(
     again = capsys.readouterr()
     assert again.out.strip() == first
     assert Registry.open(home / "registry").resolve("other/name") == first
+    epochs, whole = [], training._epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_epoch", lambda *args: epochs.append(args[-1]) or whole(*args))
+        assert _fit(data, "--force") == 0
+    assert epochs[0] == 1
+    assert capsys.readouterr().out.strip() == first
     assert _fit(data, "--registry", str(home / "elsewhere")) == 0
     assert capsys.readouterr().out.strip() == first
 
