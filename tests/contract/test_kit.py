@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +24,7 @@ from earec_core.testing import ModalityConformance, pytest_plugin
 from earec_core.testing import check as checking
 from earec_core.testing.clauses import ContractError
 from earec_core.testing.kit import Kit
+from earec_registry import Registry
 
 from .conftest import Site
 from .test_broken_plugins import earec
@@ -642,12 +645,36 @@ def test_a_modality_is_checked_with_other_settings_than_its_examples(
     assert "text is checked" in capsys.readouterr().err
 
 
-def test_the_worked_example_with_a_projector_of_its_own_passes(site: Site, earec: Earec) -> None:
+def test_the_worked_example_with_a_projector_of_its_own_goes_from_nothing_to_vectors(
+    site: Site, earec: Earec, tiny_llm: Path, tmp_path: Path
+) -> None:
+    """The page's lines as they stand, but pip's: what it would put on the path is put there."""
     page = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
-    block = re.search(r"```python\n(.*?)```", page.partition("### A worked example\n")[2], re.DOTALL)
-    assert block is not None
-    site.modality("strokes", source=f"{block[1]}\n\nConfig, Factory = StrokesConfig, StrokesModality\n")
-    done = earec("plugins", "check", "strokes", "--json", "--set", "strokes.positions=3")
-    outcomes = {row["check"]: (row["outcome"], row["why"]) for row in json.loads(done.stdout)}
-    assert {check: outcome for check, outcome in outcomes.items() if outcome[0] != "passed"} == {}
-    assert len(outcomes) == len(CHECKS)
+    example = page.partition("### A worked example\n")[2]
+    code = re.search(r"```python\n(.*?)```", example, re.DOTALL)
+    assert code is not None
+    (tmp_path / "drawings").mkdir()
+    rows = []
+    for n in range(12):
+        drawing = np.random.default_rng(n).normal(size=(3 + n, 4))
+        np.save(tmp_path / f"drawings/{n}.npy", drawing)
+        rows.append({"item_id": f"d{n}", "title": f"drawing {n}", "strokes": f"{n}.npy"})
+    (tmp_path / "drawings/items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    settings = {"BACKBONE__MODEL": str(tiny_llm), "ALIGN__MAX_STEPS": "2", "EXPLAIN__MAX_NEW_TOKENS": "3"}
+    environment = {f"EAREC_{name}": value for name, value in settings.items()}
+    said = {}
+    lines = example.partition("<!-- worked example -->\n")[2].partition("\n\n")[0].splitlines()
+    for program, *argv in (shlex.split(line, comments=True) or [line] for line in lines):
+        if program == "pip":
+            (tmp_path / "earec-strokes/earec_strokes/modality.py").write_text(code[1])
+            (site.folder / "earec_strokes").symlink_to(tmp_path / "earec-strokes/earec_strokes")
+            site.add("earec-strokes", "[earec.modalities]\nstrokes = earec_strokes.spec:SPEC\n")
+        elif program == "earec":
+            done = earec(*argv, "--json", **environment)
+            assert done.returncode == 0, (argv, done.stderr)
+            said[argv[0]] = json.loads(done.stdout)
+    assert {row["outcome"] for row in said["plugins"]} == {"passed"}
+    assert len(said["plugins"]) == len(CHECKS)
+    shapes = Registry.open(tmp_path / "home/registry").manifest("vectors/drawings").data["shapes"]
+    assert shapes["items"] == 12
