@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from earec_core.config import resolve
 from earec_core.errors import UsageError
 from earec_core.train.processes import Processes
 from earec_core.workspace import Workspace
+from tests.forks import Forks
 
 from .conftest import Pipeline
 
@@ -30,61 +32,79 @@ SETTINGS = {
     "align__eval_every": 4,
     "lora__dropout": 0.0,
 }
-DEEPSPEED = ("--processes", "2", "--engine", "deepspeed")
 
 KILLED = """
-import os
+import os, signal
 from earec_core.align.train import Trainer
-from earec_core.cli import main
 step, calls = Trainer._step, []
 
 def killed(self, batch):
     calls.append(1)
     if len(calls) == 4:
-        os._exit(9)
+        os.kill(os.getpid(), signal.SIGKILL)
     return step(self, batch)
 
 Trainer._step = killed
-main()
 """
 
+TORCHRUN = [
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc_per_node=2",
+    "--no-python",
+    sys.executable,
+]
 
-def _torchrun(number: int) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}", "--no-python"]
-    return [sys.executable, *launcher]
+
+def _command(pipeline: Pipeline, home: Path, *options: str) -> list[str]:
+    on = ["--data", str(pipeline.data), *pipeline.settings(**SETTINGS), "--registry", str(home / "registry")]
+    return ["align", "--modality", "text", *on, *options, "--json"]
+
+
+def _environment(home: Path) -> dict[str, str]:
+    """Nothing is to be compiled: there is no compiler, and nowhere to keep what it makes."""
+    folders = {"EAREC_HOME": str(home), "TORCH_EXTENSIONS_DIR": str(home / "compiled")}
+    return {**os.environ, **folders, "OMP_NUM_THREADS": "1", "CXX": "/bin/false"}
 
 
 def _run(
-    pipeline: Pipeline,
-    home: Path,
-    *options: str,
-    launcher: list[str] | None = None,
-    program: str = "-mearec_core",
+    pipeline: Pipeline, home: Path, *options: str, launcher: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    on = ["--data", str(pipeline.data), *pipeline.settings(**SETTINGS), "--registry", str(home / "registry")]
+    """The command as it is typed, behind a launcher."""
     return subprocess.run(
-        [*(launcher or []), sys.executable, program, "align", "--modality", "text", *on, *options, "--json"],
+        [sys.executable, *launcher, "-m", "earec_core", *_command(pipeline, home, *options)],
         capture_output=True,
         text=True,
-        # Nothing is to be compiled: there is no compiler, and nowhere to keep what it makes.
-        env={
-            **os.environ,
-            "EAREC_HOME": str(home),
-            "OMP_NUM_THREADS": "1",
-            "TORCH_EXTENSIONS_DIR": str(home / "compiled"),
-            "CXX": "/bin/false",
-        },
+        env=_environment(home),
     )
 
 
-def _aligned(
-    pipeline: Pipeline, home: Path, *options: str, launcher: list[str] | None = None
-) -> dict[str, Any]:
-    done = _run(pipeline, home, *options, launcher=launcher)
+def _result(home: Path, done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert not (home / "compiled").exists()
     return found
+
+
+@pytest.fixture(scope="module")
+def forked() -> Iterator[Forks]:
+    """Runs `earec` in processes of its own that need not import it, nor DeepSpeed."""
+    forks = Forks(modules=["deepspeed"])
+    yield forks
+    forks.close()
+
+
+def _two(
+    forked: Forks, pipeline: Pipeline, home: Path, *options: str, before: str = ""
+) -> list[subprocess.CompletedProcess[str]]:
+    """Two processes, with what torchrun tells each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ranks = [{**_environment(home), **address, "RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    return forked.together(_command(pipeline, home, *options), ranks, before=before)
 
 
 def _engines(home: Path, found: dict[str, Any]) -> list[tuple[str, int, Mapping[str, Any]]]:
@@ -104,10 +124,12 @@ def _losses(found: dict[str, Any]) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def alone(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def alone(
+    forked: Forks, pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
     """The home of one process, and what it made."""
     home = tmp_path_factory.mktemp("alone")
-    return home, _aligned(pipeline, home)
+    return home, _result(home, forked.run(_command(pipeline, home), _environment(home)))
 
 
 def _same(home: Path, found: dict[str, Any], alone: tuple[Path, dict[str, Any]]) -> None:
@@ -123,34 +145,41 @@ def test_two_processes_train_as_one_does(
 ) -> None:
     # So in the last batch the second process has no sample.
     assert alone[1]["items"]["train"] % SETTINGS["align__batch_size"] == 1
-    found = _aligned(in_home, tmp_path, launcher=_torchrun(2))
+    found = _result(tmp_path, _run(in_home, tmp_path, launcher=TORCHRUN))
     assert len(_losses(found)) > 8
     _same(tmp_path, found, alone)
     assert _engines(*alone) == [("torch", 1, {})]
     assert _engines(tmp_path, found) == [("torch", 2, {})]
 
 
-@pytest.mark.parametrize(("stage", "offload"), [(2, "nothing"), (3, "all")])
-def test_zero_in_two_processes_trains_as_one_process_does(
-    stage: int, offload: str, in_home: Pipeline, tmp_path: Path, alone: tuple[Path, dict[str, Any]]
+def test_zero_in_two_processes_that_the_command_starts_trains_as_one_process_does(
+    in_home: Pipeline, tmp_path: Path, alone: tuple[Path, dict[str, Any]]
 ) -> None:
-    settings = ("--set", f"engine.stage={stage}", "--set", f"engine.offload={offload}")
-    found = _aligned(in_home, tmp_path, *DEEPSPEED, *settings)
+    found = _result(tmp_path, _run(in_home, tmp_path, "--processes", "2", "--engine", "deepspeed"))
     assert found["run"].rpartition("/")[2] == alone[1]["run"].rpartition("/")[2]
     _same(tmp_path, found, alone)
-    assert _engines(tmp_path, found) == [("deepspeed", 2, {"stage": stage, "offload": offload})]
+    assert _engines(tmp_path, found) == [("deepspeed", 2, {"stage": 2, "offload": "nothing"})]
+
+
+def test_zero_3_with_everything_offloaded_trains_as_one_process_does(
+    forked: Forks, in_home: Pipeline, tmp_path: Path, alone: tuple[Path, dict[str, Any]]
+) -> None:
+    settings = ("--engine", "deepspeed", "--set", "engine.stage=3", "--set", "engine.offload=all")
+    first, second = _two(forked, in_home, tmp_path, *settings)
+    assert (second.returncode, second.stdout) == (0, "")
+    found = _result(tmp_path, first)
+    _same(tmp_path, found, alone)
+    assert _engines(tmp_path, found) == [("deepspeed", 2, {"stage": 3, "offload": "all"})]
 
 
 def test_two_that_are_killed_go_on_as_one(
-    in_home: Pipeline, tmp_path: Path, alone: tuple[Path, dict[str, Any]]
+    forked: Forks, in_home: Pipeline, tmp_path: Path, alone: tuple[Path, dict[str, Any]]
 ) -> None:
     """And from ZeRO to plain torch."""
-    program = tmp_path / "killed.py"
-    program.write_text(KILLED)
-    killed = _run(in_home, tmp_path, "--engine", "deepspeed", launcher=_torchrun(2), program=str(program))
-    assert killed.returncode != 0
-    assert list((tmp_path / "runs").glob("*/checkpoint.safetensors")), killed.stderr
-    found = _aligned(in_home, tmp_path)
+    killed = _two(forked, in_home, tmp_path, "--engine", "deepspeed", before=KILLED)
+    assert [done.returncode for done in killed] == [-9, -9], killed[0].stderr
+    assert list((tmp_path / "runs").glob("*/checkpoint.safetensors")), killed[0].stderr
+    found = _result(tmp_path, forked.run(_command(in_home, tmp_path), _environment(tmp_path)))
     _same(tmp_path, found, alone)
     zero = {"stage": 2, "offload": "nothing"}
     assert _engines(tmp_path, found) == [("deepspeed", 2, zero), ("torch", 1, {})]

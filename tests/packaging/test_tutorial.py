@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from earec_registry import Registry
+from tests.forks import Forks
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/tutorial-modality.md").read_text()
@@ -52,16 +54,29 @@ def environment(tmp_path: Path, tiny_llm: Path) -> dict[str, str]:
     }
 
 
-def test_the_tutorial_can_be_followed(tmp_path: Path, environment: dict[str, str]) -> None:
-    said = {}
+@pytest.fixture
+def there(tmp_path: Path, environment: dict[str, str]) -> Iterator[Forks]:
+    """Runs `earec` in the new environment, in processes that need not import it."""
+    forks = Forks(python=f"{tmp_path}/venv/bin/python")
+    yield forks
+    forks.close()
+
+
+def test_the_tutorial_can_be_followed(tmp_path: Path, environment: dict[str, str], there: Forks) -> None:
+    said, installed = {}, False
     for file, text in steps():
         if file:
             assert file == "make_shop.py" or (tmp_path / file).exists(), f"{file} is not what `new` wrote"
             (tmp_path / file).write_text(text)
             continue
-        done = subprocess.run(
-            ["bash", "-c", text], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
+        program, *argv = shlex.split(text)
+        installed |= program == "pip"
+        if installed and program == "earec":
+            done = there.run(argv, environment, cwd=tmp_path)
+        else:
+            done = subprocess.run(
+                [program, *argv], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            )
         assert done.returncode == 0, f"$ {text}\n{done.stdout}\n{done.stderr}"
         said[text] = done.stdout
     assert any("tabular" in out for line, out in said.items() if "plugins show" in line)
