@@ -98,6 +98,23 @@ class ItemVectors:
             UsageError: they are of another kind or another catalog.
             IntegrityError: they cannot be read.
         """
+        found, item_ids = cls.open_with_ids(registry, reference)
+        if item_ids != catalog.items["item_id"].to_list():
+            raise UsageError(
+                f"The vectors {reference!r} are of {found.manifest.data.name!r}, whose items are not "
+                f"those of {catalog.name!r}.",
+                f"Run `earec encode --data {catalog.path}`.",
+            )
+        return found
+
+    @classmethod
+    def open_with_ids(cls, registry: Registry, reference: str) -> tuple[ItemVectors, list[str]]:
+        """Stored vectors without their catalog, and the ids of the items, by row.
+
+        Raises:
+            UsageError: they are of another kind.
+            IntegrityError: they cannot be read.
+        """
         stored = open_as(registry, reference, VectorsManifest)
         try:
             item_ids = json.loads((stored.folder / IDS).read_text())
@@ -109,13 +126,7 @@ class ItemVectors:
             raise IntegrityError(
                 f"The vectors {reference!r} cannot be read: {one_line(error)}.", "Encode again."
             ) from error
-        if item_ids != catalog.items["item_id"].to_list():
-            raise UsageError(
-                f"The vectors {reference!r} are of {stored.manifest.data.name!r}, whose items are not "
-                f"those of {catalog.name!r}.",
-                f"Run `earec encode --data {catalog.path}`.",
-            )
-        return cls(stored.id, vectors, stored.manifest)
+        return cls(stored.id, vectors, stored.manifest), item_ids
 
     @classmethod
     def save(

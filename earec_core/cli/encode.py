@@ -28,6 +28,14 @@ from earec_core.errors import UsageError
 )
 @click.option("--name", help="What to register the vectors as.  [default: vectors/DATASET]")
 @click.option(
+    "--export",
+    "exported_to",
+    type=options.OutFile,
+    help="Also write them to this file: .parquet, .npy or .faiss (see `earec export`).",
+)
+@options.index_option
+@options.scaling_option
+@click.option(
     "--plan", is_flag=True, help="Say what it would do and cost, from ten seconds of trying; no vectors."
 )
 @click.option(
@@ -58,6 +66,9 @@ def command(
     encoder: str | None,
     unaligned: bool,
     name: str | None,
+    exported_to: Path | None,
+    index: str,
+    scaling: str,
     plan: bool,
     prompts_to: Path | None,
     engine: str,
@@ -76,24 +87,25 @@ def command(
     from earec_core.encode import encode, encode_words, write_prompts
     from earec_core.encode import plan as planned
     from earec_core.encode.engines import get_engine
+    from earec_core.export import check_vectors_file, export_vectors
 
     _check_model(model, encoder, unaligned)
     _check(plan, prompts_to, name)
-    if encoder is not None and any((plan, prompts_to, engine != "local", workers, force)):
-        raise UsageError(
-            "--encoder reads no prompts, works in one process and keeps nothing.",
-            "Leave --plan, --prompts, --engine, --workers and --force out.",
-        )
+    _check_export(exported_to, index, scaling, plan or prompts_to is not None)
+    if encoder is not None:
+        _check_encoder(any((plan, prompts_to, engine != "local", workers, force)))
     get_engine(engine, workers)
     catalog = Catalog.open(data)
+    if exported_to is not None:
+        check_vectors_file(exported_to, index, len(catalog))
     with session("encode") as workspace:
         if plan:
             worked_out = planned(workspace, catalog, model, config, names=modalities)
             out.facts(worked_out.lines(), {"plan": worked_out.facts()}, as_json)
             return
         if prompts_to is not None:
-            written = write_prompts(workspace, catalog, model, config, prompts_to, names=modalities)
-            counts = {"items": written.items, "positions": written.positions}
+            prompts = write_prompts(workspace, catalog, model, config, prompts_to, names=modalities)
+            counts = {"items": prompts.items, "positions": prompts.positions}
             out.result(str(prompts_to), {"out": prompts_to, **counts}, as_json)
             return
         if encoder is not None:
@@ -101,10 +113,16 @@ def command(
         else:
             how: Any = {"engine": engine, "workers": workers, "force": force}
             vectors = encode(workspace, catalog, model, config, names=modalities, name=name, **how)
+        facts = {"id": vectors.id, "shapes": vectors.manifest.shapes.model_dump()}
+        facts["coverage"] = vectors.manifest.coverage
+        if exported_to is not None:
+            scaled = config.recommender.model_copy(update={"scaling": scaling})
+            written = export_vectors(workspace.registry, vectors.id, exported_to, scaled, index=index)
+            for line in written.lines():
+                out.note(line)
+            facts["export"] = written.facts()
     named = name or f"vectors/{catalog.name}"
     options.follow_up("recommend", "train", "--vectors", named, "--data", str(data))
-    manifest = vectors.manifest
-    facts = {"id": vectors.id, "shapes": manifest.shapes.model_dump(), "coverage": manifest.coverage}
     out.result(vectors.id, facts, as_json)
 
 
@@ -117,9 +135,26 @@ def _check_model(model: str | None, encoder: str | None, unaligned: bool) -> Non
         )
 
 
+def _check_encoder(without_effect: bool) -> None:
+    """Raises UsageError for options that an encoder of text has no use for."""
+    if without_effect:
+        raise UsageError(
+            "--encoder reads no prompts, works in one process and keeps nothing.",
+            "Leave --plan, --prompts, --engine, --workers and --force out.",
+        )
+
+
 def _check(plan: bool, prompts_to: Path | None, name: str | None) -> None:
     """Raises UsageError for options of which one would be without effect."""
     if prompts_to is not None and plan:
         raise UsageError("--plan writes nothing.", "Leave --plan or --prompts out.")
     if prompts_to is not None and name is not None:
         raise UsageError("--prompts makes no vectors that --name could name.", "Leave --name out.")
+
+
+def _check_export(file: Path | None, index: str, scaling: str, no_vectors: bool) -> None:
+    """Raises UsageError for options of an export that is none."""
+    if file is None and (index, scaling) != ("auto", "none"):
+        raise UsageError("--index and --scaling are of --export.", "Name a file: --export vectors.faiss")
+    if file is not None and no_vectors:
+        raise UsageError("--plan and --prompts make no vectors to export.", "Leave them or --export out.")

@@ -46,7 +46,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     ),
     "export": (
         "earec export composite/movies --as peft --out plain",
-        "earec export composite/movies --as merged --out merged",
+        "earec export vectors/movies --out movies.faiss --index hnsw",
     ),
     "encode": (
         "earec encode composite/movies --data movies",
@@ -114,7 +114,9 @@ RARE: Mapping[str, frozenset[str]] = {
         }
     ),
     "compose": frozenset({"--density", "--seed", "--measure", "--allow-mismatch", "--registry"}),
-    "encode": frozenset({"--prompts", "--engine", "--workers", "--preset", "--registry"}),
+    "encode": frozenset(
+        {"--index", "--scaling", "--prompts", "--engine", "--workers", "--preset", "--registry"}
+    ),
     "recommend tune": frozenset({"--preset"}),
     "reproduce": frozenset(
         {

@@ -158,6 +158,24 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 force_option = click.option("--force", is_flag=True, help="Begin anew, whatever was made before.")
 """`--force`, passed as `force: bool`."""
 
+index_option = click.option(
+    "--index",
+    type=click.Choice(["auto", "flat", "hnsw", "ivfpq"]),
+    default="auto",
+    show_default=True,
+    help="Of a .faiss file: exact, a graph, or compressed; auto: by the number of items.",
+)
+"""`--index`, passed as `index: str`: a row of `earec_core.export.indexes.INDEXES`, or auto."""
+
+scaling_option = click.option(
+    "--scaling",
+    type=click.Choice(["none", "standardise", "whiten", "soften", "pca"]),
+    default="none",
+    show_default=True,
+    help="Scale the vectors that are written, as recommender.scaling does.",
+)
+"""`--scaling`, passed as `scaling: str`: a row of `earec_core.recommend.scaling.SCALINGS`."""
+
 data_option = click.option(
     "--data", type=PathType, required=True, help="A dataset directory (see `earec data import`)."
 )

@@ -12,6 +12,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import polars as pl
 import pytest
@@ -213,6 +214,34 @@ def test_a_vector_is_the_last_hidden_state_of_plain_transformers(in_home: Pipeli
         words = torch.cat([model.backbone.embed(batch.prefix), batch.body[0]])
         plain = model.llm(inputs_embeds=words[None], output_hidden_states=True).hidden_states[-1][0, -1]
         np.testing.assert_allclose(item_vectors(model, [3])[0], plain.detach().numpy(), atol=1e-5)
+
+
+def test_encoding_exports_what_it_registers_and_as_the_export_command_does(
+    in_home: Pipeline, tmp_path: Path, out_json: OutJson, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["encode", "composite", "--data", str(in_home.data), *in_home.settings(), "--name", "vectors/out"]
+    first, again = tmp_path / "first.faiss", tmp_path / "again.faiss"
+    how = ["--index", "hnsw", "--scaling", "whiten"]
+    assert in_home.run(*argv, "--export", str(tmp_path / "v.parquet"), "--json") == 0
+    facts = out_json()
+    stored = ItemVectors.open(in_home.workspace.registry, facts["id"], in_home.catalog)
+    read = pl.read_parquet(facts["export"]["file"])
+    assert read["item_id"].to_list() == in_home.catalog.items["item_id"].to_list()
+    np.testing.assert_array_equal(read["vector"].to_numpy(), stored.vectors)
+    assert in_home.run(*argv, "--export", str(first), *how) == 0
+    assert in_home.run("export", "vectors/out", "--out", str(again), *how) == 0
+    indexes = [faiss.read_index(str(file)) for file in (first, again)]
+    assert {type(index) for index in indexes} == {faiss.IndexHNSWFlat}
+    np.testing.assert_array_equal(*(index.reconstruct_n(0, 20) for index in indexes))
+    capsys.readouterr()
+    for wrong, said in (
+        (["--export", str(tmp_path / "v.faiss"), "--index", "ivfpq"], "there are 20"),
+        (["--export", str(tmp_path / "v.npy"), "--plan"], "make no vectors"),
+        (["--scaling", "whiten"], "are of --export"),
+    ):
+        assert in_home.run(*argv, *wrong) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "v.npy").exists()
 
 
 def test_a_missing_modality_equals_one_that_never_was(in_home: Pipeline) -> None:
