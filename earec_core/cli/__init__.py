@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, str] = {
     "compose": "Merge aligned adapters by weight (Eq. 4).",
     "export": "Write a model in the form that other tools read.",
     "encode": "Turn every item into a vector (Eq. 5).",
+    "compare": "Two models beside each other: vectors, texts, recommendations.",
     "similar": "The items whose vectors are most like an item's.",
     "recommend": "Train, evaluate and use the recommender (Eqs. 6-8).",
     "reproduce": "Measure a table of the paper on a dataset, with controls.",

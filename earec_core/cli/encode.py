@@ -9,8 +9,9 @@ import click
 
 from earec_core.cli import options
 from earec_core.cli.output import out
-from earec_core.config import RunConfig
+from earec_core.config import RecommenderConfig, RunConfig
 from earec_core.errors import UsageError
+from earec_registry import Registry
 
 
 @click.command()
@@ -87,17 +88,13 @@ def command(
     from earec_core.encode import encode, encode_words, write_prompts
     from earec_core.encode import plan as planned
     from earec_core.encode.engines import get_engine
-    from earec_core.export import check_vectors_file, export_vectors
 
     _check_model(model, encoder, unaligned)
     _check(plan, prompts_to, name)
-    _check_export(exported_to, index, scaling, plan or prompts_to is not None)
-    if encoder is not None:
-        _check_encoder(any((plan, prompts_to, engine != "local", workers, force)))
+    _check_encoder(encoder, any((plan, prompts_to, engine != "local", workers, force)))
     get_engine(engine, workers)
     catalog = Catalog.open(data)
-    if exported_to is not None:
-        check_vectors_file(exported_to, index, len(catalog))
+    _check_export(exported_to, index, scaling, plan or prompts_to is not None, len(catalog))
     with session("encode") as workspace:
         if plan:
             worked_out = planned(workspace, catalog, model, config, names=modalities)
@@ -117,13 +114,22 @@ def command(
         facts["coverage"] = vectors.manifest.coverage
         if exported_to is not None:
             scaled = config.recommender.model_copy(update={"scaling": scaling})
-            written = export_vectors(workspace.registry, vectors.id, exported_to, scaled, index=index)
-            for line in written.lines():
-                out.note(line)
-            facts["export"] = written.facts()
+            facts["export"] = _export(workspace.registry, vectors.id, exported_to, scaled, index)
     named = name or f"vectors/{catalog.name}"
     options.follow_up("recommend", "train", "--vectors", named, "--data", str(data))
     out.result(vectors.id, facts, as_json)
+
+
+def _export(
+    registry: Registry, vectors: str, file: Path, scaled: RecommenderConfig, index: str
+) -> dict[str, Any]:
+    """Write the vectors to a file and say so; gives what was written."""
+    from earec_core.export import export_vectors
+
+    written = export_vectors(registry, vectors, file, scaled, index=index)
+    for line in written.lines():
+        out.note(line)
+    return written.facts()
 
 
 def _check_model(model: str | None, encoder: str | None, unaligned: bool) -> None:
@@ -135,9 +141,9 @@ def _check_model(model: str | None, encoder: str | None, unaligned: bool) -> Non
         )
 
 
-def _check_encoder(without_effect: bool) -> None:
+def _check_encoder(encoder: str | None, others: bool) -> None:
     """Raises UsageError for options that an encoder of text has no use for."""
-    if without_effect:
+    if encoder is not None and others:
         raise UsageError(
             "--encoder reads no prompts, works in one process and keeps nothing.",
             "Leave --plan, --prompts, --engine, --workers and --force out.",
@@ -152,9 +158,13 @@ def _check(plan: bool, prompts_to: Path | None, name: str | None) -> None:
         raise UsageError("--prompts makes no vectors that --name could name.", "Leave --name out.")
 
 
-def _check_export(file: Path | None, index: str, scaling: str, no_vectors: bool) -> None:
-    """Raises UsageError for options of an export that is none."""
+def _check_export(file: Path | None, index: str, scaling: str, no_vectors: bool, items: int) -> None:
+    """Raises UsageError for an export that cannot be written, and for options of one that is none."""
+    from earec_core.export import check_vectors_file
+
     if file is None and (index, scaling) != ("auto", "none"):
         raise UsageError("--index and --scaling are of --export.", "Name a file: --export vectors.faiss")
     if file is not None and no_vectors:
         raise UsageError("--plan and --prompts make no vectors to export.", "Leave them or --export out.")
+    if file is not None:
+        check_vectors_file(file, index, items)

@@ -52,6 +52,10 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "earec encode composite/movies --data movies",
         "earec encode --unaligned --modalities text --data movies --name vectors/unaligned",
     ),
+    "compare": (
+        "earec compare composite/movies text/movies --data movies --out compared.html",
+        "earec compare a b --data movies --recommender-a recommender/a --recommender-b recommender/b",
+    ),
     "similar": (
         "earec similar 50 --data movies",
         "earec similar 50 --data movies -k 20 --set recommender.scaling=none",
@@ -117,6 +121,7 @@ RARE: Mapping[str, frozenset[str]] = {
     "encode": frozenset(
         {"--index", "--scaling", "--prompts", "--engine", "--workers", "--preset", "--registry"}
     ),
+    "compare": frozenset({"--backbone-b", "--preset", "--registry"}),
     "recommend tune": frozenset({"--preset"}),
     "reproduce": frozenset(
         {

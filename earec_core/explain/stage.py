@@ -106,7 +106,7 @@ def explain(
         anchors = _named(aligned, catalog, items)
     else:
         anchors = _anchors(aligned, catalog, split, max_items, config.run.seed)
-    beside = {"model": stored.id, "rows": list(anchors), "variants": list(variants)}
+    beside = {"model": stored.id, "rows": list(anchors)}
     run = model_run(workspace, "explain", catalog, aligned, config, beside).start()
     for file in run.folder.glob(_JOURNAL.format("*", "*")) if force else ():
         file.unlink()

@@ -178,11 +178,73 @@ class Suggestion:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """An entry of two models' manifests that is not alike; empty where one has none."""
+
+    what: str
+    a: str
+    b: str
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A figure of two models over the same items or users.
+
+    Attributes:
+        part: of the comparison: `vectors`, `texts` or `recommendations`.
+        what: was measured.
+        n: items or users.
+        a, b: the means.
+        less: b less a: (mean, low, high), 95%.
+        p: of the paired test, corrected for those of the part.
+    """
+
+    part: str
+    what: str
+    n: int
+    a: float
+    b: float
+    less: tuple[float, float, float]
+    p: float
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What two models' lists of items share.
+
+    Attributes:
+        part, what, n: as of a `Contrast`.
+        shared: part of a list that is in both: (mean, low, high), 95%.
+        chance: of lists drawn at random.
+    """
+
+    part: str
+    what: str
+    n: int
+    shared: tuple[float, float, float]
+    chance: float
+
+
+@dataclass(frozen=True)
+class TwoSay:
+    """What two models say of an item, with ROUGE-L of each text against the anchor."""
+
+    item: str
+    anchor: str
+    a: str
+    b: str
+    rouge_a: float
+    rouge_b: float
+
+
+@dataclass(frozen=True)
 class Report:
     """A whole report; parts that are empty are left out.
 
     Attributes:
         rouge_commands: what was typed to get `rouge` and `examples`.
+        differences, contrasts, overlaps, said: of two models, A and B.
+        compared_by: what was typed to get these.
         generated_with: the program and its version.
     """
 
@@ -196,6 +258,11 @@ class Report:
     composition: Composition | None = None
     recommendations: Sequence[Recommendation] = ()
     suggestions: Sequence[Suggestion] = ()
+    differences: Sequence[Difference] = ()
+    contrasts: Sequence[Contrast] = ()
+    overlaps: Sequence[Overlap] = ()
+    said: Sequence[TwoSay] = ()
+    compared_by: str = ""
     stages: Sequence[StageRow] = ()
     notes: Sequence[str] = ()
     generated_with: str = field(default_factory=lambda: f"earec {earec_core.__version__}")

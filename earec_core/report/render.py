@@ -14,6 +14,10 @@ SECTIONS = {
     "composition": "Composition",
     "recommendations": "Recommendations",
     "suggestions": "For a user",
+    "overlaps": "What they share",
+    "contrasts": "Who does better",
+    "said": "What they say",
+    "differences": "How they were made",
     "stages": "Commands",
     "notes": "Notes",
 }
@@ -38,6 +42,8 @@ def render(report: Report) -> str:
         verdicts.gains(report.rouge),
         verdicts.dependence(report.rouge),
         verdicts.resolved(report.recommendations),
+        *map(verdicts.shares, report.overlaps),
+        *map(verdicts.better, report.contrasts),
     )
     return page.fill(
         "report",

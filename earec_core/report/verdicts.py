@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from earec_core.report.content import Composition, Recommendation, RougeRow
+from earec_core.report.content import Composition, Contrast, Overlap, Recommendation, RougeRow
 
 HEADLINE = "hr@10"
 
@@ -114,6 +114,29 @@ def directions(composition: Composition) -> str:
     first, _, second = pair.partition(",")
     how = "nearly unrelated" if abs(value) < 0.1 else "partly shared" if value > 0 else "partly opposed"
     return f"The directions are {how}: the strongest cosine is {value:.3f}, between {first} and {second}."
+
+
+def shares(overlap: Overlap) -> str:
+    """How much two models' lists have in common, beside chance."""
+    if not all(map(math.isfinite, overlap.shared)):
+        return ""
+    mean, low, high = (f"{100 * value:.0f}" for value in overlap.shared)
+    unlike = "more than" if overlap.shared[1] > overlap.chance else "not told from"
+    return (
+        f"{overlap.what.capitalize()} of the two: {mean}% [{low}, {high}] are the same, {unlike} chance "
+        f"({100 * overlap.chance:.1f}%)."
+    )
+
+
+def better(contrast: Contrast) -> str:
+    """Which of two models has the larger figure, if it can be told; nothing of vectors, where neither is better."""
+    if contrast.part == "vectors" or not all(map(math.isfinite, contrast.less)):
+        return ""
+    mean, low, high = contrast.less
+    said = f"{contrast.what}: B less A is {mean:+.4f} [{low:+.4f}, {high:+.4f}], p {contrast.p:.2g}"
+    return (
+        f"{said}; {'B' if mean > 0 else 'A'} is better." if contrast.p < 0.05 else f"{said}; not told apart."
+    )
 
 
 def _that(names: Sequence[str]) -> str:

@@ -24,13 +24,17 @@ from earec_core.errors import DataError, UsageError
 from earec_core.report import Report, charts, explained, render, verdicts, write
 from earec_core.report.content import (
     Composition,
+    Contrast,
     Curve,
+    Difference,
     Example,
+    Overlap,
     Recommendation,
     RougeRow,
     Says,
     StageRow,
     Suggestion,
+    TwoSay,
 )
 from earec_core.report.explained import examples, rouge_rows
 from earec_core.report.render import SECTIONS
@@ -86,6 +90,14 @@ REPORT = Report(
         Recommendation("unaligned", "raw", _metrics(0.02, 0.004), "earec recommend train --vectors u"),
     ],
     suggestions=[Suggestion("7", ["Fargo"], "Men in Black", {"ids": ["Batman"], "composite": ["Men in Black"]})],
+    differences=[Difference("weights.text", "0.5", "")],
+    contrasts=[
+        Contrast("texts", "ROUGE-L from all", 31, 0.25, 0.375, (0.125, 0.05, 0.2), 0.001),
+        Contrast("vectors", "cosine to nearest 10 items by A", 31, 0.5, 0.25, (-0.25, -0.3, -0.2), 1e-9),
+    ],
+    overlaps=[Overlap("vectors", "nearest 10 items", 31, (0.42, 0.31, 0.53), 0.01)],
+    said=[TwoSay("405", "Star Trek. 1996", "Star Wars", "", 0.25, 0.0)],
+    compared_by="earec compare a b --data movies",
     stages=[StageRow("Align text", "earec align --modality text", 84.0, skipped=True)],
     notes=["Small model."],
 )  # fmt: skip
@@ -361,6 +373,9 @@ def test_figures_that_are_missing_or_not_numbers_do_not_stop_it() -> None:
             Recommendation("b", "", {"mrr": 1.0}, ""),
         ],
         composition=Composition({"text": 0.0}, "delta", {}, {}, ""),
+        contrasts=[Contrast("texts", "x", 0, nan, nan, (nan, nan, nan), nan)],
+        overlaps=[Overlap("vectors", "x", 0, (nan, nan, nan), nan)],
+        said=[TwoSay("1", "", "", "", nan, nan)],
         stages=[StageRow("s", "", 0.0)],
     )
     text = render(odd)
@@ -389,6 +404,17 @@ def test_common_words_are_a_longest_common_subsequence(ours: list[str], theirs: 
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_highlighting_changes_nothing_but_marks(text: str, anchor: str) -> None:
     assert unescape(re.sub(r"</?mark>", "", highlight(text, anchor))) == unescape(escape(text))
+
+
+def test_of_two_models_the_page_says_what_can_be_told() -> None:
+    text = unescape(render(REPORT))
+    assert "42% [31, 53] are the same, more than chance (1.0%)" in text
+    assert "ROUGE-L from all: B less A is +0.1250 [+0.0500, +0.2000], p 0.001; B is better." in text
+    assert "cosine to nearest 10 items by A: B less A" not in text
+    close = replace(REPORT.contrasts[0], less=(-0.1, -0.3, 0.1), p=0.3)
+    assert verdicts.better(close).endswith("p 0.3; not told apart.")
+    assert verdicts.better(replace(close, p=0.01)).endswith("A is better.")
+    assert "not told from chance" in verdicts.shares(replace(REPORT.overlaps[0], shared=(0.42, 0.0, 0.53)))
 
 
 def test_highlighted_words() -> None:
