@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from earec_core.aligned.stored import StoredModel
@@ -21,7 +21,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 def differences(registry: Registry, a: StoredModel, b: StoredModel) -> list[Row]:
     """A row for each entry that the two do not have alike; one of an adapter has its modality before it."""
-    mine, theirs = dict(_entries(registry, a)), dict(_entries(registry, b))
+    both = a.manifest.modalities.keys() & b.manifest.modalities.keys()
+    mine, theirs = (dict(_entries(registry, model, both)) for model in (a, b))
     return [
         Row("manifest", name, a=mine.get(name), b=theirs.get(name))
         for name in dict.fromkeys([*mine, *theirs])
@@ -29,8 +30,12 @@ def differences(registry: Registry, a: StoredModel, b: StoredModel) -> list[Row]
     ]
 
 
-def _entries(registry: Registry, model: StoredModel) -> Iterator[tuple[str, str]]:
-    """Every entry of a model's manifest by its dotted name, and how each of its adapters was trained."""
+def _entries(registry: Registry, model: StoredModel, both: Set[str]) -> Iterator[tuple[str, str]]:
+    """Every entry of a model's manifest by its dotted name, and how its adapters were trained.
+
+    Args:
+        both: the modalities that both models have; of others, the adapter's id says enough.
+    """
     manifest = model.manifest
     adapters: dict[str, tuple[str, AdapterManifest]]
     if isinstance(manifest, CompositeManifest):
@@ -43,6 +48,8 @@ def _entries(registry: Registry, model: StoredModel) -> Iterator[tuple[str, str]
     yield from _flat("", own)
     for name, (id_, adapter) in adapters.items():
         yield f"{name}.adapter", id_[:12]
+        if name not in both:
+            continue
         yield from _flat(f"{name}.", adapter.model_dump(mode="json", include=set(_OF_AN_ADAPTER)))
         yield from _flat(f"{name}.plugin.", adapter.record.plugin.model_dump())
         yield from _flat(f"{name}.config.", adapter.record.config)

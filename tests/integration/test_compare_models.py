@@ -89,6 +89,9 @@ def test_each_part_says_what_the_commands_of_its_own_say(
     assert rows["manifest", "kind"]["a"] == "composite"
     assert rows["manifest", "weights.behavior"]["a"] == "0.5"
     assert rows["manifest", "weights.behavior"]["b"] is None
+    assert [what for part, what in rows if part == "manifest" and what.startswith("behavior.")] == [
+        "behavior.adapter"
+    ]
     assert not any("base" in what or "prompt" in what for part, what in rows if part == "manifest")
     shown = unescape(page.read_text())
     assert all(one["anchor"] in shown for one in found["said"])
