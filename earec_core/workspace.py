@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -27,6 +28,8 @@ from earec_core.errors import UsageError
 from earec_core.plugins.hooks import Observers
 from earec_registry import Registry
 
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?B|)", re.IGNORECASE)
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
@@ -58,6 +61,19 @@ def _folder(path: str, variable: str) -> Path:
         ) from error
 
 
+def default_quota() -> int | None:
+    """`EAREC_REGISTRY_QUOTA` in bytes: a number, or one with kB, MB, GB or TB behind it; None where it is not set.
+
+    Raises:
+        UsageError: it is no such number.
+    """
+    text = os.environ.get("EAREC_REGISTRY_QUOTA", "").strip()
+    size = _SIZE.fullmatch(text)
+    if text and not size:
+        raise UsageError(f"EAREC_REGISTRY_QUOTA is {text!r}, not a size.", "Write e.g. 500MB or 20GB.")
+    return int(float(size[1]) * _UNITS[size[2].upper()]) if size else None
+
+
 def clean(home: Path, older_s: float, *, dry_run: bool = False) -> dict[Path, int]:
     """Remove runs, cached features, vectors and joined catalogs that were not written to lately.
 
@@ -71,7 +87,10 @@ def clean(home: Path, older_s: float, *, dry_run: bool = False) -> dict[Path, in
         The folders, with the bytes that they held.
     """
     removed, newest = dict[Path, int](), time.time() - older_s
-    for parent in (home / "runs", *(home / "cache" / kind for kind in ("features", "vectors", "joined"))):
+    for parent in (
+        home / "runs",
+        *(home / "cache" / kind for kind in ("features", "vectors", "joined", "views")),
+    ):
         for folder in sorted(path for path in parent.glob("*") if path.is_dir()):
             if _last_write(folder) > newest or _is_owned(folder):
                 continue
@@ -157,9 +176,14 @@ class Workspace:
         """
         home, registry = (None if path is None else Path(path) for path in (home, registry))
         root = registry or (home / "registry" if home else default_registry())
-        observers = cache(watch)
-        opened = Registry.open(root, added=lambda **event: observers().fire("earec_registered", **event))
-        return cls(home or default_home(), opened, reporter or Reporter(), observers)
+        observers, home = cache(watch), home or default_home()
+        opened = Registry.open(
+            root,
+            added=lambda **event: observers().fire("earec_registered", **event),
+            quota=default_quota(),
+            scratch=home / "cache" / "views" / files.digest(str(root.absolute()))[:12],
+        )
+        return cls(home, opened, reporter or Reporter(), observers)
 
     @property
     def backbones(self) -> Path:

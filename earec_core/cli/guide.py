@@ -91,6 +91,14 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "earec registry tag composite/movies movies stable",
         'earec registry tag composite/movies movies stable --why "best on validation"',
     ),
+    "registry push": (
+        "earec registry push composite/movies s3://bucket/models",
+        "earec registry push composite/movies /mnt/shared/registry --as movies:stable",
+    ),
+    "registry pull": (
+        "earec registry pull composite/movies s3://bucket/models",
+        "earec registry pull movies:stable /mnt/shared/registry --as composite/movies",
+    ),
     "registry rm": (
         "earec registry rm composite/movies",
         "earec registry rm composite/movies:old text/movies",

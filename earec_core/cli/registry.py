@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from earec_core.cli.options import json_option, open_registry, registry_option
+from earec_core.cli.options import follow_up, json_option, open_registry, registry_option
 from earec_core.cli.output import out
 from earec_core.files import folder_bytes
 from earec_registry import DamagedError
 
+if TYPE_CHECKING:
+    from earec_registry import Transfer
+
 
 @click.group()
 def command() -> None:
-    """List, show, tag, verify and clean stored models.
+    """List, show, tag, push, pull, verify and clean stored models.
 
     A model is meant by NAME (its tag latest), NAME:TAG, its id, or the first 6 or more digits of its id.
     """
@@ -99,6 +102,77 @@ def tag(ref: str, name: str, tag: str, why: str, registry: Path, as_json: bool) 
     stored.tag(model_id, name, tag, why)
     out.result(model_id, {"id": model_id, "name": name, "tag": tag}, as_json)
     out.note(f"{name}:{tag} is now {model_id[:12]}.")
+
+
+_called_option = click.option(
+    "--as",
+    "called",
+    metavar="NAME[:TAG]",
+    help="What to call it where it arrives.  [default: as where it is]",
+)
+_why_option = click.option("--why", default="", help="A note for the log, beside where the model came from.")
+
+
+@command.command()
+@click.argument("ref")
+@click.argument("url")
+@_called_option
+@_why_option
+@registry_option
+@json_option
+def push(ref: str, url: str, called: str | None, why: str, registry: Path, as_json: bool) -> None:
+    """Copy REF with its parents to another registry, and set its tag there. Prints the id.
+
+    URL is a directory, or whatever fsspec opens: s3://bucket/prefix. What is there already is not sent again.
+    """
+    from earec_core import remote
+
+    stored = open_registry(registry)
+    with out.progress("push") as progress:
+        done = remote.push(stored, ref, url, called=called, why=why, progress=progress)
+    _transferred(done, "sent", as_json)
+    follow_up("registry", "pull", done.name, remote.without_secrets(url), along=())
+
+
+@command.command()
+@click.argument("ref")
+@click.argument("url")
+@_called_option
+@_why_option
+@registry_option
+@json_option
+def pull(ref: str, url: str, called: str | None, why: str, registry: Path, as_json: bool) -> None:
+    """Copy REF with its parents from another registry into this one, and set its tag. Prints the id.
+
+    URL is a directory, or whatever fsspec opens: s3://bucket/prefix. What is here already is not fetched again,
+    and what is damaged here is repaired.
+    """
+    from earec_core import remote
+
+    stored = open_registry(registry)
+    with out.progress("pull") as progress:
+        done = remote.pull(stored, ref, url, called=called, why=why, progress=progress)
+    _transferred(done, "fetched", as_json)
+    follow_up("registry", "show", done.name)
+
+
+def _transferred(done: Transfer, verb: str, as_json: bool) -> None:
+    """Print what a push or a pull came to."""
+    facts = {
+        "id": done.id,
+        "name": done.name,
+        "there": done.there,
+        verb: done.copied,
+        "repaired": done.repaired,
+    }
+    out.result(done.id, {**facts, "bytes": done.bytes}, as_json)
+    for path in done.repaired:
+        out.note(f"Repaired: {path}")
+    objects = len(done.there) + len(done.copied) + len(done.repaired)
+    out.note(
+        f"{done.name} is {done.id[:12]}. Of {objects} files and manifests {len(done.there)} were there, "
+        f"{len(done.copied)} {verb}, {len(done.repaired)} repaired ({done.bytes} bytes of files)."
+    )
 
 
 @command.command()

@@ -7,6 +7,7 @@ from .errors import DamagedError, InvalidError, LayoutError, NotFoundError, Regi
 from .manifest import FileEntry, Manifest, Parent, check_paths
 from .refs import LogEntry, Problem
 from .registry import Entry, Listing, Registry
+from .transfer import Remote, Transfer, fetch, send, target_name
 
 __all__ = [
     "DamagedError",
@@ -23,7 +24,12 @@ __all__ = [
     "Problem",
     "Registry",
     "RegistryError",
+    "Remote",
     "Report",
     "StorageError",
+    "Transfer",
     "check_paths",
+    "fetch",
+    "send",
+    "target_name",
 ]

@@ -67,7 +67,7 @@ def verify(objects: Objects, refs: Refs, views: Views, id_: str | None) -> Repor
         else:
             problems += [replace(problem, used_by=used_by) for problem in views.problems(manifest)]
     for digest, (size, by) in sorted(survey.blobs.items()):
-        fault = _blob_fault(objects, digest, size)
+        fault = blob_fault(objects, digest, size)
         if fault:
             problems.append(Problem(f"blobs/sha256/{digest}", fault, tuple(sorted(by))))
     if any(problem.fault == MISSING for problem in problems):
@@ -132,7 +132,7 @@ class _Survey:
 
 def is_whole(objects: Objects, manifest: Manifest) -> bool:
     """Whether every file of a model is there and has its digest."""
-    return all(_blob_fault(objects, file.sha256, file.size) is None for file in manifest.files.values())
+    return all(blob_fault(objects, file.sha256, file.size) is None for file in manifest.files.values())
 
 
 def lacking(objects: Objects, id_: str) -> Problem | None:
@@ -253,9 +253,13 @@ def _trace_once(objects: Objects, refs: Refs, cutoff: float) -> Needed:
         try:
             live[id_] = objects.read_manifest(id_)
         except DamagedError as error:
-            if id_ in (roots | young) - tags and objects.find("manifests", id_) is None:
+            lacking = objects.find("manifests", id_) is None
+            if lacking and (arriving := objects.arriving(id_)):
+                live[id_] = arriving
+            elif lacking and id_ in (roots | young) - tags:
                 continue  # a pin's writer starts over; a young one was removed by another gc
-            raise _refusal(error.problem.rstrip(".")) from error
+            else:
+                raise _refusal(error.problem.rstrip(".")) from error
         todo += [p.id for p in live[id_].parents]
     blobs = {file.sha256 for manifest in live.values() for file in manifest.files.values()}
     return {"manifests": set(live), "blobs": blobs}
@@ -286,7 +290,12 @@ def _unused(path: Path, cutoff: float) -> bool:
     return max(times, default=cutoff + 1) <= cutoff
 
 
-def _blob_fault(objects: Objects, digest: str, size: int) -> str | None:
+def blob_fault(objects: Objects, digest: str, size: int) -> str | None:
+    """What is wrong with a blob, in few words; None if it is whole.
+
+    Args:
+        size: what it should have, in bytes; -1: not known.
+    """
     path = objects.find("blobs", digest)
     if path is None:
         return MISSING

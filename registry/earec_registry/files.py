@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -55,18 +55,30 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def chunks(path: Path) -> Iterator[memoryview]:
+    """A file's bytes, up to 1 MiB at a time; the next step overwrites what the last one gave."""
+    buffer = memoryview(bytearray(_CHUNK))
+    with path.open("rb", buffering=0) as reader:
+        while n := reader.readinto(buffer):
+            yield buffer[:n]
+
+
 def copy_hashed(source: Path, target: Path, *, sync: bool = True) -> tuple[str, int]:
     """Copy a file and return the SHA-256 and the size of what was written; the copy is read-only.
 
     Hashing what is written, not the file at another moment, keeps the digest true if `source` changes.
     """
+    return write_hashed(chunks(source), target, sync=sync)
+
+
+def write_hashed(chunks: Iterable[bytes | memoryview], target: Path, *, sync: bool = True) -> tuple[str, int]:
+    """Write a new, read-only file and return the SHA-256 and the size of what was written."""
     digest, size = hashlib.sha256(), 0
-    buffer = memoryview(bytearray(_CHUNK))
-    with source.open("rb", buffering=0) as reader, _new(target) as fd:
-        while n := reader.readinto(buffer):
-            _write(fd, buffer[:n])
-            digest.update(buffer[:n])
-            size += n
+    with _new(target) as fd:
+        for chunk in chunks:
+            _write(fd, chunk)
+            digest.update(chunk)
+            size += len(chunk)
         if sync:
             os.fsync(fd)
         os.fchmod(fd, 0o444)

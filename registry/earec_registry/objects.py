@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import DamagedError
-from .files import hash_file, sync_folder
+from .files import hash_file, size_of, sync_folder
 from .manifest import HEX64, Manifest, parse
 
 Kind = Literal["blobs", "manifests"]
@@ -44,8 +44,8 @@ class Objects:
                 self.put_back(trash, kind, digest)
         return path if path.exists() else None
 
-    def read_manifest(self, id_: str) -> Manifest:
-        """The manifest of an id (64 hex digits), its digest checked; raises DamagedError."""
+    def manifest_bytes(self, id_: str) -> bytes:
+        """What is stored as the manifest of an id (64 hex digits), unchecked; DamagedError if there is nothing."""
         where = f"manifests/sha256/{id_}.json"
         path = self.find("manifests", id_)
         try:
@@ -59,7 +59,18 @@ class Objects:
                 f"{where} is missing, though something refers to it.",
                 "Run `earec registry verify` to see what, then add the model again or move the tag.",
             )
-        return parse(raw, id_, where)
+        return raw
+
+    def read_manifest(self, id_: str) -> Manifest:
+        """The manifest of an id (64 hex digits), its digest checked; raises DamagedError."""
+        return parse(self.manifest_bytes(id_), id_, f"manifests/sha256/{id_}.json")
+
+    def arriving(self, id_: str) -> Manifest | None:
+        """The manifest of a model whose files are being fetched, staged beside the pin of whoever fetches it."""
+        for path in (self.root / "tmp").glob(f"*/{id_}.json"):
+            with suppress(FileNotFoundError, DamagedError):
+                return parse(path.read_bytes(), id_, path.name)
+        return None
 
     def all(self, kind: Kind) -> list[str]:
         """The digests of all objects of a kind, sorted; files of other names are passed over."""
@@ -68,6 +79,10 @@ class Objects:
             e.name.removesuffix(suffix) for e in os.scandir(self.folder(kind)) if e.name.endswith(suffix)
         )
         return sorted(name for name in names if HEX64.fullmatch(name))
+
+    def size(self) -> int:
+        """How many bytes all objects have."""
+        return sum(size_of(self.folder(kind)) for kind in KINDS)
 
     def publish(self, kind: Kind, digest: str, staged: Path) -> None:
         """Move a staged file, known to have `digest`, to its place; a whole one that is there stays.

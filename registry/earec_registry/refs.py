@@ -78,6 +78,13 @@ def is_name(name: str) -> bool:
     )
 
 
+def split_ref(ref: str) -> tuple[str, str] | None:
+    """Name and tag of "name" (its tag latest) or "name:tag"; None for what is neither."""
+    name, colon, tag = ref.partition(":")
+    is_ref = is_name(name) and (not colon or is_name(f"a/{tag}")) and "/" not in tag
+    return (name, tag or "latest") if is_ref else None
+
+
 def check_name(name: str, tag: str) -> None:
     """Refuse a name or a tag that cannot be stored, or that could be mistaken for an id.
 
@@ -199,8 +206,7 @@ class Refs:
         if old == new and any((entry.tag, entry.new) == (tag, new) for entry in self.log(name) or ()):
             return
         folder = self.folder / name
-        when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        line = _line(LogEntry(old, new, when, why, tag))
+        line = log_line(old, new, why, tag)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             append_line(folder / LOG, line)
@@ -227,10 +233,9 @@ class Refs:
         A line that a kill or a full disk left torn is passed over.
         """
         try:
-            lines = (self.folder / name / LOG).read_bytes().split(b"\n")
+            return log_entries((self.folder / name / LOG).read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return [entry for entry in map(_entry, lines) if entry is not None]
 
     def called(self) -> dict[str, str]:
         """What each model was called last (NAME:TAG), by its id; names without tags count, too."""
@@ -281,10 +286,15 @@ class Refs:
         return path.relative_to(self._root).as_posix()
 
 
-def _line(entry: LogEntry) -> bytes:
-    """A line of a log, with a digest of the rest of it."""
-    said = asdict(entry)
+def log_line(old: str | None, new: str, why: str, tag: str) -> bytes:
+    """The line of a log for a move that happens now, with a digest of the rest of it."""
+    said = asdict(LogEntry(old, new, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), why, tag))
     return json.dumps({"sum": _sum(said), **said}, sort_keys=True).encode()
+
+
+def log_entries(raw: bytes) -> list[LogEntry]:
+    """What the lines of a log say; lines that are not as they were written are passed over."""
+    return [entry for entry in map(_entry, raw.split(b"\n")) if entry is not None]
 
 
 def _sum(said: dict[str, Any]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import builtins
 import difflib
+import errno
 import json
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +17,21 @@ from typing import Any
 from . import check
 from .check import GcReport, Report
 from .errors import DamagedError, InvalidError, LayoutError, NotFoundError, StorageError
-from .files import copy_hashed, guard, staging, sync_folder, write_new
+from .files import copy_hashed, guard, hash_file, staging, sync_folder, write_new
 from .manifest import HEX64, FileEntry, Manifest, build, check_paths
 from .objects import Objects
-from .refs import PIN, LogEntry, Problem, Refs, check_name, is_name
+from .refs import PIN, LogEntry, Problem, Refs, check_name, is_name, split_ref
 from .views import Views
 
 LAYOUT = 1
 MARKER = "earec-registry.json"
+MARKED = json.dumps({"format": "earec-registry", "layout": LAYOUT}).encode() + b"\n"
+"""What stands in it."""
 _FOLDERS = ("blobs/sha256", "manifests/sha256", "refs", "views", "tmp")
 _ROOM = 16384
-_PREFIX = re.compile(r"[0-9a-f]{6,63}")
+PREFIX = re.compile(r"[0-9a-f]{6,63}")
 _LIST = "`earec registry list` shows what there is."
+_READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +60,37 @@ class Registry:
     `StorageError` when the disk is full or the file system refuses, and then nothing is half-written.
     """
 
-    def __init__(self, root: Path, added: Callable[..., object] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        added: Callable[..., object] | None = None,
+        quota: int | None = None,
+        scratch: Path | None = None,
+    ) -> None:
         self.root = root
         self.added = added
+        self.quota = quota
+        self.scratch = scratch
         self.objects = Objects(root)
         self.refs = Refs(root)
         self.views = Views(root, self.objects)
 
     @classmethod
-    def open(cls, root: Path, *, create: bool = True, added: Callable[..., object] | None = None) -> Registry:
+    def open(
+        cls,
+        root: Path,
+        *,
+        create: bool = True,
+        added: Callable[..., object] | None = None,
+        quota: int | None = None,
+        scratch: Path | None = None,
+    ) -> Registry:
         """Open the registry in `root`, making it first if the folder is empty or not there.
 
         Args:
             added: called with `name` (`name:tag`), `digest` and `manifest` after each model that `add` stored.
+            quota: bytes that its objects may have; None: as many as the disk takes.
+            scratch: a folder for the views that a registry in a folder that can only be read lacks.
 
         Raises:
             NotFoundError: there is none and `create` is false.
@@ -92,10 +115,14 @@ class Registry:
                     )
                 _create(root)
             else:
-                _check_layout(root, raw)
+                check_layout(str(root / MARKER), raw)
             for folder in _FOLDERS:
-                (root / folder).mkdir(parents=True, exist_ok=True)
-        return cls(root, added)
+                try:
+                    (root / folder).mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    if error.errno not in _READ_ONLY:
+                        raise
+        return cls(root, added, quota, scratch)
 
     def check_name(self, name: str, tag: str = "latest") -> None:
         """Refuse a name that `add` would refuse, before the work that makes the model.
@@ -143,6 +170,7 @@ class Registry:
                 )
         with guard(f"store {name}:{tag}", self.root):
             self.refs.check_free(name, tag)
+            self._require_room_for(list(map(Path, files.values())))
             for _ in range(8):
                 id_ = self._add(manifest, files, name, tag, why)
                 if id_ is not None:
@@ -167,23 +195,13 @@ class Registry:
             if self.objects.find("manifests", ref):
                 return ref
             raise NotFoundError(f"There is no model with the id {ref}.", _LIST)
-        name, colon, tag = ref.partition(":")
-        if is_name(name) and (not colon or is_name(f"a/{tag}")) and "/" not in tag:
-            id_ = self.refs.read(name, tag or "latest")
-            if id_ is not None:
-                return id_
-        if _PREFIX.fullmatch(ref):
-            ids = [id_ for id_ in self.objects.all("manifests") if id_.startswith(ref)]
-            if len(ids) == 1:
-                return ids[0]
-            if ids:
-                more = ", ..." if len(ids) > 4 else ""
-                shown = ", ".join(id_[: len(ref) + 6] for id_ in ids[:4]) + more
-                raise NotFoundError(
-                    f"The id {ref} is the start of {len(ids)} models: {shown}.", "Give more digits."
-                )
-            raise NotFoundError(f"There is no model whose id starts with {ref}.", _LIST)
-        raise self._unknown(ref, name)
+        named = split_ref(ref)
+        id_ = self.refs.read(*named) if named else None
+        if id_ is not None:
+            return id_
+        if PREFIX.fullmatch(ref):
+            return only_id(ref, self.objects.all("manifests"), _LIST)
+        raise self._unknown(ref, ref.partition(":")[0])
 
     def manifest(self, ref: str) -> Manifest:
         """A model's manifest, its digest checked.
@@ -206,7 +224,12 @@ class Registry:
         """
         manifest = self.manifest(ref)
         with guard(f"materialise {ref}", self.root):
-            return self.views.make(manifest)
+            try:
+                return self.views.make(manifest)
+            except OSError as error:
+                if self.scratch is None or error.errno not in _READ_ONLY:
+                    raise
+            return Views(self.scratch, self.objects).make(manifest)
 
     def list(self) -> Listing:
         """Every tag, sorted; what cannot be read is a problem beside the others, not an error."""
@@ -265,6 +288,35 @@ class Registry:
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
                 raise self._unknown(f"{name}:{tag}", name) from error
 
+    @contextmanager
+    def hold(self, id_: str) -> Iterator[None]:
+        """Keep `gc` from a model and its parents for as long as the block lasts.
+
+        Where nothing can be written there is no `gc` either.
+        """
+        with ExitStack() as stack:
+            try:
+                stage = stack.enter_context(staging(self.root, "hold"))
+                self.refs.pin(stage / PIN, id_)
+            except OSError as error:
+                if error.errno not in _READ_ONLY:
+                    raise
+            yield
+
+    def require_room(self, new: int) -> None:
+        """Refuse `new` more bytes of objects where the quota has no room for them.
+
+        Raises:
+            StorageError: says how much is used and needed.
+        """
+        used = 0 if self.quota is None else self.objects.size()
+        if self.quota is not None and new and used + new > self.quota:
+            raise StorageError(
+                f"The registry {self.root} has a quota of {_bytes(self.quota)}, of which {_bytes(used)} are used; "
+                f"{_bytes(new)} more are needed.",
+                "Remove models by `earec registry rm`, then `earec registry gc`, or raise EAREC_REGISTRY_QUOTA.",
+            )
+
     def is_whole(self, ref: str) -> bool:
         """Whether the model is stored, its manifest and every file with their digests; parents are not looked at.
 
@@ -314,6 +366,14 @@ class Registry:
         """
         with guard("clean up", self.root):
             return check.gc(self.objects, self.refs, dry_run, grace_s)
+
+    def _require_room_for(self, files: builtins.list[Path]) -> None:
+        """Refuse files that the quota has no room for; they are only hashed where it may have none."""
+        if self.quota is not None and self.objects.size() + sum(f.stat().st_size for f in files) > self.quota:
+            sizes = {hash_file(file): file.stat().st_size for file in files}
+            self.require_room(
+                sum(size for digest, size in sizes.items() if not self.objects.find("blobs", digest))
+            )
 
     def _add(
         self, manifest: Mapping[str, Any], files: Mapping[str, Path], name: str, tag: str, why: str
@@ -403,14 +463,50 @@ def _create(root: Path) -> None:
         )
     staged = root / f".{MARKER}.{uuid.uuid4().hex}"
     try:
-        write_new(staged, json.dumps({"format": "earec-registry", "layout": LAYOUT}).encode() + b"\n", 0o644)
+        write_new(staged, MARKED, 0o644)
         staged.replace(root / MARKER)
     finally:
         staged.unlink(missing_ok=True)
     sync_folder(root)
 
 
-def _check_layout(root: Path, raw: bytes) -> None:
+def only_id(start: str, ids: Iterable[str], hint: str) -> str:
+    """The one of the ids that starts so.
+
+    Args:
+        hint: what to do where there is none, a sentence.
+
+    Raises:
+        NotFoundError: none does, or more than one.
+    """
+    found = sorted(id_ for id_ in ids if id_.startswith(start))
+    if not found:
+        raise NotFoundError(f"There is no model whose id starts with {start}.", hint)
+    if len(found) > 1:
+        more = ", ..." if len(found) > 4 else ""
+        shown = ", ".join(id_[: len(start) + 6] for id_ in found[:4]) + more
+        raise NotFoundError(
+            f"The id {start} is the start of {len(found)} models: {shown}.", "Give more digits."
+        )
+    return found[0]
+
+
+def _bytes(number: int) -> str:
+    """A number of bytes as a person says it: 1.25 GB."""
+    size, unit = float(number), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.4g} {unit}"
+
+
+def check_layout(where: str, raw: bytes) -> None:
+    """Refuse a registry that cannot be read here, by what stands in its marker, the file `where`.
+
+    Raises:
+        LayoutError: it is damaged, or of another layout.
+    """
     try:
         data = json.loads(raw)
     except ValueError:
@@ -419,11 +515,11 @@ def _check_layout(root: Path, raw: bytes) -> None:
         case {"format": "earec-registry", "layout": int(layout)}:
             if layout != LAYOUT:
                 raise LayoutError(
-                    f"The registry {root} has layout {layout}; this earec reads layout {LAYOUT}.",
+                    f"{where} says layout {layout}; this earec reads layout {LAYOUT}.",
                     "Use the earec that made it, or give another folder as the registry.",
                 )
         case _:
             raise LayoutError(
-                f"{root / MARKER} is damaged.",
+                f"{where} is damaged.",
                 f'If the folder is a registry, it holds {{"format": "earec-registry", "layout": {LAYOUT}}}.',
             )

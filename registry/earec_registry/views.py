@@ -23,7 +23,7 @@ LINK_FROM = 1 << 20
 
 
 class Views:
-    """The views of the registry at `root`."""
+    """The views of a registry, in its folder `root` or, where that can only be read, in another."""
 
     def __init__(self, root: Path, objects: Objects) -> None:
         self._root = root
@@ -106,6 +106,7 @@ class Views:
     def _rebuild(self, manifest: Manifest) -> None:
         view = self.path(manifest)
         with staging(self._root, "view") as stage:
+            self._folder.mkdir(exist_ok=True)
             new = stage / "new"
             new.mkdir()
             for entry in manifest.files.values():

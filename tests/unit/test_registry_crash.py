@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 import earec_registry
-from earec_registry import Registry, StorageError
+from earec_core.remote import FileSystemRemote, pull, push
+from earec_registry import Registry, StorageError, send
 
 # Python >= 3.12 warns of a fork beside threads; the child only touches files.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -166,6 +168,65 @@ def test_gc_survives_a_kill_before_any_step(tmp_path: Path, source: Path) -> Non
         assert len(registry.objects.all("blobs")) == 1
         assert list((registry.root / "tmp").iterdir()) == []
     assert step > 15
+
+
+@pytest.fixture
+def here(tmp_path: Path, source: Path) -> Registry:
+    """A model with a parent; one file is in both."""
+    registry = Registry.open(tmp_path / "here")
+    parent = registry.add({"kind": "adapter"}, files(source, "a", "c"), name="p")
+    registry.add({"kind": "index", "parents": [parent]}, files(source, "a", "b"), name="m")
+    return registry
+
+
+def assert_there_in_full_or_not_at_all(registry: Registry, model: str) -> None:
+    assert [entry.id for entry in registry.list().entries] in ([], [model])
+    assert registry.verify().problems == ()
+
+
+@pytest.mark.parametrize("way", ["pull", "push"])
+def test_copying_to_a_directory_survives_a_kill_before_any_step(
+    tmp_path: Path, here: Registry, way: str
+) -> None:
+    model, step, killed, resumed = here.resolve("m"), 0, True, 0
+
+    def copy(there: Path) -> list[str]:
+        if way == "push":
+            return push(here, "m", str(there)).there
+        return pull(Registry.open(there), "m", str(here.root)).there
+
+    while killed:
+        step += 1
+        there = tmp_path / str(step)
+        killed = killed_at(step, lambda there=there: copy(there))
+        assert_there_in_full_or_not_at_all(Registry.open(there), model)
+        resumed += len(copy(there)) in range(1, 5)
+        assert Registry.open(there).resolve("m") == model
+        assert_there_in_full_or_not_at_all(Registry.open(there), model)
+    assert_sound(here, model)
+    assert step > 50
+    assert resumed > 10  # what had arrived was not copied again
+
+
+class Store(LocalFileSystem):
+    """A store of objects whose files can be looked at: no registry works on it."""
+
+    protocol = "store"
+
+
+def test_sending_to_a_store_survives_a_kill_before_any_step(tmp_path: Path, here: Registry) -> None:
+    model, step, killed = here.resolve("m"), 0, True
+    while killed:
+        step += 1
+        there = tmp_path / str(step)
+        remote = FileSystemRemote(Store(), str(there), "store://there")
+        killed = killed_at(step, lambda remote=remote: send(here, remote, "m"))
+        kept = {str(path.relative_to(there)) for path in there.glob("*/sha256/*")}
+        assert_there_in_full_or_not_at_all(Registry.open(there), model)
+        assert set(send(here, remote, "m").there) == kept
+        assert Registry.open(there).resolve("m") == model
+    assert_sound(here, model)
+    assert step > 50
 
 
 def test_opening_a_new_registry_survives_a_kill_before_any_step(tmp_path: Path) -> None:
