@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 @click.option(
     "--as",
     "form",
-    type=click.Choice(["peft", "mergekit", "merged"]),
-    help="A plain PEFT directory, a recipe that mergekit runs, or the base model with the composite in it.",
+    type=click.Choice(["peft", "hub", "mergekit", "merged"]),
+    help="A plain PEFT directory, one for the Hugging Face hub with a model card, a recipe that mergekit runs, "
+    "or the base model with the composite in it.",
 )
 @click.option(
     "--out",
@@ -51,7 +52,7 @@ def command(
 ) -> None:
     """Write the composite REF to a directory that needs no EAREC, or item vectors to a file. Prints its path.
 
-    REF may be an adapter, too, --as peft or merged. Of vectors, the ending of --out says what is written.
+    REF may be an adapter, too, --as peft, hub or merged. Of vectors, the ending of --out says what is written.
     """
     from earec_core.export import check_vectors_file, export, export_vectors
 

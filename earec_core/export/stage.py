@@ -8,6 +8,7 @@ from typing import Literal
 from earec_core.aligned.stored import StoredModel, check_base, open_model
 from earec_core.artifacts import CompositeManifest
 from earec_core.errors import UsageError
+from earec_core.export.hub import write_hub
 from earec_core.export.into_base import merge_into_base
 from earec_core.export.mergekit import check_mergekit, write_mergekit
 from earec_core.files import check_new, copy_file, new_directory
@@ -15,7 +16,7 @@ from earec_core.llm.peft_adapter import CONFIG, WEIGHTS, LoraAdapter
 from earec_core.llm.store import NAMED, folder, info
 from earec_core.workspace import Workspace
 
-Form = Literal["peft", "mergekit", "merged"]
+Form = Literal["peft", "hub", "mergekit", "merged"]
 
 
 def export(
@@ -24,9 +25,10 @@ def export(
     """Write a model to a directory of its own; what cannot be written is refused before the work.
 
     Args:
-        reference: a composite; for `peft` and `merged` an adapter, too.
-        form: `peft`: a plain PEFT directory. `mergekit`: the parts' adapters and a recipe that merges them into
-            the base. `merged`: the base model with the composite merged into it.
+        reference: a composite; for all but `mergekit` an adapter, too.
+        form: `peft`: a plain PEFT directory. `hub`: the same with projectors and a model card. `mergekit`: the
+            parts' adapters and a recipe that merges them into the base. `merged`: the base model with the composite
+            merged into it.
         out: the directory to write; it must not exist, or be empty. It appears complete or not at all.
         backbone: the base model: name, directory or hub id; None looks for the one that the model records.
 
@@ -46,6 +48,8 @@ def export(
         with new_directory(out, "adapter") as target:
             for name in (CONFIG, WEIGHTS):
                 copy_file(model.folder / name, target / name)
+    elif form == "hub":
+        write_hub(workspace.registry, model, out)
     elif form == "merged":
         base = _find_base(workspace, model, backbone)
         merge_into_base(model.folder, base, out, progress=workspace.progress)
@@ -57,7 +61,7 @@ def _to_mergekit(workspace: Workspace, model: StoredModel, out: Path, backbone: 
     manifest = model.manifest
     if not isinstance(manifest, CompositeManifest):
         raise UsageError(
-            "An adapter has no parts for mergekit to merge.", "Export it --as peft or --as merged."
+            "An adapter has no parts for mergekit to merge.", "Export it --as peft, --as hub or --as merged."
         )
     registry, weights, method = workspace.registry, manifest.weights, manifest.method
     adapters = {m: LoraAdapter.open(registry.materialize(id_)) for m, id_ in manifest.adapters.items()}

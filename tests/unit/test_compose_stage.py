@@ -248,6 +248,41 @@ def test_every_form_from_the_command_line(
         assert (tmp_path / "text" / name).read_bytes() == (two["text"] / name).read_bytes()
 
 
+def test_a_directory_for_the_hub_has_a_card_of_what_the_manifests_say(
+    two: dict[str, Path], registry: Registry, tiny_llm: Path, tmp_path: Path
+) -> None:
+    from huggingface_hub import ModelCard
+
+    assert run(["compose", "--weights", "text=0.25,vision=0.75"]) == 0
+    assert run(["export", "composite/things", "--as", "hub", "--out", str(tmp_path / "hub")]) == 0
+    card, stored = ModelCard.load(tmp_path / "hub" / "README.md"), registry.manifest("composite/things")
+    assert (card.data.library_name, card.data.base_model) == ("peft", None)  # the base was a directory
+    assert card.data.tags == ["earec", "lora", "text", "vision"]
+    base = stored.data["base"]
+    facts = [stored.id, "text 0.25, vision 0.75", "`title`", "delta", base["weights"], base["tokenizer"]]
+    for fact in (*facts, "things `" + "0" * 64, "projectors/vision.safetensors", "r 2, alpha 4"):
+        assert fact in card.content
+    assert card.content.startswith("---\n")
+    assert json.loads((tmp_path / "hub/earec_manifest.json").read_text()) == stored.data
+    for path in stored.files:
+        assert (tmp_path / "hub" / path).read_bytes() == (registry.materialize(stored.id) / path).read_bytes()
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llm), tmp_path / "hub")
+
+    # An adapter of a base that the hub has: it is named, in PEFT's configuration, too.
+    said = {**registry.manifest("text/things").data, "metrics": {"valid_loss": 1.25}}
+    said["base"] = {**said["base"], "id": "smollm2-135m"}
+    view = registry.materialize("text/things")
+    files = {path: view / path for path in said.pop("files")}
+    registry.add(said, files, name="text/named")
+    assert run(["export", "text/named", "--as", "hub", "--out", str(tmp_path / "named")]) == 0
+    card = ModelCard.load(tmp_path / "named" / "README.md")
+    assert card.data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    config = json.loads((tmp_path / "named" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == card.data.base_model
+    assert "valid_loss 1.25" in card.content
+    assert run(["export", "text/named", "--as", "hub", "--out", str(tmp_path / "named")]) == 2
+
+
 def test_what_cannot_be_exported_is_refused_before_anything_is_done(
     two: dict[str, Path],
     registry: Registry,
@@ -286,6 +321,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_done(
         ("plain", "merged", [*base, "--out", str(tmp_path / "taken")], 2, "exists already"),
         ("routed", "merged", base, 2, "A routed composite"),
         ("routed", "peft", [], 2, "A routed composite"),
+        ("routed", "hub", [], 2, "A routed composite"),
         ("routed", "mergekit", [], 2, "A routed composite"),
         ("factor", "mergekit", [], 2, "cannot do the method factor"),
         ("short", "mergekit", [], 2, "cut to rank 1"),

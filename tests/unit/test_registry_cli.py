@@ -188,3 +188,14 @@ def test_a_folder_that_is_not_a_registry_exits_4(tmp_path, capsys) -> None:
     (tmp_path / "notes.txt").touch()
     assert run(["registry", "list", "--registry", str(tmp_path)]) == 4
     assert "not empty and not a registry" in capsys.readouterr().err
+
+
+def test_a_quota_is_a_size_and_holds_for_what_a_command_stores(
+    registry, stored, tmp_path, monkeypatch, capsys
+) -> None:
+    other = ["registry", "pull", "text/demo", str(registry.root), "--registry", str(tmp_path / "other")]
+    for text, code in (("a lot", 2), ("-1", 2), ("6", 1), ("0.006 kb", 1), ("7B", 0), ("1.5GB", 0), ("", 0)):
+        monkeypatch.setenv("EAREC_REGISTRY_QUOTA", text)
+        assert run(other) == code, text
+        said = capsys.readouterr().err
+        assert "EAREC_REGISTRY_QUOTA" in said if code else "Error" not in said

@@ -211,6 +211,21 @@ def test_what_is_damaged_here_is_repaired_by_a_pull_and_not_pushed(
     assert Registry.open(far).verify().ok
 
 
+def test_what_is_too_large_for_one_request_appears_whole_or_not_at_all(
+    registry, model, bucket, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("earec_core.remote._AT_ONCE", 1)
+    url, path = f"s3://{bucket.name}/models", blob_of(registry, model, "sub/own.bin")
+    push(registry, "composite/m", url)
+    assert set(pull(Registry.open(tmp_path / "other"), "composite/m", url).copied) == objects(registry)
+    (registry.root / path).chmod(0o644)
+    (registry.root / path).write_bytes(b"X" + (registry.root / path).read_bytes()[1:])
+    with pytest.raises(DamagedError, match="damaged here"):
+        push(registry, "composite/m", f"s3://{bucket.name}/new")
+    assert f"new/{path}" not in {one.key for one in bucket.objects.all()}
+    assert not list(bucket.multipart_uploads.all())
+
+
 class Stopping(FileSystemRemote):
     """Stops before the n-th write."""
 
