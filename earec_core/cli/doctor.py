@@ -20,7 +20,11 @@ from earec_core.workspace import default_home, default_registry
 from earec_registry import Registry
 
 _LIBRARIES = ("torch", "transformers", "peft", "polars", "faiss-cpu")
-_OPTIONAL = {"tensorboard": "pip install 'earec[tensorboard]'", "deepspeed": "pip install 'earec[deepspeed]'"}
+_OPTIONAL = {
+    "tensorboard": "pip install 'earec[tensorboard]'",
+    "deepspeed": "pip install 'earec[deepspeed]'",
+    "s3fs": "pip install 'earec[s3]'",
+}
 _LEAST_GIB = 5
 Row = dict[str, str | None]
 

@@ -77,6 +77,7 @@ def model_card(model: StoredModel, parts: Mapping[str, AdapterManifest]) -> str:
             *_parts(model, parts),
             "\n## Use\n",
             *_use(model),
+            "",
         ]
     )
 

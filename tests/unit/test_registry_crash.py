@@ -171,8 +171,9 @@ def test_gc_survives_a_kill_before_any_step(tmp_path: Path, source: Path) -> Non
 
 
 @pytest.fixture
-def here(tmp_path: Path, source: Path) -> Registry:
-    """A model with a parent; one file is in both."""
+def here(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """A model with a parent; one file is in both. Nobody waits for the disk: a kill loses nothing of it."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     registry = Registry.open(tmp_path / "here")
     parent = registry.add({"kind": "adapter"}, files(source, "a", "c"), name="p")
     registry.add({"kind": "index", "parents": [parent]}, files(source, "a", "b"), name="m")
