@@ -50,15 +50,17 @@ def cleaned(source: Source, used_ids: pl.Series, *, unused: bool = False) -> pl.
                 f"Flatten it, or name another: --column {column}=SOURCE",
             )
     names = ["item_id", *(name for name in items.columns if name != "item_id")]
-    return items.select(_cell(name, items.schema[name]) for name in names if _kept(items.schema[name]))
+    return items.select(
+        as_imported(name, items.schema[name]) for name in names if can_hold(items.schema[name])
+    )
 
 
-def _kept(kind: pl.DataType) -> bool:
+def can_hold(kind: pl.DataType) -> bool:
     """Whether a column can hold anything: not one of nulls, or of objects without fields."""
     return kind != pl.Null and not hollow(kind)
 
 
-def _cell(column: str, kind: pl.DataType) -> pl.Expr:
+def as_imported(column: str, kind: pl.DataType) -> pl.Expr:
     """A text column as one text a row, null where it is empty; other texts and lists of texts as they are.
 
     What holds no text, such as numbers, stays as it is.

@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, str] = {
     "compare": "Two models beside each other: vectors, texts, recommendations.",
     "similar": "The items whose vectors are most like an item's.",
     "recommend": "Train, evaluate and use the recommender (Eqs. 6-8).",
+    "serve": "Answer by HTTP: items, similar ones, recommendations, explanations.",
     "reproduce": "Measure a table of the paper on a dataset, with controls.",
     "registry": "List, show, tag, verify and clean stored models.",
 }

@@ -80,6 +80,10 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "earec recommend topk recommender/movies --data movies --history 50,172,181",
         "earec recommend topk recommender/movies --data movies --all-users --out next",
     ),
+    "serve": (
+        "earec serve composite/movies --data movies --recommender recommender/movies",
+        "earec serve composite/movies --data movies --host 0.0.0.0 --token-file token",
+    ),
     "reproduce": (
         "earec reproduce --table 2 --data movies --dry-run",
         "earec reproduce --table 2 --data movies --trials 5 --minutes 10 --out table2.html",

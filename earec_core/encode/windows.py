@@ -99,12 +99,12 @@ class Job:
         """The backbone with the model's adapter on it for as long as the block lasts."""
         return self.model.backbone.adapted(adapter_of(self.stored)) if self.stored else nullcontext()
 
-    def over(self, rows: range) -> AlignedModel:
+    def over(self, rows: Sequence[int]) -> AlignedModel:
         """The model over these items and those that their prompts may show beside."""
         items = self.catalog.items_at(rows)
         return self.model.over(items, self._related(items, rows), progress=self.workspace.progress)
 
-    def _related(self, items: Sequence[Item], rows: range) -> Sequence[Item]:
+    def _related(self, items: Sequence[Item], rows: Sequence[int]) -> Sequence[Item]:
         if not any(self.model.prompts.shows_related(name) for name in self.model.inputs):
             return []
         others = {row for item in items for row in item.relations if row not in rows}

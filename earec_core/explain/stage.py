@@ -16,7 +16,8 @@ from earec_core.catalog import Catalog, Split, random_part
 from earec_core.config import RunConfig
 from earec_core.errors import DataError
 from earec_core.explain.journal import TextJournal
-from earec_core.explain.scores import ALL, COPIED, NEW, VARIANTS, WHOLE, Scores, Text, scored
+from earec_core.explain.saying import modalities_of, sources_of
+from earec_core.explain.scores import COPIED, NEW, VARIANTS, WHOLE, Scores, Text, scored
 from earec_core.llm.backbone import Backbone
 from earec_core.llm.prompts import Prompt
 from earec_core.metrics.rouge import counted, new_words, rouge_l
@@ -110,7 +111,7 @@ def explain(
     run = model_run(workspace, "explain", catalog, aligned, config, beside).start()
     for file in run.folder.glob(_JOURNAL.format("*", "*")) if force else ():
         file.unlink()
-    sources = [*aligned.inputs, ALL] if len(aligned.inputs) > 1 else list(aligned.inputs)
+    sources = sources_of(aligned)
     texts: list[Text] = []
     if "unaligned" in variants:
         settings = {name: inputs.modality.config.model_dump() for name, inputs in aligned.inputs.items()}
@@ -168,7 +169,7 @@ def _generate(
     workspace = run.workspace
     for source in sources:
         workspace.note(f"Generating from {source}, {variant} ...")
-        names = _names(model, source)
+        names = modalities_of(model, source)
         room = config.explain.max_new_tokens
         having = [row for row in anchors if model.prompts.has(row, names)]
         built = {row: model.prompts.prompt(row, names, room) for row in having}
@@ -219,13 +220,9 @@ def _write_down(
         show(done, len(order), "generated")
 
 
-def _names(model: AlignedModel, source: str) -> list[str]:
-    return list(model.inputs) if source == ALL else [source]
-
-
 def _copied(model: AlignedModel, source: str, anchors: Mapping[int, str], config: RunConfig) -> list[Text]:
     """What saying the item's own input word for word would score, of every item whose input is words."""
-    names, room = _names(model, source), config.explain.max_new_tokens
+    names, room = modalities_of(model, source), config.explain.max_new_tokens
     parts = [model.inputs[name].modality for name in names]
     words = {
         row: "\n".join(filter(None, (part.words(model.prompts.items[row]) for part in parts)))

@@ -90,6 +90,22 @@ class Retriever:
         return cls(TrainedRecommender.load(folder).model, ids, index, known=known)
 
     @torch.inference_mode()
+    def with_items(self, ids: Sequence[str], items: Float[Tensor, "m d"]) -> Retriever:
+        """The same with further items of the catalog, behind those that there are.
+
+        Args:
+            items: in the model's space.
+
+        Raises:
+            IntegrityError: it does not know all of the catalog's items, so that theirs are not the next rows.
+        """
+        if len(self._items) != len(self.ids) or self._withheld:
+            raise IntegrityError(
+                "A recommender that does not know all items takes no further ones.", "Give it item vectors."
+            )
+        return Retriever(self.model, [*self.ids, *ids], items=torch.cat([self._items, items]))
+
+    @torch.inference_mode()
     def recommend(
         self, histories: Sequence[Int[Tensor, " _"]], k: int, *, exclude_seen: bool = True
     ) -> list[Ranking]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from earec_core.artifacts import ItemVectors, RecommenderManifest, VectorsManifest, open_as
 from earec_core.artifacts.base import Stored
@@ -14,6 +16,8 @@ from earec_core.artifacts.tables import IDS
 from earec_core.catalog import Catalog
 from earec_core.errors import IntegrityError, UsageError, one_line
 from earec_core.recommend.models import get_recommender
+from earec_core.recommend.models.base import Recommender
+from earec_core.recommend.models.transformer import TransformerRecommender
 from earec_core.recommend.retriever import Retriever
 from earec_core.recommend.tables import PLUS_IDS, Items
 from earec_core.recommend.train import side_by_side, widths
@@ -47,7 +51,8 @@ def open_retriever(
     stored = open_as(registry, reference, RecommenderManifest)
     ids = catalog.items["item_id"].to_list()
     if vectors:
-        return _over_vectors(registry, reference, stored, catalog, vectors, note)
+        tables = [ItemVectors.open(registry, one, catalog) for one in vectors]
+        return over_vectors(registry, reference, catalog, dict(zip(vectors, tables, strict=True)), note=note)
     if stored.manifest.data.digest == catalog.digest:
         return Retriever.open(stored.folder, ids)
     known = _rows_in(_trained_ids(registry, reference, stored, catalog), ids)
@@ -66,21 +71,28 @@ def open_retriever(
     return Retriever.open(stored.folder, ids, known)
 
 
-def _over_vectors(
+def over_vectors(
     registry: Registry,
     reference: str,
-    stored: Stored[RecommenderManifest],
     catalog: Catalog,
-    vectors: Sequence[str],
-    note: Callable[[str], None],
+    vectors: Mapping[str, ItemVectors],
+    *,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Retriever:
-    source = Source.open(registry, reference)
-    tables = [ItemVectors.open(registry, one, catalog) for one in vectors]
-    source.check(vectors, tables)
-    kind, ids = get_recommender(source.model), catalog.items["item_id"].to_list()
-    counts = torch.zeros(len(ids), dtype=torch.long)
-    items = Items(counts, side_by_side(tables), widths(tables))
-    model = kind.started(source.config, items, source.tensors).eval()
+    """A registered recommender over item vectors of a catalog.
+
+    Args:
+        vectors: by what to call them in a message, in the order of those that it was trained on.
+        note: see `open_retriever`.
+
+    Raises:
+        UsageError, IntegrityError: see `open_retriever`.
+    """
+    stored, source = open_as(registry, reference, RecommenderManifest), Source.open(registry, reference)
+    tables = list(vectors.values())
+    source.check(list(vectors), tables)
+    ids = catalog.items["item_id"].to_list()
+    model = _started(source, side_by_side(tables), widths(tables))
     with torch.inference_mode():
         table = model.items().clone()
         if source.config.table.endswith(PLUS_IDS):
@@ -94,6 +106,31 @@ def _over_vectors(
                     "embedding of their own; the others are known by their vectors alone."
                 )
     return Retriever(model, ids, items=table)
+
+
+def with_new_items(
+    retriever: Retriever, source: Source, ids: Sequence[str], vectors: ItemVectors
+) -> Retriever | None:
+    """The retriever of `over_vectors` with further items, known by their vectors alone; no other is mapped again.
+
+    Args:
+        source: the same recommender.
+        vectors: of the further items, read off as those that the others have.
+
+    Returns:
+        None where the model reads users by all items together, so that it must be opened anew.
+    """
+    if not isinstance(retriever.model, TransformerRecommender):
+        return None
+    model = _started(source, side_by_side([vectors]), widths([vectors]))
+    with torch.inference_mode():
+        return retriever.with_items(ids, model.items())
+
+
+def _started(source: Source, vectors: Float[Tensor, "n d_in"], columns: tuple[int, ...]) -> Recommender:
+    """The source's model over items by their vectors, none of which anybody has chosen."""
+    items = Items(torch.zeros(len(vectors), dtype=torch.long), vectors, columns)
+    return get_recommender(source.model).started(source.config, items, source.tensors).eval()
 
 
 def _trained_ids(
