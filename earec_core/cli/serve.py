@@ -68,9 +68,9 @@ def command(
 
     token = read_token(token_file, os.environ.get("EAREC_TOKEN"))
     check_address(host, token)
-    with out.progress("serve") as progress, out.alone(), bind(host, port) as listening:
+    with out.alone(), bind(host, port) as listening:
         watch = options.Session(registry).observers
-        workspace = Workspace.open(registry=registry, reporter=Reporter(out.note, progress), watch=watch)
+        workspace = Workspace.open(registry=registry, reporter=Reporter(out.note), watch=watch)
         service = Service(
             workspace,
             model,
@@ -80,6 +80,7 @@ def command(
             config=config,
             limits=Limits(timeout_s=timeout),
         )
+        out.note(f"Loading {model} ...")
         try:
             _serve(service, listening, host, token, as_json)
         finally:

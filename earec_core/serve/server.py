@@ -68,6 +68,7 @@ class Server:
         config = uvicorn.Config(
             app,  # type: ignore[arg-type]
             access_log=False,
+            log_config=None,  # one would close the handlers that are there
             log_level="warning",
             server_header=False,
             proxy_headers=False,

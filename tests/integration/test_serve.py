@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import queue
 import re
 import shutil
 import signal
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from earec_core.artifacts import ItemVectors
 from earec_core.catalog import Catalog, import_dataset
@@ -258,20 +260,28 @@ def test_when_a_tag_moves_the_new_model_answers_with_the_items_that_were_added(
     shutil.copytree(trained.registry, tmp_path / "registry")
     workspace = Workspace.open(tmp_path / "home", tmp_path / "registry")
     registry, config = workspace.registry, _config(trained)
-    service = Service.open(workspace, "composite", trained.catalog, vectors=VECTORS, config=config)
+    limits = Limits(poll_s=0.02)
+    service = Service.open(
+        workspace, "composite", trained.catalog, vectors=VECTORS, config=config, limits=limits
+    )
     service.add([NEW])
     before = service.snapshot
     assert not service.refresh()
     text = registry.resolve("text/things")
-    registry.tag(text, "composite", "latest", why="test")
+    with TestClient(create_app(service)) as client:
+        registry.tag(text, "composite", "latest", why="test")
+        while (said := client.get("/readyz").json())["problem"] is None:
+            time.sleep(0.02)
+        assert said["ready"]
+        assert "are not of the model 'composite' as it is now" in said["problem"]
+        assert service.snapshot is before
+        vectors = encode(workspace, trained.catalog, text, config, name=VECTORS)
+        while client.get("/v1/about").json()["model"] != text:
+            time.sleep(0.02)
+        assert 'earec_reloads_total{result="failed"} 1.0' in client.get("/metrics").text
     assert not service.refresh()
-    assert service.failed is not None
-    assert "are not of the model 'composite' as it is now" in str(service.failed)
-    assert service.snapshot is before
-    vectors = encode(workspace, trained.catalog, text, config, name=VECTORS)
-    assert service.refresh()
     assert service.failed is None
-    assert (service.about().model, service.about().vectors) == (text, vectors.id)
+    assert service.about().vectors == vectors.id
     assert service.item(NEW["item_id"]).added
     assert not np.allclose(service.snapshot.vectors, before.vectors)
     assert {one.source for one in service.explain([NEW["item_id"]])[0].texts} == {"text"}
@@ -291,6 +301,20 @@ def test_what_does_not_belong_together_is_refused_before_anything_is_loaded(
             Service(workspace, model, trained.catalog, **more)
     with pytest.raises(DataError):
         Catalog.open(tmp_path / "nothing")
+
+
+def test_what_cannot_be_loaded_ends_the_command(
+    trained: Pipeline, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EAREC_TOKEN", raising=False)
+    argv = ["serve", "composite", "--data", str(trained.data), "--vectors", VECTORS, "--port", "0"]
+    before = signal.getsignal(signal.SIGTERM)
+    assert trained.run(*argv, "--backbone", "no-such-llm") == 2
+    said = capsys.readouterr()
+    assert "Error: " in said.err
+    assert "no-such-llm" in said.err
+    assert not said.out
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_every_route_answers_what_the_library_does(service: Service, client: TestClient) -> None:
@@ -354,6 +378,19 @@ def test_errors_are_sentences_with_the_right_status(client: TestClient) -> None:
         assert set(answer.json()) == {"problem", "next_step"}
         assert words in answer.json()["problem"], answer.text
         assert "Traceback" not in answer.text
+
+
+def test_a_failure_is_a_sentence_without_traceback(
+    service: Service, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("secret/path")
+
+    monkeypatch.setattr(service, "search", broken)
+    answer = client.get("/v1/items")
+    assert (answer.status_code, answer.json()["problem"]) == (500, "The service failed at this request.")
+    assert "secret" not in answer.text
+    assert "Traceback" not in answer.text
 
 
 def test_before_it_is_loaded_it_is_alive_and_not_ready(trained: Pipeline, tmp_path: Path) -> None:
@@ -455,6 +492,40 @@ def test_whatever_is_sent_no_answer_is_a_failure_and_each_is_as_described(
     service.close()
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just({"base64": "AAEC"}),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def test_whatever_a_new_item_holds_it_is_added_or_refused_with_a_sentence(
+    trained: Pipeline, tmp_path: Path
+) -> None:
+    service, texts = _opened(trained, tmp_path / "home"), st.text(max_size=20)
+    with TestClient(create_app(service), raise_server_exceptions=False) as client:
+        seen: list[int] = []
+
+        @given(item_id=texts, title=texts | VALUES, description=texts | VALUES)
+        @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        def holds(**item: Any) -> None:
+            answer = client.post("/v1/items", content=json.dumps(item), headers=_JSON)
+            seen.append(answer.status_code)
+            if answer.status_code in (200, 201):
+                assert answer.json() == service.item(item["item_id"]).model_dump()
+                assert client.get("/v1/similar", params={"id": item["item_id"]}).status_code == 200
+            else:
+                assert answer.status_code in (409, 422), answer.text
+                assert set(answer.json()) == {"problem", "next_step"}
+
+        holds()
+        assert {201, 422} <= set(seen)
+    service.close()
+    again = _opened(trained, tmp_path / "home")
+    assert again.about().added == seen.count(201)
+    again.close()
+
+
 def test_an_added_item_is_there_after_a_kill(trained: Pipeline, tmp_path: Path, forks: Forks) -> None:
     home = tmp_path / "home"
     home.mkdir()
@@ -471,7 +542,13 @@ def test_an_added_item_is_there_after_a_kill(trained: Pipeline, tmp_path: Path, 
         assert _ask(address, "/v1/items/%252F")[1]["added"]
         best = _ask(address, "/v1/recommend", {"histories": [["i0"]], "k": 99})[1]["results"][0]["items"]
         assert "%2F" in [one["item_id"] for one in best]
-        os.kill(pid, signal.SIGTERM)
+        asked, answers = {"ids": ["i0", "i1", "i2", "i3"]}, queue.Queue[int]()
+        ask = lambda: answers.put(_ask(address, "/v1/explain", asked)[0])  # noqa: E731
+        for _ in range(4):
+            threading.Thread(target=ask).start()
+        first = answers.get()
+        os.kill(pid, signal.SIGTERM)  # those that wait for the LLM are answered, too
+        assert [first, *(answers.get(timeout=60) for _ in range(3))] == [200] * 4
         assert ended() == 0
 
 
