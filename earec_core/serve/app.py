@@ -86,6 +86,8 @@ def create_app(
             if not service.ready:
                 service.load()
         except BaseException as error:  # noqa: BLE001 - whatever it is, who started the service must know
+            if isinstance(error, EarecError | RegistryError):
+                service.failed = error
             failed(error)
             return
         loaded()

@@ -411,6 +411,8 @@ def test_before_it_is_loaded_it_is_alive_and_not_ready(trained: Pipeline, tmp_pa
         begin.set()
         while not came_to:
             pass
+        said = client.get("/readyz")
+        assert (said.status_code, said.json()["problem"]) == (503, "No memory.")
     assert str(came_to[0]) == "No memory. Buy some."
     service.close()
 
