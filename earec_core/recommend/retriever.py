@@ -89,6 +89,11 @@ class Retriever:
         index = read_index(file) if file.exists() else None
         return cls(TrainedRecommender.load(folder).model, ids, index, known=known)
 
+    @property
+    def items(self) -> Float[Tensor, "n d"]:
+        """Every item of the model, in the model's space."""
+        return self._items
+
     @torch.inference_mode()
     def with_items(self, ids: Sequence[str], items: Float[Tensor, "m d"]) -> Retriever:
         """The same with further items of the catalog, behind those that there are.

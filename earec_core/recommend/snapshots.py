@@ -127,6 +127,16 @@ def with_new_items(
         return retriever.with_items(ids, model.items())
 
 
+@torch.inference_mode()
+def by_vectors(source: Source, vectors: Sequence[ItemVectors]) -> Float[Tensor, "n d"]:
+    """Items as a recommender has them by their vectors alone: without what it learned of their ids.
+
+    Args:
+        vectors: as those that it was trained on, side by side.
+    """
+    return _started(source, side_by_side(vectors), widths(vectors)).items().clone()
+
+
 def _started(source: Source, vectors: Float[Tensor, "n d_in"], columns: tuple[int, ...]) -> Recommender:
     """The source's model over items by their vectors, none of which anybody has chosen."""
     items = Items(torch.zeros(len(vectors), dtype=torch.long), vectors, columns)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from earec_core.artifacts import ItemVectors, RecommenderManifest, open_as, save
 from earec_core.artifacts.tables import IDS
 from earec_core.catalog import Catalog
 from earec_core.cli import run
+from earec_core.recommend.reasons import reasons, without_vectors
+from earec_core.recommend.snapshots import by_vectors, over_vectors
+from earec_core.recommend.transfer import Source
 from earec_registry import Registry
 
 N, D = 24, 6
@@ -189,3 +194,61 @@ def test_one_stored_before_ids_were_is_read_by_the_ids_of_its_vectors(
     assert old == new
     assert run(["recommend", "topk", "old-ids", *data]) == 2
     assert "did not store the items' ids" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["vectors", "both"])
+def test_a_reason_is_the_score_that_the_retriever_gives_without_the_part_or_the_past_item(
+    home: Path, model: str
+) -> None:
+    """Brute force: a retriever over vectors with one row replaced, and one asked with a shorter history."""
+    registry, catalog = Registry.open(home / "home" / "registry"), Catalog.open(home / "after")
+    ids, source = catalog.items["item_id"].to_list(), Source.open(registry, model)
+    vectors = ItemVectors.open(registry, "vectors/after", catalog)
+    retriever = over_vectors(registry, model, catalog, {"v": vectors})
+    history = [ids.index(item) for item in ("i05", "i11", "i02", "i11")]
+    # An id's own embedding hides a replaced vector from `over_vectors`: with `both` a new item has none.
+    rows = [ids.index(NEW[2]), *([ids.index("i09")] if model == "vectors" else [])]
+    others = {"first": np.ones(D, dtype=np.float32), "second": vectors.vectors[ids.index("i01")] * 0.5}
+
+    def score(past: list[int], row: int, replaced: np.ndarray | None = None) -> float:
+        table = vectors.vectors.copy()
+        if replaced is not None:
+            table[row] = replaced
+        asked = over_vectors(registry, model, catalog, {"v": replace(vectors, vectors=table)})
+        (ranking,) = asked.recommend([torch.tensor(past)], len(ids), exclude_seen=False)
+        return float(ranking.scores[ranking.rows.tolist().index(row)])
+
+    def in_space(*some: np.ndarray) -> torch.Tensor:
+        return by_vectors(source, [replace(vectors, vectors=np.stack(some))])
+
+    altered = {
+        row: without_vectors(
+            retriever,
+            row,
+            in_space(vectors.vectors[row])[0],
+            dict(zip(others, in_space(*others.values()), strict=True)),
+        )
+        for row in rows
+    }
+    found = reasons(retriever, torch.tensor(history), altered)
+    assert [one.row for one in found] == rows
+    for one in found:
+        assert one.score == pytest.approx(score(history, one.row), rel=1e-4)
+        expected = {name: score(history, one.row, vector) for name, vector in others.items()}
+        assert one.without_part == pytest.approx(expected, rel=1e-4)
+        shorter = {row: score([past for past in history if past != row], one.row) for row in set(history)}
+        assert one.without_item == pytest.approx(shorter, rel=1e-4)
+    (alone,) = reasons(retriever, torch.tensor([3, 3]), {rows[0]: {}})
+    assert (alone.without_part, alone.without_item) == ({}, {3: None})
+
+
+def test_without_a_part_an_item_keeps_the_embedding_of_its_id(home: Path) -> None:
+    registry, catalog = Registry.open(home / "home" / "registry"), Catalog.open(home / "after")
+    vectors = ItemVectors.open(registry, "vectors/after", catalog)
+    retriever = over_vectors(registry, "both", catalog, {"v": vectors})
+    row = catalog.items["item_id"].to_list().index("i09")
+    own = by_vectors(Source.open(registry, "both"), [vectors])
+    assert not torch.allclose(own[row], retriever.items[row], atol=1e-3)
+    same = without_vectors(retriever, row, own[row], {"nothing": own[row], "all": own[0]})
+    assert torch.allclose(same["nothing"], retriever.items[row], atol=1e-5)
+    assert torch.allclose(same["all"] - same["nothing"], own[0] - own[row], atol=1e-5)
