@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +25,7 @@ settings.load_profile("untimed")
 
 SHARED = (Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
 CASES = SHARED.parent / "cases"
+BROWSER = Path(__file__).parent / "browser"
 
 
 @pytest.fixture(autouse=True)
@@ -95,4 +98,17 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         attention_probs_dropout_prob=0.0,
     )
     BertModel(size).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the scripts of `tests/browser` and the Chromium that npm has; skipped where npm has none."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("no node and npm here, which bring Chromium")
+    folder = shutil.copytree(BROWSER, tmp_path_factory.mktemp("browser") / "scripts")
+    install = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error"]
+    done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        pytest.skip(f"npm cannot fetch Chromium here: {done.stderr.strip()[:200]}")
     return folder

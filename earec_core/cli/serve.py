@@ -55,8 +55,9 @@ def command(
 ) -> None:
     """Serve MODEL over a dataset by HTTP: items, similar ones, recommendations, explanations, new items.
 
-    Prints its address once it answers, and runs until it is interrupted. An item that is added is encoded at once,
-    recommended, and kept in EAREC_HOME. When the tag of what is served moves, the new one takes its place.
+    Prints its address once it answers, where a browser shows a page, and runs until it is interrupted. An item
+    that is added is encoded at once, recommended, and kept in EAREC_HOME. When the tag of what is served moves,
+    the new one takes its place.
     """
     from earec_core.serve.server import bind, check_address, check_installed
 
@@ -104,7 +105,7 @@ def _serve(service: Service, listening: socket.socket, host: str, token: str | N
         out.result(address, {"url": address, **about.model_dump(exclude={"columns"})}, as_json)
         out.stream.flush()
         out.note(f"Serving {about.items} items, {about.added} of them added. Ctrl-C ends it.")
-        out.note(f"Next: curl '{address}/v1/items?limit=3'")
+        out.note(f"Next: open {address} in a browser, or curl '{address}/v1/items?limit=3'")
 
     def reloaded() -> None:
         error = service.failed

@@ -19,6 +19,7 @@ import earec_core
 from earec_core.errors import EarecError, UsageError
 from earec_core.serve import models
 from earec_core.serve.errors import BusyError, SlowError, TakenError, UnknownIdError
+from earec_core.serve.explorer import routes as explorer
 from earec_core.serve.guard import Guard
 from earec_core.serve.limits import slow
 from earec_core.serve.metrics import Counting, Metrics
@@ -118,6 +119,7 @@ def create_app(
     app.include_router(_health(service, metrics))
     app.include_router(_items(service))
     app.include_router(_answers(service))
+    app.include_router(explorer.router(service, _Runner(service), _EXPECTED))
     _handle_errors(app)
     return app
 

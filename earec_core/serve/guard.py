@@ -16,10 +16,11 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from earec_core.errors import UsageError
+from earec_core.serve.explorer.pages import PAGES
 from earec_core.serve.limits import Limits
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_OPEN = frozenset({"/healthz", "/readyz"})
+_OPEN = frozenset({"/healthz", "/readyz", *PAGES})
 
 
 def is_loopback(host: str) -> bool:

@@ -60,6 +60,7 @@ class Item(ItemLine):
         inputs: by modality, what the model reads of it, to be shown: text, or a `data:` image.
         related: items often bought together with it, best first.
         added: whether it was added by `POST /v1/items`.
+        picture: whether `GET /v1/pictures/ID` gives one.
     """
 
     fields: dict[str, Any]
@@ -67,6 +68,7 @@ class Item(ItemLine):
     inputs: dict[str, str]
     related: list[ItemLine]
     added: bool
+    picture: bool
 
 
 class Ranked(ItemLine):

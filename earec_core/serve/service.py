@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from earec_core.llm.backbone import Backbone
 from earec_core.recommend.retriever import Ranking
 from earec_core.serve import models
 from earec_core.serve.errors import BusyError, TakenError, UnknownIdError
+from earec_core.serve.explorer.pictures import has_picture
 from earec_core.serve.journal import Fields, ItemJournal
 from earec_core.serve.limits import Deadline, Limits
 from earec_core.serve.llm import LlmTurns
@@ -191,7 +192,7 @@ class Service:
             UnknownIdError: there is none of that id.
         """
         now = self.snapshot
-        return _item(now, now.catalog.item(_row(now, id_)))
+        return _item(now, now.catalog.item(row_of(now, id_)))
 
     def search(self, words: str = "", *, offset: int = 0, limit: int = 20) -> models.ItemPage:
         """Items in whose title (or id, where they have none) every one of some words begins a word.
@@ -225,7 +226,7 @@ class Service:
         self.limits.check("ids", len(ids), "ids")
         self.limits.check("k", k, "items in an answer")
         now = self.snapshot
-        rows = [_row(now, id_) for id_ in ids]
+        rows = [row_of(now, id_) for id_ in ids]
         return [
             models.SimilarItems(item_id=id_, items=_ranked(now, now.neighbours.nearest(row, k)))
             for id_, row in zip(ids, rows, strict=True)
@@ -252,8 +253,8 @@ class Service:
             raise UsageError(
                 "No recommender is served.", "Start with one: earec serve MODEL --recommender REF."
             )
-        given = [self._history(now, one) for one in histories]
-        known = [torch.from_numpy(self._sequences.of(self._user(user)).copy()) for user in users]
+        given = [self.history(now, one) for one in histories]
+        known = [self.history(now, user=user) for user in users]
         rankings = now.retriever.recommend([*given, *known], k, exclude_seen=exclude_seen)
         return [models.Recommendation(items=_ranked(now, _pairs(ranking))) for ranking in rankings]
 
@@ -270,7 +271,7 @@ class Service:
         """
         self.limits.check("explained", len(ids), "items to explain")
         deadline, now = Deadline(timeout_s or self.limits.timeout_s), self.snapshot
-        rows = [_row(now, id_) for id_ in ids]
+        rows = [row_of(now, id_) for id_ in ids]
         with self._llm.turn(lambda: now.job, deadline):
             model = now.job.over(list(dict.fromkeys(rows)))
             said = say(model, list(dict.fromkeys(rows)), self._config.explain, check=deadline.check)
@@ -322,7 +323,7 @@ class Service:
             if new:
                 self._journal.add([items[place] for place in new])
                 self._snapshot = grown
-        return [_item(grown, grown.catalog.item(_row(grown, id_))) for id_ in ids], bool(new)
+        return [_item(grown, grown.catalog.item(row_of(grown, id_))) for id_ in ids], bool(new)
 
     def _swap(self, found: Found) -> None:
         """Load what was found, with the items added so far, and answer from it."""
@@ -337,9 +338,25 @@ class Service:
             ]
             self._snapshot = fresh.with_items(rows)
 
-    def _history(self, now: Snapshot, ids: Sequence[str]) -> torch.Tensor:
+    def history(self, now: Snapshot, ids: Sequence[str] = (), user: str | None = None) -> torch.Tensor:
+        """Item rows of ids, the latest last, or those of a user of the catalog.
+
+        Raises:
+            UnknownIdError: there is no such item or user.
+            UsageError: there are too many ids, or none.
+        """
+        if user is not None:
+            return torch.from_numpy(self._sequences.of(self._user(user)).copy())
         self.limits.check("history", len(ids), "items in a history")
-        return torch.tensor([_row(now, id_) for id_ in ids], dtype=torch.long)
+        return torch.tensor([row_of(now, id_) for id_ in ids], dtype=torch.long)
+
+    def turn(self, now: Snapshot, deadline: Deadline) -> AbstractContextManager[None]:
+        """The LLM with the snapshot's model on it, for as long as the block lasts.
+
+        Raises:
+            BusyError, SlowError: too many wait for it; it took too long.
+        """
+        return self._llm.turn(lambda: now.job, deadline)
 
     def _user(self, user: str) -> int:
         if user not in self._users:
@@ -356,7 +373,12 @@ def _settled(workspace: Workspace, reference: str) -> str:
     return identity if identity.startswith(reference) else f"{name}:{tag or 'latest'}"
 
 
-def _row(now: Snapshot, id_: str) -> int:
+def row_of(now: Snapshot, id_: str) -> int:
+    """The row of an item.
+
+    Raises:
+        UnknownIdError: there is none of that id.
+    """
     if id_ not in now.rows:
         raise UnknownIdError(f"There is no item {id_!r}.", "Search for its title: /v1/items?q=WORDS.")
     return now.rows[id_]
@@ -390,6 +412,7 @@ def _item(now: Snapshot, item: Item) -> models.Item:
         inputs=inputs,
         related=[models.ItemLine(item_id=other.id, title=other.title) for other in related],
         added=item.index >= len(now.catalog.first),
+        picture=has_picture(item),
     )
 
 

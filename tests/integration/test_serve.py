@@ -481,7 +481,7 @@ def test_whatever_is_sent_no_answer_is_a_failure_and_each_is_as_described(
     service = _opened(trained, tmp_path / "home")
     schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(service))
     asked = [operation.ok() for operation in schema.get_all_operations()]
-    assert len(asked) == 13
+    assert len(asked) == 16
 
     for operation in asked:
 

@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import re
-import shutil
 import subprocess
 from dataclasses import fields, replace
 from html import unescape
@@ -43,7 +42,6 @@ from earec_core.report.words import common, highlight
 HOSTILE = "<script>alert('x')</script> & \"quotes\""
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 VOID = {"meta", "img", "br"}
-BROWSER = Path(__file__).parents[1] / "browser"
 
 
 def _metrics(hr: float, error: float) -> dict[str, float]:
@@ -495,21 +493,6 @@ def test_differences_to_the_first_recommender_are_said_user_by_user() -> None:
     said = "User by user, HR@10 less that of ids: composite +0.0123 [+0.0011, +0.0235], p 0.031."
     assert verdicts.paired(rows) == said
     assert verdicts.paired([first]) == ""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the script of `tests/browser` and the Chromium that npm has; skipped where npm has none."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        pytest.skip("no node and npm here, which bring Chromium")
-    folder = tmp_path_factory.mktemp("browser")
-    for name in ("look.mjs", "package.json"):
-        shutil.copy(BROWSER / name, folder)
-    install = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error"]
-    done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=300)
-    if done.returncode:
-        pytest.skip(f"npm cannot fetch Chromium here: {done.stderr.strip()[:200]}")
-    return folder
 
 
 @pytest.fixture(scope="module")
