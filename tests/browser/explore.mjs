@@ -3,16 +3,14 @@
 // Pairs are of texts and anchors, whose marked words are wanted.
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import chromium from "@sparticuz/chromium";
-import puppeteer from "puppeteer-core";
+import { launched } from "./chromium.mjs";
 
 const { values: given, positionals } = parseArgs({
   options: { token: { type: "string" }, picture: { type: "string" }, pairs: { type: "string", default: "[]" } },
   allowPositionals: true,
 });
 const address = positionals[0];
-const executablePath = await chromium.executablePath();
-const browser = await puppeteer.launch({ args: chromium.args, executablePath, headless: "shell" });
+const browser = await launched();
 const axe = readFileSync("node_modules/axe-core/axe.min.js", "utf8");
 const page = await browser.newPage();
 let errors = [];

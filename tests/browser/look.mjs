@@ -1,9 +1,7 @@
 // What a browser makes of pages. Usage: node look.mjs PAGE.html ... ; prints a JSON list, an object a page and width.
-import chromium from "@sparticuz/chromium";
-import puppeteer from "puppeteer-core";
+import { launched } from "./chromium.mjs";
 
-const executablePath = await chromium.executablePath();
-const browser = await puppeteer.launch({ args: chromium.args, executablePath, headless: "shell" });
+const browser = await launched();
 const page = await browser.newPage();
 let errors = [];
 page.on("console", (message) => ["error", "warn"].includes(message.type()) && errors.push(message.text()));
