@@ -168,7 +168,8 @@ def _convert(gguf: Path, out: Path) -> None:
     # transformers looks for DeepSpeed here, which logs to stdout where it is first imported.
     with redirect_stdout(sys.stderr):
         model.save_pretrained(out)
-    AutoTokenizer.from_pretrained(**at).save_pretrained(out)
+    # It is written down with the tokenizer, whose digest is not to depend on the environment's HF_HUB_OFFLINE.
+    AutoTokenizer.from_pretrained(**at, local_files_only=True).save_pretrained(out)
 
 
 def _from_hub(model: str, workspace: Workspace | None) -> Path:

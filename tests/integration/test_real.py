@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,12 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("real-home")
+    """A home whose LLM was pulled where the model hub may be asked."""
+    home = tmp_path_factory.mktemp("real-home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        pull("smollm2-135m", Workspace.open(home))
+    return home
 
 
 @pytest.fixture
@@ -60,6 +66,12 @@ def test_sharing_the_prefix_changes_nothing(smollm: Backbone) -> None:
     real = torch.arange(shared.shape[1])[None] < batch.lengths[:, None]
     scale = whole[real].abs().max()
     assert (shared - whole)[real].abs().max() / scale < 1e-5
+
+
+def test_the_tokenizer_is_the_one_of_a_machine_that_may_not_ask_the_hub(home: Path) -> None:
+    """Its digest is in every model that is aligned on it."""
+    stored = json.loads((home / "backbones/smollm2-135m/tokenizer_config.json").read_text())
+    assert stored["local_files_only"] is True
 
 
 def test_pulling_again_does_nothing(smollm: Backbone, home: Path) -> None:
