@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
@@ -20,6 +20,7 @@ from earec_core.errors import EarecError, UsageError
 from earec_core.serve import models
 from earec_core.serve.errors import BusyError, SlowError, TakenError, UnknownIdError
 from earec_core.serve.explorer import routes as explorer
+from earec_core.serve.gathering import Gathered
 from earec_core.serve.guard import Guard
 from earec_core.serve.limits import slow
 from earec_core.serve.metrics import Counting, Metrics
@@ -201,6 +202,7 @@ def _items(service: Service) -> APIRouter:
 
 def _answers(service: Service) -> APIRouter:
     router, run = APIRouter(prefix="/v1", tags=["answers"], responses=_EXPECTED), _Runner(service)
+    together = Gathered(service.recommended)
 
     @router.get("/similar", summary="The items most like an item.")
     async def similar(
@@ -213,21 +215,25 @@ def _answers(service: Service) -> APIRouter:
         return models.SimilarAnswer(results=await run(lambda: service.similar(request.ids, request.k)))
 
     @router.get(
-        "/recommend", summary="What comes next for a user, or after a history of ids, the latest last."
+        "/recommend",
+        response_model=models.Recommendation,
+        summary="What comes next for a user, or after a history of ids, the latest last.",
     )
     async def recommend(
         user: Annotated[str | None, Query()] = None,
         history: Annotated[list[models.ItemId] | None, Query()] = None,
         k: Annotated[int, Query(ge=1)] = 10,
         exclude_seen: bool = True,
-    ) -> models.Recommendation:
+    ) -> Response:
         if (user is None) == (not history):
             raise UsageError(
                 "Either a user or a history is needed.", "Give user=ID, or history=ID once or more."
             )
         histories, users = ([history], []) if history else ([], [user or ""])
-        asked = lambda: service.recommend(histories, users, k=k, exclude_seen=exclude_seen)  # noqa: E731
-        return (await run(asked))[0]
+        (asked,) = service.asked(histories, users, k=k, exclude_seen=exclude_seen)
+        answer = await run.within(together(asked))
+        # Written here: FastAPI would check once more what has just been made.
+        return Response(answer.model_dump_json(), media_type="application/json")
 
     @router.post("/recommend", summary="What comes next after each of several histories, and for users.")
     async def recommend_to_many(request: models.RecommendRequest) -> models.RecommendAnswer:
@@ -242,15 +248,20 @@ def _answers(service: Service) -> APIRouter:
 
 
 class _Runner:
-    """Runs a question in a thread, up to the time limit; a thread that goes on after it answers nobody."""
+    """Waits for answers up to the time limit."""
 
     def __init__(self, service: Service) -> None:
         self._seconds = service.limits.timeout_s
 
     async def __call__(self, ask: Callable[[], T]) -> T:
+        """What a question comes to in a thread; one that goes on after the limit answers nobody."""
+        return await self.within(anyio.to_thread.run_sync(ask, abandon_on_cancel=True))
+
+    async def within(self, answer: Awaitable[T]) -> T:
+        """What is being answered."""
         try:
             with anyio.fail_after(self._seconds):
-                return await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
+                return await answer
         except TimeoutError:
             raise slow(self._seconds) from None
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,16 @@ from earec_registry import RegistryError
 
 Problem = EarecError | RegistryError
 _RETRY_S = 60.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question for what comes next, which can be answered: a history's item rows in a snapshot's catalog."""
+
+    snapshot: Snapshot
+    history: torch.Tensor
+    k: int
+    exclude_seen: bool
 
 
 class Service:
@@ -227,10 +239,8 @@ class Service:
         self.limits.check("k", k, "items in an answer")
         now = self.snapshot
         rows = [row_of(now, id_) for id_ in ids]
-        return [
-            models.SimilarItems(item_id=id_, items=_ranked(now, now.neighbours.nearest(row, k)))
-            for id_, row in zip(ids, rows, strict=True)
-        ]
+        lists = _ranked(now, [now.neighbours.nearest(row, k) for row in rows])
+        return [models.SimilarItems(item_id=id_, items=items) for id_, items in zip(ids, lists, strict=True)]
 
     def recommend(
         self,
@@ -241,6 +251,21 @@ class Service:
         exclude_seen: bool = True,
     ) -> list[models.Recommendation]:
         """The k best next items after histories of item ids, the latest last, and of users of the catalog.
+
+        Raises:
+            UnknownIdError, UsageError: see `asked`.
+        """
+        return self.recommended(self.asked(histories, users, k=k, exclude_seen=exclude_seen))
+
+    def asked(
+        self,
+        histories: Sequence[Sequence[str]] = (),
+        users: Sequence[str] = (),
+        *,
+        k: int = 10,
+        exclude_seen: bool = True,
+    ) -> list[Asked]:
+        """What `recommended` answers, everything checked.
 
         Raises:
             UnknownIdError: there is no such item or user.
@@ -255,8 +280,23 @@ class Service:
             )
         given = [self.history(now, one) for one in histories]
         known = [self.history(now, user=user) for user in users]
-        rankings = now.retriever.recommend([*given, *known], k, exclude_seen=exclude_seen)
-        return [models.Recommendation(items=_ranked(now, _pairs(ranking))) for ranking in rankings]
+        return [Asked(now, history, k, exclude_seen) for history in (*given, *known)]
+
+    def recommended(self, asked: Sequence[Asked]) -> list[models.Recommendation]:
+        """What comes next, for questions of one request or of several; alike ones take one pass of the model."""
+        answers = dict[int, models.Recommendation]()
+        alike = defaultdict[tuple[int, int, bool], list[int]](list)
+        for place, one in enumerate(asked):
+            alike[id(one.snapshot), one.k, one.exclude_seen].append(place)
+        for (_, k, exclude_seen), places in alike.items():
+            now = asked[places[0]].snapshot
+            assert now.retriever is not None  # noqa: S101 - `asked` has looked
+            histories = [asked[place].history for place in places]
+            rankings = now.retriever.recommend(histories, k, exclude_seen=exclude_seen)
+            lists = _ranked(now, [_pairs(ranking) for ranking in rankings])
+            for place, items in zip(places, lists, strict=True):
+                answers[place] = models.Recommendation(items=items)
+        return [answers[place] for place in range(len(asked))]
 
     def explain(self, ids: Sequence[str], *, timeout_s: float | None = None) -> list[models.Explained]:
         """What each modality alone and all together make the model say of items, beside their anchors.
@@ -416,12 +456,16 @@ def _item(now: Snapshot, item: Item) -> models.Item:
     )
 
 
-def _ranked(now: Snapshot, pairs: Sequence[tuple[int, float]]) -> list[models.Ranked]:
-    """Rows and scores as an answer has them."""
-    items = now.catalog.items[[row for row, _ in pairs]].select("item_id", "title").iter_rows()
+def _ranked(now: Snapshot, lists: Sequence[Sequence[tuple[int, float]]]) -> list[list[models.Ranked]]:
+    """Lists of rows and scores as answers have them."""
+    rows = [row for pairs in lists for row, _ in pairs]
+    lines = now.catalog.items[rows].select("item_id", "title").iter_rows()
     return [
-        models.Ranked(item_id=id_, title=title, rank=rank, score=score)
-        for rank, ((id_, title), (_, score)) in enumerate(zip(items, pairs, strict=True), start=1)
+        [
+            models.Ranked(item_id=id_, title=title, rank=rank, score=score)
+            for rank, ((_, score), (id_, title)) in enumerate(zip(pairs, lines), start=1)  # noqa: B905 - as many
+        ]
+        for pairs in lists
     ]
 
 

@@ -128,6 +128,22 @@ def test_similar_items_and_recommendations_are_those_of_the_stages(
     assert len(all_seen.items) == 4
 
 
+def test_different_questions_that_are_answered_together_have_their_own_answers(service: Service) -> None:
+    ways = [
+        {"histories": [["i4", "i2"]], "k": 4},
+        {"users": ["u3"], "k": 2},
+        {"histories": [["i1"]], "k": 4},
+        {"histories": [["i4", "i2"]], "k": 4, "exclude_seen": False},
+    ]
+    together = service.recommended([one for way in ways for one in service.asked(**way)])
+    for way, answer in zip(ways, together, strict=True):
+        (alone,) = service.recommend(**way)
+        assert [one.item_id for one in answer.items] == [one.item_id for one in alone.items]
+        assert [one.score for one in answer.items] == pytest.approx(
+            [one.score for one in alone.items], rel=1e-5
+        )
+
+
 def test_texts_are_those_that_explain_generates(trained: Pipeline, service: Service) -> None:
     catalog, ids = trained.catalog, ["i3", "i0"]
     said = explain(trained.workspace, catalog, "composite", _config(trained), items=ids, variants=["aligned"])
