@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +47,6 @@ def killed(self, batch):
 Trainer._step = killed
 """
 
-TORCHRUN = [
-    "-m",
-    "torch.distributed.run",
-    "--standalone",
-    "--nproc_per_node=2",
-    "--no-python",
-    sys.executable,
-]
-
 
 def _command(pipeline: Pipeline, home: Path, *options: str) -> list[str]:
     on = ["--data", str(pipeline.data), *pipeline.settings(**SETTINGS), "--registry", str(home / "registry")]
@@ -68,12 +59,10 @@ def _environment(home: Path) -> dict[str, str]:
     return {**os.environ, **folders, "OMP_NUM_THREADS": "1", "CXX": "/bin/false"}
 
 
-def _run(
-    pipeline: Pipeline, home: Path, *options: str, launcher: Sequence[str] = ()
-) -> subprocess.CompletedProcess[str]:
-    """The command as it is typed, behind a launcher."""
+def _run(pipeline: Pipeline, home: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """The command as it is typed; it starts the processes itself, by torchrun's launcher."""
     return subprocess.run(
-        [sys.executable, *launcher, "-m", "earec_core", *_command(pipeline, home, *options)],
+        [sys.executable, "-m", "earec_core", *_command(pipeline, home, *options)],
         capture_output=True,
         text=True,
         env=_environment(home),
@@ -141,11 +130,13 @@ def _same(home: Path, found: dict[str, Any], alone: tuple[Path, dict[str, Any]])
 
 
 def test_two_processes_train_as_one_does(
-    in_home: Pipeline, tmp_path: Path, alone: tuple[Path, dict[str, Any]]
+    forked: Forks, in_home: Pipeline, tmp_path: Path, alone: tuple[Path, dict[str, Any]]
 ) -> None:
     # So in the last batch the second process has no sample.
     assert alone[1]["items"]["train"] % SETTINGS["align__batch_size"] == 1
-    found = _result(tmp_path, _run(in_home, tmp_path, launcher=TORCHRUN))
+    first, second = _two(forked, in_home, tmp_path)
+    assert (second.returncode, second.stdout) == (0, "")
+    found = _result(tmp_path, first)
     assert len(_losses(found)) > 8
     _same(tmp_path, found, alone)
     assert _engines(*alone) == [("torch", 1, {})]
