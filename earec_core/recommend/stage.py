@@ -89,16 +89,7 @@ def train_on(
     """
     split = catalog.leave_one_out()
     model = model or choose_recommender(None, vectors=bool(vectors))
-    ids = [one.id for one in vectors]
-    key = {
-        "model": model.name,
-        "recommender": config.model_dump(mode="json"),
-        "data": catalog.digest,
-        "vectors": ids[0] if len(ids) == 1 else ids or None,
-        "source": source.id if source else None,
-        **({"texts": texts.identity()} if texts else {}),
-    }
-    run = workspace.run("recommend", key).own()
+    run = workspace.run("recommend", _key(model, catalog, config, vectors, texts, source)).own()
     if force:
         run.forget()
     run.start()
@@ -128,6 +119,26 @@ def train_on(
     epochs = len(trained.history)
     run.finish({"epochs": epochs, "best_epoch": trained.best_epoch, **metrics}, step=epochs)
     return Training(trained, metrics, run)
+
+
+def _key(
+    model: RecommenderModel,
+    catalog: Catalog,
+    config: RecommenderConfig,
+    vectors: Sequence[ItemVectors],
+    texts: ItemTexts | None,
+    source: Source | None,
+) -> dict[str, Any]:
+    """Everything that the result of a training depends on."""
+    ids = [one.id for one in vectors]
+    return {
+        "model": model.name,
+        "recommender": config.model_dump(mode="json"),
+        "data": catalog.digest,
+        "vectors": ids[0] if len(ids) == 1 else ids or None,
+        "source": source.id if source else None,
+        **({"texts": texts.identity()} if texts else {}),
+    }
 
 
 def train_registered(
@@ -180,24 +191,38 @@ def train_registered(
         source=source,
         force=force,
     )
-    ranks = evaluate(training.recommender.model, catalog.leave_one_out(), "test")
+    identity = _register(workspace, catalog, training, chosen, parents, texts, name)
+    return RegisteredRecommender(identity, name, training)
+
+
+def _register(
+    workspace: Workspace,
+    catalog: Catalog,
+    training: Training,
+    model: RecommenderModel,
+    parents: tuple[str, ...],
+    texts: ItemTexts | None,
+    name: str,
+) -> str:
+    """Store a trained recommender with the ranks of every user's test targets; gives its id."""
+    recommender = training.recommender
+    ranks = evaluate(recommender.model, catalog.leave_one_out(), "test")
     manifest = RecommenderManifest(
-        model=chosen.name,
+        model=model.name,
         data=DataRecord(name=catalog.name, digest=catalog.digest),
         parents=parents,
-        training=FitRecord(config=training.recommender.model.config, epoch=training.recommender.best_epoch),
+        training=FitRecord(config=recommender.model.config, epoch=recommender.best_epoch),
         metrics=training.metrics,
         **(texts.identity() if texts else {}),
     )
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        training.recommender.save(out)
+        recommender.save(out)
         save_file({"users": ranks.users, "ranks": ranks.ranks}, out / RANKS)
         (out / IDS).write_text(json.dumps(catalog.items["item_id"].to_list()))
         files = {file.name: file for file in out.iterdir()}
         why = f"recommend train on {catalog.name}"
-        identity = save(workspace.registry, manifest, files, name=name, why=why)
-    return RegisteredRecommender(identity, name, training)
+        return save(workspace.registry, manifest, files, name=name, why=why)
 
 
 def _folder(registry: Registry, reference: str, catalog: Catalog) -> Path:

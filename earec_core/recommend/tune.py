@@ -116,12 +116,7 @@ def tune(
         raise MissingDependencyError("Tuning needs optuna.", "pip install 'earec[search]'")
     import optuna
 
-    if model and not get_recommender(model).tunable:
-        raise UsageError(
-            f"The recommender {model!r} has no parameters to tune, or an encoder among them, which is too much for "
-            "many trials.",
-            f"Train it: earec recommend train --model {model}.",
-        )
+    _check_tunable(model)
     kind = choose_recommender(model, vectors=bool(vectors))
     opened = {ref: ItemVectors.open(workspace.registry, ref, catalog) for ref in vectors}
     tables: dict[str, tuple[ItemVectors, ...]] = {ref: (one,) for ref, one in opened.items()}
@@ -144,6 +139,15 @@ def tune(
         raise UsageError("No trial ranked a validation target among the first ten.", "Lower recommender.lr.")
     run.finish({"trials": len(results), **best.model_dump()}, step=len(results))
     return Tuning(tuple(results), config.model_copy(update=dict(best.settings)), run)
+
+
+def _check_tunable(model: str | None) -> None:
+    if model and not get_recommender(model).tunable:
+        raise UsageError(
+            f"The recommender {model!r} has no parameters to tune, or an encoder among them, which is too much for "
+            "many trials.",
+            f"Train it: earec recommend train --model {model}.",
+        )
 
 
 @dataclass(frozen=True)
