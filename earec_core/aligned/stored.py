@@ -46,10 +46,23 @@ def adapter_of(stored: StoredModel) -> Adapter:
         IntegrityError: an adapter is damaged; on the backbone: it was made for a model of other shapes.
     """
     folders = {m: stored.folder / "adapters" / m for m in stored.manifest.modalities}
-    if not any(folder.is_dir() for folder in folders.values()):
-        return MergedLora(stored.folder)
-    mixture = Mixture({**folders, _MERGED: stored.folder})
-    mixture.set({_MERGED: 1.0}, own={m: m for m in folders})
+    return composed_adapter(stored.folder, folders if any(map(Path.is_dir, folders.values())) else {})
+
+
+def composed_adapter(merged: Path, own: Mapping[str, Path]) -> Adapter:
+    """A composed adapter in the form that a backbone takes.
+
+    Args:
+        merged: its PEFT directory.
+        own: of a routed one each modality's own adapter, through which the modality's positions go; else none.
+
+    Raises:
+        IntegrityError: see `adapter_of`.
+    """
+    if not own:
+        return MergedLora(merged)
+    mixture = Mixture({**own, _MERGED: merged})
+    mixture.set({_MERGED: 1.0}, own={m: m for m in own})
     return mixture
 
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 @click.option("--recommender", help="REF of a recommender over vectors of MODEL.  [default: none]")
 @click.option("--vectors", help="REF of MODEL's vectors.  [default: the recommender's, else vectors/DATASET]")
 @click.option(
+    "--beside", multiple=True, metavar="REF", help="Further vectors to compare items by. Repeatable."
+)
+@click.option(
     "--host", default="127.0.0.1", show_default=True, help="Others than this machine's need a token."
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
@@ -45,6 +48,7 @@ def command(
     data: Path,
     recommender: str | None,
     vectors: str | None,
+    beside: tuple[str, ...],
     host: str,
     port: int,
     token_file: Path | None,
@@ -78,6 +82,7 @@ def command(
             Catalog.open(data),
             recommender=recommender,
             vectors=vectors,
+            beside=beside,
             config=config,
             limits=Limits(timeout_s=timeout),
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from earec_core.recommend.models.transformer import TransformerRecommender
 from earec_core.recommend.retriever import Retriever
 
 _HISTORIES = 64
@@ -63,6 +64,29 @@ def reasons(
         without_item = {other: by_history[n][place] for n, other in enumerate(past)}
         found.append(Reason(row, whole[place].item(), dict(zip(parts, scores, strict=True)), without_item))
     return found
+
+
+@torch.inference_mode()
+def rescored(
+    retriever: Retriever,
+    history: Int[Tensor, " _"],
+    altered: Mapping[int, Float[Tensor, " d"]],
+    rows: Sequence[int],
+) -> list[float]:
+    """The scores of items after a history, some items in other vectors than their own.
+
+    A model that reads users by all items together reads them by the items' own vectors.
+
+    Args:
+        history: item rows in time order, one at least.
+        altered: items in the model's space, by their rows; the history's, too.
+        rows: of the items to score.
+    """
+    model, items = retriever.model, retriever.items.clone()
+    items[list(altered)] = torch.stack(list(altered.values()))
+    read = items if isinstance(model, TransformerRecommender) else retriever.items
+    scores: list[float] = model.scores(model.users([history], read), items[list(rows)])[0].tolist()
+    return scores
 
 
 @torch.inference_mode()

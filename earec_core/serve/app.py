@@ -206,13 +206,15 @@ def _answers(service: Service) -> APIRouter:
 
     @router.get("/similar", summary="The items most like an item.")
     async def similar(
-        id_: Annotated[models.ItemId, Query(alias="id")], k: Annotated[int, Query(ge=1)] = 10
+        id_: Annotated[models.ItemId, Query(alias="id")],
+        k: Annotated[int, Query(ge=1)] = 10,
+        vectors: Annotated[str | None, Query()] = None,
     ) -> models.SimilarItems:
-        return (await run(lambda: service.similar([id_], k)))[0]
+        return (await run(lambda: service.similar([id_], k, vectors)))[0]
 
     @router.post("/similar", summary="The items most like each of several.")
     async def similar_to_many(request: models.SimilarRequest) -> models.SimilarAnswer:
-        return models.SimilarAnswer(results=await run(lambda: service.similar(request.ids, request.k)))
+        return models.SimilarAnswer(results=await run(lambda: service.similar(**request.model_dump())))
 
     @router.get(
         "/recommend",

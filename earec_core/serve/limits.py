@@ -19,6 +19,7 @@ class Limits:
         ids: ids, histories or new items of one request.
         history: items of one history; the recommender reads the last of them anyway.
         explained: items of one request for texts.
+        candidates: items that are ranked again at other weights, of either kind.
         waiting: requests that wait for the LLM while another has it.
         timeout_s: seconds from the whole request to its answer.
         body_s: seconds that a body may take to arrive.
@@ -30,6 +31,7 @@ class Limits:
     ids: int = 100
     history: int = 1000
     explained: int = 4
+    candidates: int = 24
     waiting: int = 8
     timeout_s: float = 60.0
     body_s: float = 10.0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from earec_core.encode.windows import Job
+from earec_core.llm.backbone import Adapter, Backbone
 from earec_core.serve.errors import BusyError
 from earec_core.serve.limits import Deadline
 
@@ -54,11 +55,20 @@ class LlmTurns:
             finally:
                 self._turn.release()
 
+    @contextmanager
+    def aside(self, backbone: Backbone, adapter: Adapter) -> Iterator[None]:
+        """Within a turn: another adapter in place of the job's for as long as the block lasts.
+
+        The next turn puts its own on again.
+        """
+        self._take_off()
+        with backbone.adapted(adapter):
+            yield
+
     def close(self) -> None:
         """Take the adapter off."""
         with self._turn:
-            self._adapter.close()
-            self._on = None
+            self._take_off()
 
     @contextmanager
     def _counted(self, *, bounded: bool) -> Iterator[None]:
@@ -77,7 +87,10 @@ class LlmTurns:
     def _put_on(self, job: Job) -> None:
         wanted = job.stored.id if job.stored else None
         if self._on != wanted:
-            self._adapter.close()
-            self._on = None
+            self._take_off()
             self._adapter.enter_context(job.adapted())
             self._on = wanted
+
+    def _take_off(self) -> None:
+        self._adapter.close()
+        self._on = None

@@ -106,11 +106,29 @@ class Explained(ItemLine):
     texts: list[Text]
 
 
+class VectorsLine(Record):
+    """Item vectors by which items are compared beside the model's own.
+
+    Attributes:
+        name: what `vectors` of a request for similar items is.
+        id: in the registry.
+        modalities: that were read; none of vectors that no LLM made.
+        takes_new: whether items that are added are compared by them, too: the served model made them.
+    """
+
+    name: str
+    id: str
+    modalities: list[str]
+    takes_new: bool
+
+
 class About(Record):
     """What is served.
 
     Attributes:
         model, vectors, recommender: ids in the registry.
+        beside: further vectors.
+        weights: of the modalities in the composite that is served; null for a single adapter.
         catalog: its name.
         columns: of its items, by name: what a new item may have.
         modalities: that the model reads.
@@ -121,6 +139,8 @@ class About(Record):
     model: str
     vectors: str
     recommender: str | None
+    beside: list[VectorsLine]
+    weights: dict[str, float] | None
     catalog: str
     columns: dict[str, str]
     modalities: list[str]
@@ -152,10 +172,11 @@ class NewItems(Record):
 
 
 class SimilarRequest(Record):
-    """Items, for each of which those most like it are asked for."""
+    """Items, for each of which those most like it are asked for; by the model's vectors, or by some beside them."""
 
     ids: list[ItemId]
     k: Annotated[int, Field(ge=1)] = 10
+    vectors: str | None = None
 
 
 class RecommendRequest(Record):

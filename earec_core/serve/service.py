@@ -6,11 +6,10 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 
@@ -19,16 +18,23 @@ from earec_core.config import RunConfig, resolve
 from earec_core.errors import EarecError, UsageError, one_line
 from earec_core.explain import say
 from earec_core.files import digest
-from earec_core.llm.backbone import Backbone
-from earec_core.recommend.retriever import Ranking
+from earec_core.llm.backbone import Adapter, Backbone
 from earec_core.serve import models
-from earec_core.serve.errors import BusyError, TakenError, UnknownIdError
-from earec_core.serve.explorer.pictures import has_picture
+from earec_core.serve.errors import BusyError, UnknownIdError
 from earec_core.serve.journal import Fields, ItemJournal
 from earec_core.serve.limits import Deadline, Limits
+from earec_core.serve.listing import (
+    beside_of,
+    is_there,
+    item_of,
+    pairs,
+    ranked,
+    retriever_of,
+    row_of,
+    weights_of,
+)
 from earec_core.serve.llm import LlmTurns
-from earec_core.serve.state import Found, References, Snapshot, encoding, find, meant
-from earec_core.types import Item
+from earec_core.serve.state import Found, References, Snapshot, find, meant
 from earec_core.workspace import Workspace
 from earec_registry import RegistryError
 
@@ -59,6 +65,7 @@ class Service:
         model: a reference to an adapter or composite.
         recommender: one over item vectors of that model.
         vectors: those item vectors; default: see `References`.
+        beside: further vectors of the catalog's items, of any model.
         config: backbone and settings, as `earec encode` and `earec explain` take them.
 
     Raises:
@@ -74,13 +81,14 @@ class Service:
         *,
         recommender: str | None = None,
         vectors: str | None = None,
+        beside: Sequence[str] = (),
         config: RunConfig | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.failed: Problem | None = None
         self._workspace, self._catalog, self._config = workspace, catalog, config or resolve()
-        self._references = References(model, recommender, vectors)
+        self._references = References(model, recommender, vectors, tuple(beside))
         self._seen = meant(workspace, catalog, self._references)
         self._first = find(workspace, catalog, self._references)
         key = digest([_settled(workspace, model), catalog.digest])[:12]
@@ -189,6 +197,8 @@ class Service:
             model=now.found.model.id,
             vectors=now.found.vectors.id,
             recommender=now.found.recommender.id if now.found.recommender else None,
+            beside=[one.line for one in now.beside.values()],
+            weights=weights_of(now.found.model),
             catalog=self._catalog.name,
             columns={name: str(kind) for name, kind in now.catalog.items.schema.items()},
             modalities=list(now.job.model.inputs),
@@ -204,7 +214,7 @@ class Service:
             UnknownIdError: there is none of that id.
         """
         now = self.snapshot
-        return _item(now, now.catalog.item(row_of(now, id_)))
+        return item_of(now, now.catalog.item(row_of(now, id_)))
 
     def search(self, words: str = "", *, offset: int = 0, limit: int = 20) -> models.ItemPage:
         """Items in whose title (or id, where they have none) every one of some words begins a word.
@@ -228,18 +238,28 @@ class Service:
         lines = [models.ItemLine(item_id=id_, title=title) for id_, title in page.iter_rows()]
         return models.ItemPage(total=found.height, offset=offset, items=lines)
 
-    def similar(self, ids: Sequence[str], k: int = 10) -> list[models.SimilarItems]:
+    def similar(
+        self, ids: Sequence[str], k: int = 10, vectors: str | None = None
+    ) -> list[models.SimilarItems]:
         """For each item the k items whose vectors are most like its own, by cosine, whitened.
+
+        Args:
+            vectors: the name of some beside the model's own.
 
         Raises:
             UnknownIdError: there is no such item.
-            UsageError: one has no vector, or too much is asked for.
+            UsageError: one has no vector, there are no such vectors, or too much is asked for.
         """
         self.limits.check("ids", len(ids), "ids")
         self.limits.check("k", k, "items in an answer")
         now = self.snapshot
         rows = [row_of(now, id_) for id_ in ids]
-        lists = _ranked(now, [now.neighbours.nearest(row, k) for row in rows])
+        if vectors is None:
+            found = [now.neighbours.nearest(row, k) for row in rows]
+        else:
+            other = beside_of(now, vectors)
+            found = [other.nearest(now.catalog, row, k) for row in rows]
+        lists = ranked(now, found)
         return [models.SimilarItems(item_id=id_, items=items) for id_, items in zip(ids, lists, strict=True)]
 
     def recommend(
@@ -274,10 +294,7 @@ class Service:
         self.limits.check("ids", len(histories) + len(users), "histories and users")
         self.limits.check("k", k, "items in an answer")
         now = self.snapshot
-        if now.retriever is None:
-            raise UsageError(
-                "No recommender is served.", "Start with one: earec serve MODEL --recommender REF."
-            )
+        retriever_of(now)
         given = [self.history(now, one) for one in histories]
         known = [self.history(now, user=user) for user in users]
         return [Asked(now, history, k, exclude_seen) for history in (*given, *known)]
@@ -290,10 +307,9 @@ class Service:
             alike[id(one.snapshot), one.k, one.exclude_seen].append(place)
         for (_, k, exclude_seen), places in alike.items():
             now = asked[places[0]].snapshot
-            assert now.retriever is not None  # noqa: S101 - `asked` has looked
             histories = [asked[place].history for place in places]
-            rankings = now.retriever.recommend(histories, k, exclude_seen=exclude_seen)
-            lists = _ranked(now, [_pairs(ranking) for ranking in rankings])
+            rankings = retriever_of(now).recommend(histories, k, exclude_seen=exclude_seen)
+            lists = ranked(now, [pairs(ranking) for ranking in rankings])
             for place, items in zip(places, lists, strict=True):
                 answers[place] = models.Recommendation(items=items)
         return [answers[place] for place in range(len(asked))]
@@ -358,19 +374,18 @@ class Service:
             raise UsageError("The request has two items of one id.", "Give each once.")
         with self._llm.turn(lambda: self.snapshot.job, deadline):
             now = self.snapshot
-            new = [place for place, row in enumerate(rows) if not _is_there(now, ids[place], row)]
+            new = [place for place, row in enumerate(rows) if not is_there(now, ids[place], row)]
             grown = now.with_items([rows[place] for place in new], refuse=True, check=deadline.check)
             if new:
                 self._journal.add([items[place] for place in new])
                 self._snapshot = grown
-        return [_item(grown, grown.catalog.item(row_of(grown, id_))) for id_ in ids], bool(new)
+        return [item_of(grown, grown.catalog.item(row_of(grown, id_))) for id_ in ids], bool(new)
 
     def _swap(self, found: Found) -> None:
         """Load what was found, with the items added so far, and answer from it."""
         assert self._backbone is not None  # noqa: S101 - `load` comes first
-        job = encoding(self._workspace, self._catalog, found, self._config, self._backbone)
-        fresh = Snapshot.first(self._workspace, self._catalog, found, job, self._config)
-        with self._llm.turn(lambda: job):
+        fresh = Snapshot.first(self._workspace, self._catalog, found, self._config, self._backbone)
+        with self._llm.turn(lambda: fresh.job):
             rows = [
                 item_row(self._catalog, models.from_json(fields))
                 for fields in self._journal.items
@@ -398,6 +413,10 @@ class Service:
         """
         return self._llm.turn(lambda: now.job, deadline)
 
+    def aside(self, now: Snapshot, adapter: Adapter) -> AbstractContextManager[None]:
+        """Within a turn: another adapter on the LLM for as long as the block lasts."""
+        return self._llm.aside(now.job.model.backbone, adapter)
+
     def _user(self, user: str) -> int:
         if user not in self._users:
             raise UnknownIdError(
@@ -411,63 +430,3 @@ def _settled(workspace: Workspace, reference: str) -> str:
     identity = workspace.registry.resolve(reference)
     name, _, tag = reference.partition(":")
     return identity if identity.startswith(reference) else f"{name}:{tag or 'latest'}"
-
-
-def row_of(now: Snapshot, id_: str) -> int:
-    """The row of an item.
-
-    Raises:
-        UnknownIdError: there is none of that id.
-    """
-    if id_ not in now.rows:
-        raise UnknownIdError(f"There is no item {id_!r}.", "Search for its title: /v1/items?q=WORDS.")
-    return now.rows[id_]
-
-
-def _is_there(now: Snapshot, id_: str, row: pl.DataFrame) -> bool:
-    """Whether the item is there already.
-
-    Raises:
-        TakenError: another is, of the same id.
-    """
-    if id_ not in now.rows:
-        return False
-    if not now.catalog.items[now.rows[id_]].equals(row):
-        raise TakenError(f"There is another item {id_!r} already.", "Give the new one an id of its own.")
-    return True
-
-
-def _item(now: Snapshot, item: Item) -> models.Item:
-    inputs, model = dict[str, str](), now.job.model
-    for name, one in model.inputs.items():
-        with suppress(EarecError):  # an item is shown, whatever a plugin cannot show of it
-            if shown := one.modality.describe(item):
-                inputs[name] = shown
-    related = now.catalog.items_at(list(item.relations))
-    return models.Item(
-        item_id=item.id,
-        title=item.title,
-        fields={name: models.to_json(value) for name, value in item.fields.items()},
-        anchor=model.prompts.over(model.inputs, {item.index: item}).anchor(item.index),
-        inputs=inputs,
-        related=[models.ItemLine(item_id=other.id, title=other.title) for other in related],
-        added=item.index >= len(now.catalog.first),
-        picture=has_picture(item),
-    )
-
-
-def _ranked(now: Snapshot, lists: Sequence[Sequence[tuple[int, float]]]) -> list[list[models.Ranked]]:
-    """Lists of rows and scores as answers have them."""
-    rows = [row for pairs in lists for row, _ in pairs]
-    lines = now.catalog.items[rows].select("item_id", "title").iter_rows()
-    return [
-        [
-            models.Ranked(item_id=id_, title=title, rank=rank, score=score)
-            for rank, ((_, score), (id_, title)) in enumerate(zip(pairs, lines), start=1)  # noqa: B905 - as many
-        ]
-        for pairs in lists
-    ]
-
-
-def _pairs(ranking: Ranking) -> list[tuple[int, float]]:
-    return list(zip(ranking.rows.tolist(), np.asarray(ranking.scores).tolist(), strict=True))

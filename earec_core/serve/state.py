@@ -12,12 +12,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from earec_core.aligned.readouts import READOUTS
 from earec_core.aligned.stored import StoredModel, open_model
-from earec_core.artifacts import ItemVectors, VectorsManifest
+from earec_core.artifacts import ItemVectors
 from earec_core.catalog import Catalog, GrownCatalog
 from earec_core.config import RunConfig
-from earec_core.encode.stage import opened
 from earec_core.encode.store import VectorStore
 from earec_core.encode.windows import Job, encode_window
 from earec_core.errors import UsageError
@@ -26,6 +24,8 @@ from earec_core.recommend.retriever import Retriever
 from earec_core.recommend.similar import Neighbours
 from earec_core.recommend.snapshots import over_vectors, with_new_items
 from earec_core.recommend.transfer import Source
+from earec_core.serve.beside import BesideVectors, open_beside
+from earec_core.serve.encoding import are_of, encoding
 from earec_core.workspace import Workspace
 from earec_registry import RegistryError
 
@@ -39,11 +39,13 @@ class References:
         recommender: over vectors of that model, if there is one.
         vectors: of that model; None: those that the recommender was trained on if they are of this catalog, else
             `vectors/CATALOG`.
+        beside: further vectors of the catalog's items, of any model.
     """
 
     model: str
     recommender: str | None = None
     vectors: str | None = None
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,19 @@ class Found:
         model: the stored model.
         vectors: the items' vectors, made by it.
         recommender: the stored recommender, if there is one.
+        beside: further vectors, by what they are asked for by.
     """
 
     model: StoredModel
     vectors: ItemVectors
     recommender: Source | None
+    beside: Mapping[str, ItemVectors]
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The ids of all of them."""
-        return (self.model.id, self.vectors.id, *([self.recommender.id] if self.recommender else []))
+        beside = [vectors.id for vectors in self.beside.values()]
+        return (self.model.id, self.vectors.id, *([self.recommender.id] if self.recommender else []), *beside)
 
 
 def find(workspace: Workspace, catalog: Catalog, references: References) -> Found:
@@ -78,19 +83,20 @@ def find(workspace: Workspace, catalog: Catalog, references: References) -> Foun
     recommender = Source.open(registry, references.recommender) if references.recommender else None
     reference = references.vectors or _vectors_of(catalog, recommender)
     vectors = ItemVectors.open(registry, reference, catalog)
-    if model.id not in vectors.manifest.parents[:1] or not vectors.manifest.modalities:
+    if not are_of(vectors.manifest, model):
         raise UsageError(
             f"The vectors {reference!r} are not of the model {references.model!r} as it is now.",
             f"Make them: earec encode {references.model} --data {catalog.path} --name {reference}",
         )
     if recommender is not None:
         recommender.check([reference], [vectors])
-    return Found(model, vectors, recommender)
+    return Found(model, vectors, recommender, open_beside(workspace, catalog, references.beside, vectors))
 
 
 def meant(workspace: Workspace, catalog: Catalog, references: References) -> tuple[str | None, ...]:
     """The ids that the references name now, None for one that names nothing; no more is read than the tags."""
-    named = (references.model, references.recommender, references.vectors or f"vectors/{catalog.name}")
+    vectors = references.vectors or f"vectors/{catalog.name}"
+    named = (references.model, references.recommender, vectors, *references.beside)
     found: list[str | None] = []
     for reference in named:
         try:
@@ -109,35 +115,6 @@ def _vectors_of(catalog: Catalog, recommender: Source | None) -> str:
     return f"vectors/{catalog.name}"
 
 
-def encoding(
-    workspace: Workspace, catalog: Catalog, found: Found, config: RunConfig, backbone: Backbone
-) -> Job:
-    """What encodes further items as the stored vectors were.
-
-    Raises:
-        UsageError: no readout gives such vectors.
-        PluginError, IntegrityError: see `earec_core.aligned.stored.stored_model`.
-    """
-    manifest = found.vectors.manifest
-    settings = {
-        name: {**values, **config.modalities.get(name, {})} for name, values in manifest.modalities.items()
-    }
-    encode = config.encode.model_copy(update={"readout": _readout(manifest), "layer": manifest.layer})
-    config = config.model_copy(update={"encode": encode, "modalities": settings})
-    names = list(manifest.modalities)
-    return opened(workspace, catalog, found.model.id, config, names=names, backbone=backbone)
-
-
-def _readout(manifest: VectorsManifest) -> str:
-    """The setting that gives vectors of this manifest."""
-    for name, readout in READOUTS.items():
-        if readout.method == manifest.method:
-            return name
-    raise UsageError(
-        f"No readout gives vectors of the method {manifest.method!r}.", "Encode again: earec encode."
-    )
-
-
 @dataclass(frozen=True)
 class Snapshot:
     """Items as they are known at a moment, and everything to answer from.
@@ -151,6 +128,7 @@ class Snapshot:
         vectors: of the added items.
         neighbours: of all items.
         retriever: of all items, if there is a recommender.
+        beside: what items are compared by, too, by what it is asked for by.
     """
 
     found: Found
@@ -161,17 +139,25 @@ class Snapshot:
     vectors: Float[np.ndarray, "m d"]
     neighbours: Neighbours
     retriever: Retriever | None
+    beside: Mapping[str, BesideVectors]
 
     @classmethod
     def first(
-        cls, workspace: Workspace, catalog: Catalog, found: Found, job: Job, config: RunConfig
+        cls, workspace: Workspace, catalog: Catalog, found: Found, config: RunConfig, backbone: Backbone
     ) -> Snapshot:
         """That of a catalog's own items.
 
         Raises:
             UsageError, IntegrityError: see `over_vectors`, and `Neighbours.of`.
+            PluginError: see `encoding`.
         """
-        vectors = found.vectors
+        model, vectors = found.model, found.vectors
+        job = encoding(workspace, catalog, model, vectors.manifest, config, backbone)
+        beside = {}
+        for name, one in found.beside.items():
+            alike = are_of(one.manifest, model)
+            further = encoding(workspace, catalog, model, one.manifest, config, backbone) if alike else None
+            beside[name] = BesideVectors.of(name, one, further, config)
         retriever = None
         if (source := found.recommender) is not None:
             named = {vectors.id[:12]: vectors}
@@ -185,6 +171,7 @@ class Snapshot:
             vectors.vectors[:0],
             Neighbours.of(vectors.vectors, config.recommender),
             retriever,
+            beside,
         )
 
     @property
@@ -221,6 +208,10 @@ class Snapshot:
         check()
         new = self.store.read(encode_window(job, self.store, rows).keys)
         check()
+        beside = {}
+        for name, one in self.beside.items():
+            beside[name] = one.with_items(catalog, rows)
+            check()
         vectors = np.concatenate([self.vectors, new])
         ids = catalog.items["item_id"][before:].to_list()
         return replace(
@@ -231,6 +222,7 @@ class Snapshot:
             vectors=vectors,
             neighbours=self.neighbours.with_items(before, new),
             retriever=self._retriever_with(catalog, ids, new, vectors),
+            beside=beside,
         )
 
     def _added_rows(self) -> list[pl.DataFrame]:

@@ -497,7 +497,7 @@ def test_whatever_is_sent_no_answer_is_a_failure_and_each_is_as_described(
     service = _opened(trained, tmp_path / "home")
     schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(service))
     asked = [operation.ok() for operation in schema.get_all_operations()]
-    assert len(asked) == 16
+    assert len(asked) == 17
 
     for operation in asked:
 
@@ -623,5 +623,6 @@ def test_every_route_and_limit_is_documented(service: Service) -> None:
         assert value in page
     for value in (f"| {limits.ids} | 422", f"| {limits.explained} | 422", f"| {limits.waiting} | 503"):
         assert value in page
+    assert f"| {limits.candidates} | the others" in page
     assert limits.history == limits.k
     assert f"| {limits.timeout_s:g} seconds (`--timeout`) | 504" in page

@@ -14,7 +14,8 @@ from earec_core.recommend.snapshots import by_vectors
 from earec_core.serve.explorer import models, projection
 from earec_core.serve.explorer.pictures import Picture, picture_of
 from earec_core.serve.limits import Deadline
-from earec_core.serve.service import Service, row_of
+from earec_core.serve.listing import retriever_of, row_of, vectors_of
+from earec_core.serve.service import Service
 from earec_core.serve.state import Snapshot
 
 
@@ -51,10 +52,8 @@ class Explorer:
         service.limits.check("explained", len(ids), "items to explain")
         if (user is None) == (not history):
             raise UsageError("Either a user or a history is needed.", "Give one of them.")
-        if now.retriever is None or (source := now.found.recommender) is None:
-            raise UsageError(
-                "No recommender is served.", "Start with one: earec serve MODEL --recommender REF."
-            )
+        retriever, source = retriever_of(now), now.found.recommender
+        assert source is not None  # noqa: S101 - there is a retriever
         deadline = Deadline(timeout_s or service.limits.timeout_s)
         past = service.history(now, history, user)
         rows = list(dict.fromkeys(row_of(now, id_) for id_ in ids))
@@ -62,11 +61,11 @@ class Explorer:
         altered = {}
         for row in rows:
             # The first is the whole item, so that what the id adds can be told from what the vector gives.
-            table = np.stack([_vector(now, row), *without[row].values()])
+            table = np.stack([*vectors_of(now, [row]), *without[row].values()])
             mapped = by_vectors(source, [replace(now.found.vectors, vectors=table)])
             parts = dict(zip(without[row], mapped[1:], strict=True))
-            altered[row] = without_vectors(now.retriever, row, mapped[0], parts)
-        found = {one.row: one for one in reasons(now.retriever, past, altered, check=deadline.check)}
+            altered[row] = without_vectors(retriever, row, mapped[0], parts)
+        found = {one.row: one for one in reasons(retriever, past, altered, check=deadline.check)}
         return [
             models.Reasons(
                 item_id=id_,
@@ -119,13 +118,6 @@ class Explorer:
         return {row: {name: one[name] for name in model.inputs if name in one} for row, one in found.items()}
 
 
-def _vector(now: Snapshot, row: int) -> np.ndarray:
-    """The vector of an item, of the dataset or added."""
-    first = len(now.catalog.first)
-    vector: np.ndarray = now.found.vectors.vectors[row] if row < first else now.vectors[row - first]
-    return vector
-
-
 def _past(now: Snapshot, score: float, without: Mapping[int, float | None]) -> list[models.WithoutItem]:
     items = now.catalog.items_at(list(without))
     return [
@@ -139,7 +131,7 @@ def _past(now: Snapshot, score: float, without: Mapping[int, float | None]) -> l
 def _map(now: Snapshot) -> models.ItemMap:
     known = now.neighbours.rows.numpy()
     rows = projection.sampled(known).tolist()
-    items, vectors = now.catalog.items[rows], np.stack([_vector(now, row) for row in rows])
+    items, vectors = now.catalog.items[rows], vectors_of(now, rows)
     column = "category" if "category" in items.columns else None
     names, places = projection.groups(items[column].to_list() if column else [None] * len(rows))
     points = zip(items["item_id"], items["title"], projection.plane(vectors).tolist(), places, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from earec_core.serve.models import ItemId, ItemLine, Record
+from earec_core.serve.models import ItemId, ItemLine, Ranked, Record, Text
 
 
 class ReasonsRequest(Record):
@@ -48,6 +48,46 @@ class ReasonsAnswer(Record):
     """In the order of the request."""
 
     results: list[Reasons]
+
+
+class WeightsRequest(Record):
+    """Weights to try, by modality and in proportion, on an item; and for what comes next a history or a user."""
+
+    weights: dict[str, float]
+    item_id: ItemId
+    history: list[ItemId] = Field(default=[])
+    user: str | None = None
+
+
+class AtWeights(Record):
+    """What the model says of an item at weights, as they were used."""
+
+    weights: dict[str, float]
+    texts: list[Text]
+
+
+class Reranked(Ranked):
+    """A candidate by the weights that were tried, and as it is at those that are served."""
+
+    served_rank: int
+    served_score: float
+
+
+class Weighed(ItemLine):
+    """What a composite makes of an item at other weights.
+
+    Attributes:
+        served, tried: at the weights that are served, and at those that were asked for.
+        similar: the item's nearest at the served weights, by their cosine at those that were tried.
+        recommended: what is recommended at the served weights, by its score at those that were tried; empty without
+            a history or user.
+    """
+
+    anchor: str | None
+    served: AtWeights
+    tried: AtWeights
+    similar: list[Reranked]
+    recommended: list[Reranked]
 
 
 class Point(ItemLine):

@@ -12,6 +12,7 @@ from earec_core.serve.explorer import models
 from earec_core.serve.explorer.answers import Explorer
 from earec_core.serve.explorer.pages import PAGES
 from earec_core.serve.explorer.pictures import MEDIA_TYPES
+from earec_core.serve.explorer.weights import weighed
 from earec_core.serve.service import Service
 
 T = TypeVar("T")
@@ -74,5 +75,15 @@ def router(service: Service, run: Run, expected: dict[int | str, dict[str, Any]]
     async def why(request: models.ReasonsRequest) -> models.ReasonsAnswer:
         asked = request.model_dump()
         return models.ReasonsAnswer(results=await run(lambda: explorer.reasons(**asked)))
+
+    @routes.post(
+        "/v1/weights",
+        tags=["answers"],
+        summary="An item and what is near it at other weights of the composite.",
+        responses=expected,
+    )
+    async def at_weights(request: models.WeightsRequest) -> models.Weighed:
+        asked = request
+        return await run(lambda: weighed(service, asked.weights, asked.item_id, asked.history, asked.user))
 
     return routes
