@@ -1,52 +1,15 @@
 // What a person sees who uses the explorer. Usage: node explore.mjs ADDRESS [--pairs JSON] [--picture FILE], or
 // node explore.mjs ADDRESS --token TOKEN; prints JSON: an object for each width, or what asking for the token came to.
 // Pairs are of texts and anchors, whose marked words are wanted.
-import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { launched } from "./chromium.mjs";
+import { opened } from "./page.mjs";
 
 const { values: given, positionals } = parseArgs({
   options: { token: { type: "string" }, picture: { type: "string" }, pairs: { type: "string", default: "[]" } },
   allowPositionals: true,
 });
-const address = positionals[0];
-const browser = await launched();
-const axe = readFileSync("node_modules/axe-core/axe.min.js", "utf8");
-const page = await browser.newPage();
-let errors = [];
-page.on("console", (message) => ["error", "warn"].includes(message.type()) && errors.push(message.text()));
-page.on("pageerror", (error) => errors.push(String(error)));
-page.on("requestfailed", (request) => errors.push(`failed: ${request.url()}`));
-page.on("request", (request) => {
-  const { protocol, origin } = new URL(request.url());
-  if (!["blob:", "data:"].includes(protocol) && origin !== new URL(address).origin) errors.push(`outside: ${request.url()}`);
-});
-page.on("dialog", (dialog) => {
-  errors.push(`dialog: ${dialog.message()}`);
-  dialog.dismiss();
-});
-
-// Not waitForFunction: the page's policy forbids what that makes of strings.
-async function until(what, test, ...more) {
-  for (let tries = 0; tries < 200; tries++) {
-    const found = await page.evaluate(test, ...more);
-    if (found) return found;
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-  throw new Error(`${what} did not come; ${errors.join("; ")}; ${await page.$eval("body", (body) => body.innerText)}`);
-}
-const texts = (selector) => page.$$eval(selector, (all) => all.map((one) => one.textContent));
-const has = (selector) => until(selector, (wanted) => document.querySelector(wanted) !== null, selector);
-const heading = (text) => until(`heading ${text}`, (wanted) => document.getElementById("item-heading").textContent === wanted, text);
-
-async function search(words) {
-  await page.$eval("#search-results", (list) => list.replaceChildren());
-  await page.$eval("#search-words", (input) => (input.value = ""));
-  await page.type("#search-words", words);
-  await page.keyboard.press("Enter");
-  await has("#search-results li");
-  return texts("#search-results .open");
-}
+const [address] = positionals;
+const { browser, page, errors, looks, until, texts, has, heading, search, measure } = await opened(address);
 
 async function explore() {
   await page.goto(address);
@@ -58,7 +21,7 @@ async function explore() {
   await page.keyboard.press("Tab");
   await page.keyboard.press("Enter");
   await heading(seen.found[0]);
-  await has("#similar-items li");
+  await has("#similar-lists li");
   await has("#item-picture img");
   seen.picture = await until("picture", () => document.querySelector("#item-picture img").naturalWidth);
   seen.focus = await page.evaluate(() => document.activeElement.id);
@@ -108,17 +71,6 @@ async function explore() {
   return { ...seen, ...measured };
 }
 
-async function measure() {
-  await page.evaluate(axe);
-  return page.evaluate(async () => ({
-    scroll: document.documentElement.scrollWidth,
-    wider: [...document.querySelectorAll("body *")]
-      .filter((part) => part.getBoundingClientRect().right > innerWidth + 1 || part.getBoundingClientRect().left < -1)
-      .map((part) => part.outerHTML.slice(0, 120)),
-    violations: (await axe.run()).violations.map(({ id, nodes }) => [id, nodes.map((node) => node.html.slice(0, 200))]),
-  }));
-}
-
 async function askedForToken() {
   await page.goto(address);
   await has("dialog[open]");
@@ -135,15 +87,8 @@ async function askedForToken() {
 try {
   if (given.token) console.log(JSON.stringify(await askedForToken()));
   else {
-    const looks = [];
-    for (const [width, scheme] of [[1280, "light"], [375, "dark"]]) {
-      errors = [];
-      await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
-      await page.setViewport({ width, height: 900 });
-      looks.push({ width, ...(await explore()), errors });
-      if (given.picture && width === 1280) await page.screenshot({ path: given.picture, fullPage: true });
-    }
-    console.log(JSON.stringify(looks));
+    const picture = (width) => given.picture && width === 1280 && page.screenshot({ path: given.picture, fullPage: true });
+    console.log(JSON.stringify(await looks(explore, picture)));
   }
 } finally {
   await browser.close();

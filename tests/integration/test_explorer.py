@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -30,10 +26,10 @@ from earec_core.serve import Service
 from earec_core.serve.app import create_app
 from earec_core.serve.explorer import projection
 from earec_core.serve.explorer.answers import Explorer
-from earec_core.serve.server import bind, url
 from earec_core.workspace import Workspace
 
 from .conftest import FAST, Pipeline, write_source
+from .pages import running, seen
 
 HOSTILE = "<img src=x onerror=alert(1)> book"
 VECTORS, RECOMMENDER = "vectors/explored", "recommender/explored"
@@ -215,28 +211,6 @@ def test_the_page_runs_no_code_but_its_own_and_needs_no_token(explored: Service)
             assert client.get(address, headers=bearing).status_code == 404
 
 
-@contextmanager
-def _running(app: Any) -> Iterator[str]:
-    """The application on a free port of this machine."""
-    with bind("127.0.0.1", 0) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, ws="none"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield url(listening)
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-def _explore(browser: Path, *argv: str) -> Any:
-    done = subprocess.run(
-        ["node", "explore.mjs", *argv], cwd=browser, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 def test_a_person_finds_asks_is_recommended_to_and_told_why(explored: Service, browser: Path) -> None:
     """In Chromium, wide and light, then narrow and dark: nothing fails, sticks out, or is hard to operate."""
     pairs = [
@@ -245,8 +219,8 @@ def test_a_person_finds_asks_is_recommended_to_and_told_why(explored: Service, b
         ("x", ""),
         ("", "x"),
     ]
-    with _running(create_app(explored)) as address:
-        looks = _explore(browser, address, "--pairs", json.dumps(pairs))
+    with running(create_app(explored)) as address:
+        looks = seen(browser, "explore.mjs", address, "--pairs", json.dumps(pairs))
     pens = [line.title for line in explored.search("pen").items]
     best = explored.recommend([["i0", "i5"]])[0].items
     (why,) = Explorer(explored).reasons([best[0].item_id], ["i0", "i5"])
@@ -278,7 +252,7 @@ def test_a_person_finds_asks_is_recommended_to_and_told_why(explored: Service, b
 
 
 def test_the_page_asks_for_the_token(explored: Service, browser: Path) -> None:
-    with _running(create_app(explored, token=TOKEN)) as address:
-        asked = _explore(browser, address, "--token", TOKEN)
+    with running(create_app(explored, token=TOKEN)) as address:
+        asked = seen(browser, "explore.mjs", address, "--token", TOKEN)
     assert asked["violations"] == []
     assert [error for error in asked["errors"] if "status of 401" not in error] == []

@@ -1,8 +1,10 @@
-"""The explorer: vectors beside the model's own, and other weights."""
+"""The explorer: vectors beside the model's own, other weights, added items; behind HTTP and in a browser."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,10 +32,12 @@ from earec_core.serve.app import create_app
 from earec_core.serve.errors import SlowError
 from earec_core.serve.explorer.models import AtWeights, Reranked
 from earec_core.serve.explorer.weights import recipe_at, weighed
+from earec_core.serve.listing import weights_of
 from earec_core.serve.models import Ranked
 from earec_core.workspace import Workspace
 
 from .conftest import FAST, Pipeline, write_source
+from .pages import running, seen
 
 OWN, TEXT, BEHAVIOR, OTHER = (f"vectors/weighed{part}" for part in ("", "-text", "-behavior", "-other"))
 RECOMMENDER, IDS = "recommender/weighed", "recommender/weighed-ids"
@@ -214,6 +218,8 @@ def test_other_weights_are_those_of_a_composite_that_is_stored(
     truth = f"composite/{method}-tried"
     compose_models(workspace, PARTS, Recipe(TRIED, method=method), name=truth)
     vectors = encode(workspace, catalog, truth, config, name=f"vectors/{method}-tried").vectors
+    # All 20 items are candidates, so what moves them alike is the mean of all.
+    vectors = vectors - (vectors - _stored(made, own)).mean(0, keepdims=True).astype(np.float32)
 
     service = _opened(made, tmp_path / "home", model=model, recommender=recommender, beside=[])
     (texts,) = service.explain(["i5"])
@@ -295,6 +301,7 @@ def test_nan_is_no_weight_and_a_single_adapter_has_none(made: Pipeline, tmp_path
         recipe_at(open_model(registry, "composite"), {"text": float("nan")})
     with pytest.raises(UsageError, match="a single adapter"):
         recipe_at(open_model(registry, "text/things"), {"text": 1.0})
+    assert weights_of(open_model(registry, "text/things")) is None
     kept = Recipe({"text": 0.2, "behavior": 0.6}, method="dare", density=0.3, seed=5, rank=3, sum_rule="any")
     compose_models(made.workspace, PARTS, kept, name="composite/kept")
     tried = recipe_at(open_model(registry, "composite/kept"), {"text": 1.0})
@@ -307,3 +314,87 @@ def test_weights_that_take_too_long_are_given_up_and_the_served_model_answers(se
     with pytest.raises(SlowError):
         weighed(service, TRIED, "i5", timeout_s=1e-9)
     assert service.explain(["i5"]) == [before]
+
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+def test_a_person_compares_moves_the_weights_and_adds_an_item_that_looks_like_markup(
+    made: Pipeline, tmp_path: Path, browser: Path
+) -> None:
+    """In Chromium, wide and light, then narrow and dark; nothing that an item says runs."""
+    service = _opened(made, tmp_path / "home")
+    kinds = {
+        "by the model (text, behavior)": service.similar(["i5"])[0].items,
+        f"by {TEXT} (text)": service.similar(["i5"], vectors=TEXT)[0].items,
+        f"by {BEHAVIOR} (behavior)": service.similar(["i5"], vectors=BEHAVIOR)[0].items,
+        f"by {OTHER} (behavior, text)": service.similar(["i5"], vectors=OTHER)[0].items,
+    }
+    expected = weighed(service, {"behavior": 99, "text": 1}, "i5", ["i0", "i3"])
+    with running(create_app(service)) as address:
+        looks = seen(browser, "change.mjs", address, "--hostile", HOSTILE)
+    service.close()
+    for look in looks:
+        assert [one for one in look["errors"] if not re.search("status of (409|422)", one)] == []
+        assert look["violations"] == []
+        assert look["wider"] == []
+        assert look["scroll"] <= look["width"]
+        assert look["labels"] == ["behavior", "text"]
+        assert look["before"] == look["reset"] == ["50%", "50%"]
+        assert look["after"] == ["99%", "1%"]
+        assert look["spoken"] == ["99% of the weights", "1% of the weights"]
+        assert look["heads"] == ["Served: behavior 50%, text 50%", "These weights: behavior 99%, text 1%"]
+        assert set(look["fields"]) == {"item_id", "title", "description"}
+        assert look["refused"].startswith("There is another item 'i0' already.")
+        assert look["added"] == "It is added; a search finds it."
+        assert look["focus"] == "item-heading"
+        assert f"red {HOSTILE}" in look["stored"]
+        assert look["found"][0] == HOSTILE
+        assert look["scripts"] == ["/static/main.js"]
+        assert look["pictures"] == []
+    first, second = looks
+    assert [look["width"] for look in looks] == [1280, 375]
+    assert first["about"].startswith("things: 21 items")
+    assert second["about"].startswith("things: 22 items")
+
+    everywhere = Counter(one.item_id for items in kinds.values() for one in items)
+    alone = {one.item_id for items in kinds.values() for one in items if everywhere[one.item_id] == 1}
+    assert first["near"] == [
+        [f"Nearest items {title}", [_line(one, "only here" if one.item_id in alone else "") for one in items]]
+        for title, items in kinds.items()
+    ]
+    assert first["compared"].startswith(
+        f"{list(everywhere.values()).count(4)} of {len(everywhere)} items are in all 4"
+    )
+    assert first["said"] == [
+        one.text or "(nothing)" for one in (*expected.served.texts, *expected.tried.texts)
+    ]
+    ranked = {"Nearest items": expected.similar, "Recommended": expected.recommended}
+    served = {name: sorted(some, key=lambda one: one.served_rank) for name, some in ranked.items()}
+    assert first["ranked"] == [
+        *(
+            [f"{name}, served", [_line(one, _then(one), one.served_score) for one in some[:10]]]
+            for name, some in served.items()
+        ),
+        *(
+            [f"{name}, these weights", [_line(one, _was(one)) for one in some[:10]]]
+            for name, some in ranked.items()
+        ),
+    ]
+    assert any("from" in line for _, lines in first["ranked"] for line in lines)
+
+
+def _line(one: Ranked, beside: str = "", score: float | None = None) -> str:
+    """A line of a list as it is read."""
+    shown = f"{one.score if score is None else score:.3f}"
+    return " ".join(part for part in (one.title, shown, beside, "+") if part)
+
+
+def _then(one: Reranked) -> str:
+    return f"then {one.rank}." if one.rank > 10 else ""
+
+
+def _was(one: Reranked) -> str:
+    if one.rank == one.served_rank:
+        return "same"
+    return f"{'up' if one.rank < one.served_rank else 'down'} from {one.served_rank}."

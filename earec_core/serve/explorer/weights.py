@@ -159,6 +159,8 @@ def weighed(
             over = job.over(rows)
             vectors = item_vectors(over, rows, job.config.encode, show=lambda *_: deadline.check())
         anchor = one.prompts.anchor(row)
+    # What moves all alike says nothing of which are near, but scaled as before it would look like a likeness.
+    vectors -= (vectors - vectors_of(now, rows)).mean(0)
     own = model.manifest.weights if isinstance(model.manifest, CompositeManifest) else {}
     return models.Weighed(
         item_id=id_,

@@ -45,9 +45,16 @@ export const about = () => get("/v1/about");
 export const items = (words, offset, limit) => get(`/v1/items?${new URLSearchParams({ q: words, offset, limit })}`);
 export const item = (id) => get(`/v1/items/${encodeURIComponent(id)}`);
 export const picture = async (id) => (await answer(`/v1/pictures/${encodeURIComponent(id)}`)).blob();
-export const similar = (id, k) => first("/v1/similar", { ids: [id], k });
+export const similar = (id, k, vectors = null) => first("/v1/similar", { ids: [id], k, vectors });
 export const explain = (id) => first("/v1/explain", { ids: [id] });
+export const weights = (asked) => post("/v1/weights", asked);
 export const map = () => get("/v1/map");
+
+// The item as it is now, and whether it is new.
+export async function add(fields) {
+  const response = await answer("/v1/items", fields);
+  return { added: await response.json(), isNew: response.status === 201 };
+}
 
 // What comes next for `{ history }` or `{ user }`.
 export const recommend = ({ history, user }, k) =>

@@ -1,11 +1,12 @@
 // One item: its fields, its picture, what the model reads and says of it, what is like it.
 import * as api from "./api.js";
 import { button, byId, dropped, make, shown } from "./dom.js";
-import { line, nameOf, number } from "./lines.js";
+import { line, nameOf } from "./lines.js";
+import * as nearest from "./nearest.js";
+import { said } from "./said.js";
 import * as state from "./state.js";
-import { marked } from "./words.js";
+import * as weights from "./weights.js";
 
-const NEAREST = 10;
 const LONG = 400;
 const heading = byId("item-heading");
 const body = byId("item-body");
@@ -39,8 +40,10 @@ function forget() {
   body.hidden = true;
   heading.textContent = "Item";
   document.title = "EAREC explorer";
-  for (const name of ["said-status", "similar-status"]) dropped(byId(name));
-  for (const name of ["said", "similar-items", "item-picture"]) byId(name).replaceChildren();
+  dropped(byId("said-status"));
+  for (const name of ["said", "item-picture"]) byId(name).replaceChildren();
+  nearest.forget();
+  weights.forget();
   if (address) URL.revokeObjectURL(address);
   address = null;
 }
@@ -56,12 +59,7 @@ function fill(item) {
   byId("related-items").replaceChildren(...item.related.map((other) => line(other)));
   body.hidden = false;
   if (item.picture) picture(item);
-  shown(
-    byId("similar-status"),
-    "Comparing …",
-    () => api.similar(item.item_id, NEAREST),
-    (found) => void byId("similar-items").replaceChildren(...found.items.map((other) => line(other))),
-  );
+  nearest.show(item.item_id);
 }
 
 function field(name, value) {
@@ -102,12 +100,8 @@ function ask() {
   );
 }
 
-function said({ source, text, rouge_l: score }, anchor) {
-  const heading = make("h4", {}, `from ${source}`);
-  if (score !== null) heading.append(" ", make("span", { class: "score" }, `ROUGE-L ${number(score)}`));
-  return [heading, make("p", { class: "text" }, ...(text ? marked(text, anchor) : ["(nothing)"]))];
-}
-
-export function start() {
+export function start(about) {
+  nearest.start(about);
+  weights.start(about);
   byId("said-ask").addEventListener("click", ask);
 }

@@ -6,6 +6,9 @@ export const nameOf = (item) => item.title ?? item.item_id;
 export const number = (value) => value.toFixed(3);
 export const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
 
+// A short word about an item of a list; a strong one is to be noticed.
+export const tag = (text, strong = false) => make("span", { class: strong ? "tag strong" : "tag" }, text);
+
 export function line(item, ...more) {
   const name = nameOf(item);
   const open = button(name, null, () => state.open(item.item_id));

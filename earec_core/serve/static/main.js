@@ -1,4 +1,5 @@
 // The page: what the service serves, then whatever the address says is looked at.
+import * as add from "./add.js";
 import * as api from "./api.js";
 import { byId, shown } from "./dom.js";
 import * as history from "./history.js";
@@ -16,12 +17,19 @@ function look() {
 
 function begin(about) {
   search.start();
-  item.start();
+  item.start(about);
   history.start(about);
   map.start();
+  add.start(about, () => {
+    shown(status, "The items are counted …", api.about, told);
+    map.load();
+  });
   window.addEventListener("hashchange", look);
   look();
-  const { catalog, items, users, modalities } = about;
+  return told(about);
+}
+
+function told({ catalog, items, users, modalities }) {
   return `${catalog}: ${items} items, ${users} users; the model reads ${modalities.join(", ")}.`;
 }
 

@@ -107,6 +107,8 @@ export function mark(id) {
   draw();
 }
 
+export const load = () => shown(byId("map-status"), "Drawing the map …", api.map, fill);
+
 export function start() {
   canvas.addEventListener("pointermove", (event) => point(nearest(event)));
   canvas.addEventListener("pointerleave", () => point(null));
@@ -118,5 +120,5 @@ export function start() {
   byId("map-more").addEventListener("click", () => list(byId("map-items").children.length));
   new ResizeObserver(draw).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  return shown(byId("map-status"), "Drawing the map …", api.map, fill);
+  return load();
 }
