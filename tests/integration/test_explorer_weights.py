@@ -40,7 +40,7 @@ from .conftest import FAST, Pipeline, write_source
 from .pages import running, seen
 
 OWN, TEXT, BEHAVIOR, OTHER = (f"vectors/weighed{part}" for part in ("", "-text", "-behavior", "-other"))
-RECOMMENDER, IDS = "recommender/weighed", "recommender/weighed-ids"
+RECOMMENDER, IDS, MISSREC = (f"recommender/weighed{part}" for part in ("", "-ids", "-missrec"))
 PARTS = {"text": "text/things", "behavior": "behavior/things"}
 NEW = {"item_id": "new", "title": "red lamp", "description": "a lamp that is red"}
 TRIED = {"text": 0.9, "behavior": 0.1}
@@ -64,9 +64,13 @@ def made(pipeline: Pipeline) -> Pipeline:
         ("composite/other", None, OTHER),
     ):
         encode(workspace, catalog, model, config, names=names, name=name)
-    for name, settings in ((RECOMMENDER, {}), (IDS, {"table": "linear+ids"})):
-        trained = SMALL.model_copy(update=settings)
-        train_registered(workspace, catalog, trained, model="earec", name=name, vectors=[OWN])
+    ids = SMALL.model_copy(update={"table": "linear+ids"})
+    for name, model, settings in (
+        (RECOMMENDER, "earec", SMALL),
+        (IDS, "earec", ids),
+        (MISSREC, "missrec", SMALL),
+    ):
+        train_registered(workspace, catalog, settings, model=model, name=name, vectors=[OWN])
     return pipeline
 
 
@@ -256,9 +260,10 @@ def _check(found: list[Reranked], served: list[Ranked], scores: dict[str, float]
         assert one.score == pytest.approx(scores[one.item_id], rel=1e-2, abs=2e-3)
 
 
-def test_the_served_weights_change_nothing(made: Pipeline, tmp_path: Path) -> None:
-    """Of an added item, for a user, by a recommender that learned of ids beside the vectors; in any proportion."""
-    service = _opened(made, tmp_path / "home", recommender=IDS)
+@pytest.mark.parametrize("recommender", [IDS, MISSREC])
+def test_the_served_weights_change_nothing(made: Pipeline, tmp_path: Path, recommender: str) -> None:
+    """Of an added item, for a user, by one that learned of ids and one that reads users by all items."""
+    service = _opened(made, tmp_path / "home", recommender=recommender)
     service.add([NEW])
     with TestClient(create_app(service)) as client:
         asked = {"weights": {"text": 3, "behavior": 3}, "item_id": "new", "user": "u3"}
