@@ -60,6 +60,7 @@ class AdapterManifest(Manifest):
 
     Attributes:
         chat: the text around the user's message; None for one stored before it was.
+        training: None for one that was imported, of whose training nothing is known, the seed of its A included.
     """
 
     title: ClassVar[str] = "an adapter"
@@ -73,7 +74,7 @@ class AdapterManifest(Manifest):
     chat: ChatRecord | None = None
     lora: LoraSettings
     method: Literal["lora"] = "lora"
-    training: TrainingRecord
+    training: TrainingRecord | None
     metrics: Mapping[str, float]
 
     @model_validator(mode="after")

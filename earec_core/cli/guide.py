@@ -103,6 +103,10 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "earec registry pull composite/movies s3://bucket/models",
         "earec registry pull movies:stable /mnt/shared/registry --as composite/movies",
     ),
+    "registry import": (
+        "earec registry import peft-dir --modality text --backbone models/llama --name text/theirs",
+        "earec registry import card --name text/movies",
+    ),
     "registry rm": (
         "earec registry rm composite/movies",
         "earec registry rm composite/movies:old text/movies",

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from earec_core.cli.options import follow_up, json_option, open_registry, registry_option
+from earec_core.cli.options import (
+    PathType,
+    Session,
+    config_options,
+    follow_up,
+    json_option,
+    open_registry,
+    registry_option,
+)
 from earec_core.cli.output import out
+from earec_core.config import RunConfig
 from earec_core.files import folder_bytes
 from earec_registry import DamagedError
 
@@ -19,7 +28,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """List, show, tag, push, pull, verify and clean stored models.
+    """List, show, tag, import, push, pull, verify and clean stored models.
 
     A model is meant by NAME (its tag latest), NAME:TAG, its id, or the first 6 or more digits of its id.
     """
@@ -102,6 +111,32 @@ def tag(ref: str, name: str, tag: str, why: str, registry: Path, as_json: bool) 
     stored.tag(model_id, name, tag, why)
     out.result(model_id, {"id": model_id, "name": name, "tag": tag}, as_json)
     out.note(f"{name}:{tag} is now {model_id[:12]}.")
+
+
+@command.command("import")
+@click.argument("folder", metavar="DIR", type=PathType)
+@click.option("--name", required=True, help="What to register it as.")
+@click.option("--modality", help="Whose adapter it is.  [default: as DIR says, where EAREC exported it]")
+@config_options("backbone")
+@registry_option
+@json_option
+def import_(
+    folder: Path, name: str, modality: str | None, config: RunConfig, registry: Path, as_json: bool
+) -> None:
+    """Register the LoRA adapter of a directory that PEFT or `earec export` wrote. Prints its id.
+
+    It is checked against the LLM first. Of PEFT's files alone, prompt and plugin are set as `earec align` sets
+    them (--set, --config), and a modality whose projector is trained needs it in DIR/projectors.
+    """
+    from earec_core.aligned.importing import import_adapter
+
+    with Session(registry)("import") as workspace:
+        done = import_adapter(workspace, folder, name, config, modality=modality)
+    facts = {"id": done.id, "name": done.name, "modality": done.modality, "exported": done.exported}
+    out.result(done.id, {**facts, "projector": done.projector}, as_json)
+    whence = "as it was exported" if done.exported else "with a new manifest"
+    out.note(f"{done.name} is {done.id[:12]}, an adapter of {done.modality}, {whence}.")
+    follow_up("registry", "show", done.name)
 
 
 _called_option = click.option(

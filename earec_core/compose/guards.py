@@ -72,7 +72,7 @@ def _differences(
     """Yields flag, noun, field and the differing values; of plugins and their API only majors are compared."""
     for flag, (noun, fields) in _SHARED.items():
         for field in fields:
-            values = {m: attrgetter(field)(model.manifest) for m, model in models.items()}
+            values = {m: _value(model, field) for m, model in models.items()}
             # Adapters stored before there was a record of something are taken at their word.
             if len({repr(value) for value in values.values() if value is not None}) > 1:
                 yield flag, noun, field, values
@@ -86,3 +86,10 @@ def _differences(
     for field, values in versions.items():
         if len({version.partition(".")[0] for version in values.values()}) > 1:
             yield "plugin", "plugins", field, values
+
+
+def _value(model: Stored[AdapterManifest], field: str) -> Any:
+    """What an adapter's manifest has in a field; of an imported one, whose A nobody knows the start of, its own."""
+    if field == "lora.seed" and model.manifest.training is None:
+        return f"not known, since {model.id[:12]} was imported"
+    return attrgetter(field)(model.manifest)

@@ -58,7 +58,8 @@ def compose_models(
     if name is not None:
         registry.check_name(name)
     models, overridden = open_adapters(registry, adapters, allow)
-    catalogs = {model.manifest.training.data.name for model in models.values()}
+    trainings = [model.manifest.training for model in models.values()]
+    catalogs = {training.data.name for training in trainings if training}
     name = name or "/".join(["composite", *(catalogs if len(catalogs) == 1 else ())])
     registry.require(*(model.id for model in models.values()))
     key = {

