@@ -89,7 +89,7 @@ def clean(home: Path, older_s: float, *, dry_run: bool = False) -> dict[Path, in
     removed, newest = dict[Path, int](), time.time() - older_s
     for parent in (
         home / "runs",
-        *(home / "cache" / kind for kind in ("features", "vectors", "joined", "views")),
+        *(home / "cache" / kind for kind in ("features", "vectors", "indexes", "joined", "views")),
     ):
         for folder in sorted(path for path in parent.glob("*") if path.is_dir()):
             if _last_write(folder) > newest or _is_owned(folder):
@@ -209,6 +209,11 @@ class Workspace:
     def vectors(self) -> Path:
         """Folder of the shards of item vectors."""
         return self.home / "cache" / "vectors"
+
+    @property
+    def indexes(self) -> Path:
+        """Folder of indexes over items that are not exact, by what they are of."""
+        return self.home / "cache" / "indexes"
 
     def note(self, text: str) -> None:
         """Tell the person a sentence."""

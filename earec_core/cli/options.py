@@ -165,7 +165,16 @@ index_option = click.option(
     show_default=True,
     help="Of a .faiss file: exact, a graph, or compressed; auto: by the number of items.",
 )
-"""`--index`, passed as `index: str`: a row of `earec_core.export.indexes.INDEXES`, or auto."""
+"""`--index`, passed as `index: str`: a row of `earec_core.recommend.indexes.INDEXES`, or auto."""
+
+search_index_option = click.option(
+    "--index",
+    type=click.Choice(["auto", "flat", "hnsw", "ivfpq"]),
+    default="auto",
+    show_default=True,
+    help="How the best are found: exactly, by a graph, or by codes; auto: by the number of items.",
+)
+"""`--index` of what searches, passed as `index: str`, as above."""
 
 scaling_option = click.option(
     "--scaling",

@@ -281,6 +281,7 @@ def compare(
     help="Of a dataset that MODEL was not trained on, or a later one: vectors of its items, made as MODEL's.",
 )
 @click.option("--out", "target", type=options.PathType, help="Of many users: a directory of Parquet files.")
+@options.search_index_option
 @options.registry_option
 @options.json_option
 def topk(
@@ -294,6 +295,7 @@ def topk(
     include_seen: bool,
     vectors: tuple[str, ...],
     target: Path | None,
+    index: str,
     registry: Path,
     as_json: bool,
 ) -> None:
@@ -306,6 +308,7 @@ def topk(
     from earec_core.catalog import Catalog
     from earec_core.recommend import serving
     from earec_core.recommend.snapshots import open_retriever
+    from earec_core.workspace import Workspace
 
     if sum((user is not None, history is not None, users is not None, all_users)) != 1:
         raise UsageError(
@@ -316,8 +319,16 @@ def topk(
         raise UsageError(
             "--out belongs to --users and --all-users.", "Give all of them or none: --all-users --out DIR."
         )
-    stored, catalog = options.open_registry(registry), Catalog.open(data)
-    retriever = open_retriever(stored, model, catalog, vectors, note=out.note)
+    catalog, workspace = Catalog.open(data), Workspace.open(registry=registry)
+    stored = workspace.registry
+    retriever = open_retriever(
+        stored, model, catalog, vectors, index=index, cache=workspace.indexes, note=out.note
+    )
+    if (about := serving.measured(retriever, catalog)) is not None:
+        found = "not measured" if (part := about["recall@10"]) is None else f"{part:.3f}"
+        out.note(
+            f"The index is {about['kind']}: {about['why']}. Recall@10 {found}, on {about['queries']:,} users."
+        )
     if target is None:
         known = serving.history(catalog, user=user, items=history)
         (ranking,) = retriever.recommend([known], k, exclude_seen=not include_seen)
@@ -341,7 +352,8 @@ def topk(
             exclude_seen=not include_seen,
             progress=progress,
         )
-    out.result(str(target), {"out": str(target), "users": count}, as_json)
+    facts = {"out": str(target), "users": count, **({"index": about} if about else {})}
+    out.result(str(target), facts, as_json)
 
 
 def _lines_of(file: Path) -> Iterator[str]:

@@ -320,7 +320,7 @@ def gc(dry_run: bool, grace: float, registry: Path, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @json_option
 def clean_(days: float, dry_run: bool, as_json: bool) -> None:
-    """Remove old runs, cached features and vectors from EAREC_HOME; they can be made again. No model is touched."""
+    """Remove old runs and caches from EAREC_HOME; they can be made again. No model is touched."""
     from earec_core.workspace import clean, default_home
 
     removed = clean(default_home(), days * 86400, dry_run=dry_run)

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from earec_core.artifacts import ItemVectors
 from earec_core.config import RecommenderConfig
 from earec_core.errors import UsageError
-from earec_core.export.indexes import AUTO, build_index, check_index
 from earec_core.files import replacing, write_json
+from earec_core.recommend.indexes import AUTO, build_index, check_index, recall, sampled, write_index
 from earec_core.recommend.scaling import scaled
 from earec_registry import Registry
 
@@ -95,7 +95,7 @@ def export_vectors(
     Args:
         file: its ending, a key of `FORMS`, says what is written; one that is there is replaced.
         scaling: `scaling`, and the settings that belong to it; `none` leaves the vectors as they are.
-        index: of a FAISS file; see `earec_core.export.indexes.build_index`.
+        index: of a FAISS file; see `earec_core.recommend.indexes.build_index`.
 
     Raises:
         UsageError: see `check_vectors_file` and `earec_core.recommend.scaling.fitted`; or they are no vectors.
@@ -134,10 +134,14 @@ def _npy(file: Path, table: Float[np.ndarray, "n d"], ids: Sequence[str], _: str
 def _faiss(file: Path, table: Float[np.ndarray, "n d"], ids: Sequence[str], index: str) -> Written:
     import faiss
 
-    built = build_index(table, index)
-    about = {"kind": built.kind, "why": built.why, "recall@10": built.recall, "queries": built.queries}
+    unit = np.array(table, dtype=np.float32, order="C")
+    faiss.normalize_L2(unit)
+    built = build_index(unit, index, rescored=False)
+    rows = sampled(0 if built.exact else len(unit))
+    found = recall(built, unit, unit[rows], rows) if len(rows) else 1.0
+    about = {"kind": built.kind, "why": built.why, "recall@10": found, "queries": len(rows)}
     with replacing(file) as temporary:
-        faiss.write_index(built.index, str(temporary))
+        write_index(built.faiss, temporary)
         return _write_ids(file, ids), about
 
 

@@ -20,6 +20,7 @@ from earec_core.catalog import Catalog
 from earec_core.catalog.splits import Sequences
 from earec_core.errors import DataError, UsageError
 from earec_core.files import digest, write_atomic, write_json
+from earec_core.recommend.indexes import sampled
 from earec_core.recommend.retriever import Ranking, Retriever
 
 _PART, _ABOUT = 4096, "recommendations.json"
@@ -37,6 +38,21 @@ def history(
         return torch.tensor(catalog.rows_of(items or []), dtype=torch.long)
     sequences = catalog.sequences()
     return torch.from_numpy(sequences.of(_rows_of(catalog, sequences, [user])[0]).copy())
+
+
+def measured(retriever: Retriever, catalog: Catalog) -> dict[str, Any] | None:
+    """What a retriever's index is and finds: `kind`, `why`, `recall@10` and over how many `queries`.
+
+    The queries are after the histories of a sample of the catalog's users; its recall is None where the model
+    knows none of their items. None where all items are compared.
+    """
+    if retriever.index is None or retriever.index.exact:
+        return None
+    sequences = catalog.sequences()
+    histories = [torch.from_numpy(sequences.of(row).copy()) for row in sampled(len(sequences)).tolist()]
+    found = retriever.recall(histories)
+    about = {"kind": retriever.index.kind, "why": retriever.index.why}
+    return {**about, "recall@10": found, "queries": len(histories)}
 
 
 def shown(catalog: Catalog, ranking: Ranking) -> list[dict[str, Any]]:
@@ -85,6 +101,7 @@ def recommend_to_many(
     about = {
         "recommender": model,
         **({"vectors": list(vectors)} if vectors else {}),
+        **({} if retriever.index is None or retriever.index.exact else {"index": retriever.index.kind}),
         "data": catalog.digest,
         "users": "all" if users is None else digest(list(users)),
         "k": k,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,16 @@ from torch.nn import functional as F
 from earec_core.artifacts import ItemVectors
 from earec_core.config import RecommenderConfig
 from earec_core.errors import UsageError
+from earec_core.recommend.indexes import (
+    AUTO,
+    FLAT,
+    ItemIndex,
+    choose_index,
+    open_index,
+    plain,
+    recall,
+    sampled,
+)
 from earec_core.recommend.scaling import Scaling, fitted
 
 
@@ -27,23 +38,46 @@ class Neighbours:
         scaling: as it was fitted to the items that there were at first.
         rows: of the items that take part, rising.
         directions: theirs, of length 1.
+        index: of the directions; None where all of them are compared, which is exact.
     """
 
     scaling: Scaling
     rows: Int[Tensor, " m"]
     directions: Float[Tensor, "m d"]
+    index: ItemIndex | None = None
 
     @classmethod
-    def of(cls, vectors: Float[np.ndarray, "n d_in"], config: RecommenderConfig) -> Neighbours:
+    def of(
+        cls,
+        vectors: Float[np.ndarray, "n d_in"],
+        config: RecommenderConfig,
+        *,
+        index: str = AUTO,
+        cache: Path | None = None,
+    ) -> Neighbours:
         """Those of a catalog's items.
 
+        Args:
+            index, cache: see `earec_core.recommend.indexes.open_index`.
+
         Raises:
-            UsageError: there is no such scaling.
+            UsageError: there is no such scaling, or no such index of so many items.
         """
         table = torch.from_numpy(vectors)
         known = table.any(1).nonzero().squeeze(1)
         scaling = fitted(table[known], config)
-        return cls(scaling, known, F.normalize(scaling(table[known]), dim=1))
+        directions = F.normalize(scaling(table[known]), dim=1)
+        named = choose_index(*directions.shape)[0] if index == AUTO else index
+        opened = None if named == FLAT else open_index(plain(directions), index, cache)
+        return cls(scaling, known, directions, opened)
+
+    def recall(self) -> float:
+        """Part of an item's 10 nearest that the index finds, over a sample of the items; 1 where it is exact."""
+        if self.index is None:
+            return 1.0
+        directions = plain(self.directions)
+        rows = sampled(len(directions))
+        return recall(self.index, directions, directions[rows], rows)
 
     def with_items(self, first: int, vectors: Float[np.ndarray, "m d_in"]) -> Neighbours:
         """The same with further items, scaled as the others are.
@@ -55,7 +89,10 @@ class Neighbours:
         known = table.any(1).nonzero().squeeze(1)
         directions = F.normalize(self.scaling(table[known]), dim=1)
         return Neighbours(
-            self.scaling, torch.cat([self.rows, known + first]), torch.cat([self.directions, directions])
+            self.scaling,
+            torch.cat([self.rows, known + first]),
+            torch.cat([self.directions, directions]),
+            None if self.index is None else self.index.with_vectors(plain(directions)),
         )
 
     def nearest(self, row: int, k: int) -> list[tuple[int, float]]:
@@ -69,9 +106,19 @@ class Neighbours:
             raise UsageError(
                 "The item has no vector: the model read none of its modalities.", "Name another."
             )
-        similarities = self.directions @ self.directions[int(place)]
-        cosines, places = similarities.sort(descending=True, stable=True)
-        found = zip(self.rows[places[: k + 1]].tolist(), cosines[: k + 1].tolist(), strict=True)
+        direction, count = self.directions[int(place)], min(k + 1, len(self.directions))
+        if self.index is not None:
+            (best,), (found,) = self.index.search(plain(direction[None]), count)
+            if (found >= 0).all():
+                return self._others(row, torch.from_numpy(found), torch.from_numpy(best), k)
+        cosines, places = (self.directions @ direction).sort(descending=True, stable=True)
+        return self._others(row, places[:count], cosines[:count], k)
+
+    def _others(
+        self, row: int, places: Int[Tensor, " c"], cosines: Float[Tensor, " c"], k: int
+    ) -> list[tuple[int, float]]:
+        """The first k of some places, an item itself left out: rows and cosines."""
+        found = zip(self.rows[places].tolist(), cosines.tolist(), strict=True)
         return [(other, cosine) for other, cosine in found if other != row][:k]
 
 

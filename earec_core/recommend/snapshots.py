@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from earec_core.artifacts.base import Stored
 from earec_core.artifacts.tables import IDS
 from earec_core.catalog import Catalog
 from earec_core.errors import IntegrityError, UsageError, one_line
+from earec_core.recommend.indexes import AUTO, index_of
 from earec_core.recommend.models import get_recommender
 from earec_core.recommend.models.base import Recommender
 from earec_core.recommend.models.transformer import TransformerRecommender
@@ -32,6 +34,8 @@ def open_retriever(
     catalog: Catalog,
     vectors: Sequence[str] = (),
     *,
+    index: str = AUTO,
+    cache: Path | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> Retriever:
     """A registered recommender, ready to recommend a catalog's items.
@@ -42,6 +46,7 @@ def open_retriever(
 
     Args:
         vectors: references to item vectors of the catalog, made as those that the recommender was trained on.
+        index, cache: see `earec_core.recommend.indexes.open_index`.
         note: told what it does not know of the catalog, and why.
 
     Raises:
@@ -52,9 +57,10 @@ def open_retriever(
     ids = catalog.items["item_id"].to_list()
     if vectors:
         tables = [ItemVectors.open(registry, one, catalog) for one in vectors]
-        return over_vectors(registry, reference, catalog, dict(zip(vectors, tables, strict=True)), note=note)
+        named = dict(zip(vectors, tables, strict=True))
+        return over_vectors(registry, reference, catalog, named, index=index, cache=cache, note=note)
     if stored.manifest.data.digest == catalog.digest:
-        return Retriever.open(stored.folder, ids)
+        return Retriever.open(stored.folder, ids, kind=index, cache=cache)
     known = _rows_in(_trained_ids(registry, reference, stored, catalog), ids)
     count = int((known >= 0).sum())
     if not count:
@@ -68,7 +74,7 @@ def open_retriever(
             f"{count} of {len(ids)} items were in the training of {reference!r}; the others are neither "
             "read in a history nor recommended. " + _remedy(stored.manifest)
         )
-    return Retriever.open(stored.folder, ids, known)
+    return Retriever.open(stored.folder, ids, known, kind=index, cache=cache)
 
 
 def over_vectors(
@@ -77,13 +83,15 @@ def over_vectors(
     catalog: Catalog,
     vectors: Mapping[str, ItemVectors],
     *,
+    index: str = AUTO,
+    cache: Path | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> Retriever:
     """A registered recommender over item vectors of a catalog.
 
     Args:
         vectors: by what to call them in a message, in the order of those that it was trained on.
-        note: see `open_retriever`.
+        index, cache, note: see `open_retriever`.
 
     Raises:
         UsageError, IntegrityError: see `open_retriever`.
@@ -105,7 +113,7 @@ def over_vectors(
                     f"{len(places)} of {len(ids)} items were in the training of {reference!r} and have an "
                     "embedding of their own; the others are known by their vectors alone."
                 )
-    return Retriever(model, ids, items=table)
+    return Retriever(model, ids, index_of(model, table, index, cache), items=table)
 
 
 def with_new_items(

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from earec_core.config import RecommenderConfig
 from earec_core.errors import UsageError, one_line
-from earec_core.recommend.index import build_index, write_index
+from earec_core.recommend.indexes import FLAT, build_index, keys_of, write_index
 from earec_core.recommend.models import get_recommender
 from earec_core.recommend.models.base import Recommender
 
@@ -70,7 +70,8 @@ class TrainedRecommender:
         settings = {"model": self.name, **self.model.config.model_dump(mode="json")}
         (folder / SETTINGS).write_text(json.dumps(settings, indent=1, sort_keys=True))
         if self.model.inner_product:
-            write_index(build_index(self.model), folder / INDEX)
+            index = build_index(keys_of(self.model, self.model.items()), FLAT)
+            write_index(index.faiss, folder / INDEX)
 
     @classmethod
     def load(cls, folder: Path) -> TrainedRecommender:

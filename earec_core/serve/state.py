@@ -161,7 +161,9 @@ class Snapshot:
         retriever = None
         if (source := found.recommender) is not None:
             named = {vectors.id[:12]: vectors}
-            retriever = over_vectors(workspace.registry, source.id, catalog, named, note=workspace.note)
+            retriever = over_vectors(
+                workspace.registry, source.id, catalog, named, cache=workspace.indexes, note=workspace.note
+            )
         return cls(
             found,
             job,
@@ -169,7 +171,7 @@ class Snapshot:
             GrownCatalog.of(catalog, []),
             {id_: row for row, id_ in enumerate(catalog.items["item_id"])},
             vectors.vectors[:0],
-            Neighbours.of(vectors.vectors, config.recommender),
+            Neighbours.of(vectors.vectors, config.recommender, cache=workspace.indexes),
             retriever,
             beside,
         )

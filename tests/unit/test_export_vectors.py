@@ -17,9 +17,7 @@ from earec_core.artifacts import ItemVectors
 from earec_core.catalog import Catalog, import_dataset
 from earec_core.cli import run
 from earec_core.config import RecommenderConfig
-from earec_core.errors import UsageError
-from earec_core.export import export_vectors, indexes, vectors
-from earec_core.export.indexes import build_index, choose_index, recall
+from earec_core.export import export_vectors, vectors
 from earec_core.recommend.scaling import scaled
 from earec_core.workspace import Workspace
 
@@ -131,46 +129,3 @@ def test_what_cannot_be_written_is_refused(
     assert _export(stored, *argv) == 2
     assert said in capsys.readouterr().err
     assert not list(Path.cwd().iterdir())
-
-
-def _clustered(n: int) -> np.ndarray:
-    rng = np.random.default_rng(1)
-    centres = rng.normal(size=(50, D))
-    return (centres[rng.integers(0, 50, n)] + 0.3 * rng.normal(size=(n, D))).astype(np.float32)
-
-
-@pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
-def test_recall_is_that_of_brute_force(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexes, "_TRAINING", 8)
-    table = _clustered(2500)
-    built = build_index(table, kind)
-    assert (built.kind, built.queries) == (kind, 1000)
-    unit = table / np.linalg.norm(table, axis=1, keepdims=True)
-    sample = np.sort(np.random.default_rng(0).choice(2500, 1000, replace=False))
-    cosines = unit[sample] @ unit.T
-    cosines[np.arange(1000), sample] = -2
-    truth = np.argsort(-cosines, axis=1)[:, :10]
-    _, found = built.index.search(unit[sample], 11)
-    others = [row[row != item][:10] for row, item in zip(found, sample, strict=True)]
-    shared = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(others, truth, strict=True)])
-    assert built.recall == pytest.approx(shared, abs=2e-4)
-    assert built.recall > {"hnsw": 0.98, "ivfpq": 0.3}[kind]
-    assert built.recall < 1 or kind == "hnsw"
-
-
-def test_items_that_are_equally_near_count_as_found() -> None:
-    unit = np.repeat(np.eye(4, dtype=np.float32), 20, axis=0)
-    index = faiss.IndexFlatIP(4)
-    index.add(unit)
-    assert recall(index, unit, np.arange(80)) == 1
-
-
-def test_auto_is_by_number_and_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_index(100_000, 4096)[0] == "flat"
-    assert choose_index(100_001, 576)[0] == "hnsw"
-    assert choose_index(5_000_000, 576)[0] == "ivfpq"
-    assert choose_index(600_000, 4096)[0] == "ivfpq"
-    with pytest.raises(UsageError, match=r"no index 'tree'\. Choose auto, flat, hnsw, ivfpq"):
-        build_index(TABLE, "tree")
-    monkeypatch.setattr(indexes, "_FLAT_ITEMS", 50)
-    assert build_index(TABLE).kind == "hnsw"

@@ -20,7 +20,7 @@ from earec_core.metrics.ranking import rank_of
 from earec_core.recommend import MODELS, Retriever, TrainedRecommender, evaluate, train
 from earec_core.recommend.batches import epoch_batches
 from earec_core.recommend.dropout import Dropout
-from earec_core.recommend.index import build_index, write_index
+from earec_core.recommend.indexes import build_index, keys_of, write_index
 from earec_core.recommend.loss import FullSoftmax, sampled_softmax
 from earec_core.recommend.models.transformer import TransformerRecommender
 from earec_core.recommend.scaling import scaled
@@ -351,7 +351,7 @@ def test_the_stored_index_is_read_and_one_that_is_not_there_is_built(
     train(SASREC, _split(), 12, SMALL).save(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "earec_core.recommend.retriever.build_index", lambda _: pytest.fail("it builds the index")
+            "earec_core.recommend.retriever.index_of", lambda *_: pytest.fail("it builds the index")
         )
         stored = Retriever.open(tmp_path, IDS)
     (tmp_path / "index.faiss").unlink()
@@ -375,7 +375,8 @@ def test_an_index_or_a_catalog_that_does_not_belong_is_said(fault: str, tmp_path
     if fault == "bytes":
         file.write_bytes(file.read_bytes()[:40])
     elif fault == "other items":
-        write_index(build_index(_model(n=11)), file)
+        other = _model(n=11)
+        write_index(build_index(keys_of(other, other.items())).faiss, file)
     else:
         ids = IDS[1:]
     with pytest.raises(IntegrityError, match=r"cannot be read|12 items"):

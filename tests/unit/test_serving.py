@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,25 @@ def test_what_cannot_be_answered_is_one_sentence(
     assert run([*command, *(part.format(home=home) for part in argv)]) == 2
     assert said in capsys.readouterr().err
     assert not (home / "x").exists()
+
+
+def test_an_index_is_chosen_by_name_and_what_it_finds_is_told(
+    home: Path, ask: Answer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data", str(home / "data")]
+    for argv in (["recommend", "topk", "r", "--user", "u3"], ["similar", "i08"]):
+        exact = ask(*argv)
+        assert run([*argv, *data, "--index", "hnsw", "--json"]) == 0
+        said = capsys.readouterr()
+        assert [row["item_id"] for row in json.loads(said.out)] == [row["item_id"] for row in exact]
+        assert re.search(r"The index is hnsw: asked for\. Recall@10 1\.000, on \d\d (users|items)", said.err)
+        assert run([*argv, *data, "--index", "ivfpq"]) == 2
+        assert "IVF-PQ learns" in capsys.readouterr().err
+    assert len(list((home / "home" / "cache" / "indexes").iterdir())) == 2
+    many = ["recommend", "topk", "r", "--all-users", "-k", "3"]
+    told = ask(*many, "--index", "hnsw", "--out", str(home / "graph"))
+    assert told["index"] == {"kind": "hnsw", "why": "asked for", "recall@10": 1.0, "queries": USERS}
+    assert run([*many, *data, "--out", str(home / "graph")]) == 2  # those of another index
 
 
 @pytest.mark.parametrize("scaling", ["whiten", "none"])
