@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 
 from earec_core.errors import MissingDependencyError, UsageError
@@ -12,6 +13,8 @@ from earec_core.serve.guard import is_loopback
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 _CONNECTIONS = 256
+HEAD_S = 10.0
+"""Seconds that the head of a request may take to arrive."""
 
 
 def check_installed() -> None:
@@ -60,13 +63,17 @@ class Server:
     Args:
         app: the ASGI application.
         grace_s: seconds that requests get to end in.
+        head_s: seconds that the head of a request may take to arrive.
     """
 
-    def __init__(self, app: object, grace_s: float) -> None:
+    def __init__(self, app: object, grace_s: float, *, head_s: float = HEAD_S) -> None:
         import uvicorn
+
+        from earec_core.serve.protocol import BoundedProtocol
 
         config = uvicorn.Config(
             app,  # type: ignore[arg-type]
+            http=partial(BoundedProtocol, head_s=head_s),  # type: ignore[arg-type]
             access_log=False,
             log_config=None,  # one would close the handlers that are there
             log_level="warning",

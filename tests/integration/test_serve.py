@@ -9,10 +9,11 @@ import queue
 import re
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from earec_core.serve import Limits, Service
 from earec_core.serve.app import create_app
 from earec_core.serve.errors import BusyError, SlowError, TakenError, UnknownIdError
 from earec_core.serve.guard import LOOPBACK
+from earec_core.serve.server import HEAD_S, Server, bind
 from earec_core.workspace import Workspace
 from tests.forks import Forks
 
@@ -464,6 +466,66 @@ def test_a_large_or_slow_body_and_a_slow_answer_are_refused(trained: Pipeline, t
     service.close()
 
 
+def test_slow_and_endless_clients_are_cut_off_and_others_are_answered(
+    trained: Pipeline, tmp_path: Path
+) -> None:
+    """Over sockets, against a running server; the limits are short, and so are the pauses between two bytes."""
+    limits = Limits(body_bytes=1000, body_s=0.5)
+    service = _opened(trained, tmp_path / "home", limits=limits)
+    post = b"POST /v1/similar HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    get = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with bind("127.0.0.1", 0) as listening:
+        server = Server(create_app(service), 1, head_s=0.5)
+        running = threading.Thread(target=server._server.run, kwargs={"sockets": [listening]}, daemon=True)
+        running.start()
+        clients = {
+            "nothing": _Drip(listening, b"", b""),
+            "head": _Drip(listening, b"GET /healthz HTTP/1.1\r\n", b"x-slow: 1\r\n"),
+            "second head": _Drip(listening, get + b"GET /healthz HTTP/1.1\r\n", b"x-slow: 1\r\n"),
+            "body": _Drip(listening, post + b"content-length: 900\r\n\r\n", b"["),
+            "chunked body": _Drip(listening, post + b"transfer-encoding: chunked\r\n\r\n", b"1\r\n[\r\n"),
+            "large": _Drip(listening, post + b"content-length: 5000\r\n\r\n" + b"[" * 2000, b"["),
+            "large chunk": _Drip(
+                listening, post + b"transfer-encoding: chunked\r\n\r\n7d0\r\n" + b"[" * 2000 + b"\r\n", b""
+            ),
+        }
+        address = "http://{}:{}".format(*listening.getsockname())
+        deadline = time.monotonic() + 60
+        while any(client.is_alive() for client in clients.values()):
+            assert _ask(address, "/v1/similar?id=i0&k=1")[0] == 200
+            assert time.monotonic() < deadline
+        for name, status in (("body", 408), ("chunked body", 408), ("large", 413), ("large chunk", 413)):
+            assert clients[name].answer.startswith(f"HTTP/1.1 {status} ".encode()), name
+        assert [clients[name].answer for name in ("nothing", "head")] == [b"", b""]
+        assert clients["second head"].answer.count(b"HTTP/1.1 200 OK") == 1
+        server.stop()
+        running.join()
+    service.close()
+
+
+class _Drip(threading.Thread):
+    """A client that sends a beginning at once, and then the same few bytes again and again until it is cut off."""
+
+    def __init__(self, listening: socket.socket, beginning: bytes, drop: bytes) -> None:
+        super().__init__(daemon=True)
+        self._socket = socket.create_connection(listening.getsockname()[:2])
+        self._beginning, self._drop, self.answer = beginning, drop, b""
+        self.start()
+
+    def run(self) -> None:
+        with self._socket as one, suppress(ConnectionError):
+            one.settimeout(0.05)
+            one.sendall(self._beginning)
+            while True:
+                try:
+                    part = one.recv(4096)
+                    if not part:
+                        return
+                    self.answer += part
+                except TimeoutError:
+                    one.sendall(self._drop)
+
+
 async def _never_ending(app: Any) -> Any:
     """The start of the answer to a request whose body does not end."""
     scope = {
@@ -624,5 +686,6 @@ def test_every_route_and_limit_is_documented(service: Service) -> None:
     for value in (f"| {limits.ids} | 422", f"| {limits.explained} | 422", f"| {limits.waiting} | 503"):
         assert value in page
     assert f"| {limits.candidates} | the others" in page
+    assert f"| the head of a request | {HEAD_S:g} seconds |" in page
     assert limits.history == limits.k
     assert f"| {limits.timeout_s:g} seconds (`--timeout`) | 504" in page
