@@ -186,7 +186,7 @@ def index_of(
 
 
 @torch.inference_mode()
-def keys_of(model: Recommender, items: Float[Tensor, "n d"]) -> Vectors:
+def keys_of(model: Recommender, items: Float[Tensor, "n d"]) -> Float[np.ndarray, "n e"]:
     """A model's items as an index has them."""
     return plain(model.keys(items))
 

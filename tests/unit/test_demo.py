@@ -19,12 +19,18 @@ from earec_core.workspace import Reporter, Workspace
 
 ROWS = {"a": [], "b": [], "c": ["a", "b"], "d": ["a"], "e": ["c", "d"]}
 LONG = {"a", "b", "d"}
+TOGETHER = {"a", "b"}
 
 
 def fake(command: Sequence[str]) -> Any:
-    """Leaves when it began and ended; fails where a file says so."""
+    """Leaves when it began and ended; waits for the other of two, or fails, where a file says so."""
     name, folder = command[0], Path(command[1])
     began = time.time()
+    (folder / f"begun-{name}").touch()
+    while name in TOGETHER and (folder / "together").exists() and time.time() < began + 60:
+        if all((folder / f"begun-{other}").exists() for other in TOGETHER):
+            break
+        time.sleep(0.01)
     time.sleep(0.6 if name in LONG else 0)
     if (folder / f"fail-{name}").exists():
         raise UsageError(f"{name} fails.", "Mend it.")
@@ -64,6 +70,8 @@ def _log(folder: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_each_begins_once_those_before_it_are_done_and_none_is_repeated(folder: Path, at_once: int) -> None:
+    if at_once == 2:
+        (folder / "together").touch()
     done = _run(folder, at_once)
     assert [(one.stage.name, one.result, one.repeated) for one in done] == [
         (name, {"name": name}, True) for name in ROWS
