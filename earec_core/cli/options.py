@@ -158,23 +158,20 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 force_option = click.option("--force", is_flag=True, help="Begin anew, whatever was made before.")
 """`--force`, passed as `force: bool`."""
 
-index_option = click.option(
-    "--index",
-    type=click.Choice(["auto", "flat", "hnsw", "ivfpq"]),
-    default="auto",
-    show_default=True,
-    help="Of a .faiss file: exact, a graph, or compressed; auto: by the number of items.",
-)
-"""`--index`, passed as `index: str`: a row of `earec_core.recommend.indexes.INDEXES`, or auto."""
 
-search_index_option = click.option(
-    "--index",
-    type=click.Choice(["auto", "flat", "hnsw", "ivfpq"]),
-    default="auto",
-    show_default=True,
-    help="How the best are found: exactly, by a graph, or by codes; auto: by the number of items.",
+def _index_option(help_: str) -> Decorator:
+    """`--index`, passed as `index: str`: a row of `earec_core.recommend.indexes.INDEXES`, or auto."""
+    kinds = click.Choice(["auto", "flat", "hnsw", "ivfpq"])
+    return click.option("--index", type=kinds, default="auto", show_default=True, help=help_)
+
+
+index_option = _index_option("Of a .faiss file: exact, a graph, or compressed; auto: by the number of items.")
+"""`--index` of what is written."""
+
+search_index_option = _index_option(
+    "How the best are found: exactly, by a graph, or by codes; auto: by the number of items."
 )
-"""`--index` of what searches, passed as `index: str`, as above."""
+"""`--index` of what searches."""
 
 scaling_option = click.option(
     "--scaling",

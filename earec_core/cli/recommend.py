@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -310,25 +310,14 @@ def topk(
     from earec_core.recommend.snapshots import open_retriever
     from earec_core.workspace import Workspace
 
-    if sum((user is not None, history is not None, users is not None, all_users)) != 1:
-        raise UsageError(
-            "Exactly one of --user, --history, --users and --all-users is needed.", "Say for whom."
-        )
-    many = users is not None or all_users
-    if many != (target is not None):
-        raise UsageError(
-            "--out belongs to --users and --all-users.", "Give all of them or none: --all-users --out DIR."
-        )
+    _check_whom(user is not None, history is not None, users is not None, all_users, kept=target is not None)
     catalog, workspace = Catalog.open(data), Workspace.open(registry=registry)
     stored = workspace.registry
     retriever = open_retriever(
         stored, model, catalog, vectors, index=index, cache=workspace.indexes, note=out.note
     )
-    if (about := serving.measured(retriever, catalog)) is not None:
-        found = "not measured" if (part := about["recall@10"]) is None else f"{part:.3f}"
-        out.note(
-            f"The index is {about['kind']}: {about['why']}. Recall@10 {found}, on {about['queries']:,} users."
-        )
+    about = serving.measured(retriever, catalog)
+    _note_index(about)
     if target is None:
         known = serving.history(catalog, user=user, items=history)
         (ranking,) = retriever.recommend([known], k, exclude_seen=not include_seen)
@@ -354,6 +343,28 @@ def topk(
         )
     facts = {"out": str(target), "users": count, **({"index": about} if about else {})}
     out.result(str(target), facts, as_json)
+
+
+def _check_whom(user: bool, history: bool, users: bool, all_users: bool, *, kept: bool) -> None:
+    """Refuse none or several of the ways to say for whom, and a directory where it has no use, or none."""
+    if sum((user, history, users, all_users)) != 1:
+        raise UsageError(
+            "Exactly one of --user, --history, --users and --all-users is needed.", "Say for whom."
+        )
+    if (users or all_users) != kept:
+        raise UsageError(
+            "--out belongs to --users and --all-users.", "Give all of them or none: --all-users --out DIR."
+        )
+
+
+def _note_index(about: Mapping[str, Any] | None) -> None:
+    """Say which index searches, and how much of the best it finds; nothing where it is exact."""
+    if about is None:
+        return
+    found = "not measured" if (part := about["recall@10"]) is None else f"{part:.3f}"
+    out.note(
+        f"The index is {about['kind']}: {about['why']}. Recall@10 {found}, on {about['queries']:,} users."
+    )
 
 
 def _lines_of(file: Path) -> Iterator[str]:
