@@ -2,7 +2,7 @@
 
 Usage: item_tables.py WORK CATALOG=VECTORS ... [--seeds 3]
 WORK holds the catalogs' folders and `registry`. Each result is a line of WORK/item_tables.jsonl; one that is
-there is not trained again. Test targets are not looked at. Prints the table of docs/results.md.
+there is not trained again. Test targets are not looked at. Prints the tables of docs/results.md.
 """
 
 from __future__ import annotations
@@ -35,16 +35,23 @@ VARIANTS: dict[str, dict[str, object]] = {
     "`mlp`, trained candidates": {"table": "mlp", "candidates": "trained"},
 }
 Key = tuple[str, str, int]
+Figures = dict[str, float]
+LEFT_OUT = {"ndcg@10": False, "ndcg@10, history left out": True}
 
 
-def done(file: Path) -> dict[Key, float]:
-    """Validation NDCG@10 by catalog, variant and seed."""
+def done(file: Path) -> dict[Key, Figures]:
+    """Validation NDCG@10, among all items and without the user's own, by catalog, variant and seed."""
     lines = map(json.loads, file.read_text().splitlines()) if file.exists() else ()
-    return {(line["catalog"], line["variant"], line["seed"]): line["ndcg@10"] for line in lines}
+    return {
+        (line["catalog"], line["variant"], line["seed"]): {
+            kind: line[kind] for kind in LEFT_OUT if kind in line
+        }
+        for line in lines
+    }
 
 
-def measure(work: Path, catalog: Catalog, reference: str, variant: str, seed: int) -> float:
-    """Validation NDCG@10 of a variant, trained."""
+def measure(work: Path, catalog: Catalog, reference: str, variant: str, seed: int) -> Figures:
+    """Validation NDCG@10 of a variant, trained, by what competes."""
     config = RecommenderConfig.model_validate({**SETTINGS, **VARIANTS[variant], "seed": seed})
     split, vectors = catalog.leave_one_out(), None
     if variant != "ids":
@@ -52,16 +59,19 @@ def measure(work: Path, catalog: Catalog, reference: str, variant: str, seed: in
         vectors = torch.from_numpy(ItemVectors.open(registry, reference, catalog).vectors)
     kind = get_recommender("sasrec" if vectors is None else "earec")
     trained = train(kind, split, len(catalog), config, vectors=vectors)
-    return evaluate(trained.model, split, "valid").ndcg(10)
+    return {
+        kind: evaluate(trained.model, split, "valid", exclude_seen=left_out).ndcg(10)
+        for kind, left_out in LEFT_OUT.items()
+    }
 
 
-def table(found: dict[Key, float], catalogs: list[str], seeds: int) -> list[str]:
-    """Markdown: a row a variant, a column a catalog."""
+def table(found: dict[Key, Figures], catalogs: list[str], seeds: int, kind: str) -> list[str]:
+    """Markdown of one kind of figure: a row a variant, a column a catalog."""
     lines = [f"| items | {' | '.join(catalogs)} |", "|---" * (1 + len(catalogs)) + "|"]
     for variant in VARIANTS:
         cells = [
-            f"{mean(found[catalog, variant, seed] for seed in range(seeds)):.4f}"
-            if all((catalog, variant, seed) in found for seed in range(seeds))
+            f"{mean(found[catalog, variant, seed][kind] for seed in range(seeds)):.4f}"
+            if all(kind in found.get((catalog, variant, seed), {}) for seed in range(seeds))
             else ""
             for catalog in catalogs
         ]
@@ -83,12 +93,14 @@ def main() -> None:
             for seed in range(options.seeds):
                 if (name, variant, seed) in done(file):
                     continue
-                ndcg = measure(options.work, catalog, reference, variant, seed)
+                figures = measure(options.work, catalog, reference, variant, seed)
                 with file.open("a") as out:
-                    line = {"catalog": name, "variant": variant, "seed": seed, "ndcg@10": ndcg}
-                    out.write(json.dumps(line) + "\n")
+                    out.write(
+                        json.dumps({"catalog": name, "variant": variant, "seed": seed, **figures}) + "\n"
+                    )
     names = [pair.partition("=")[0] for pair in options.catalogs]
-    print("\n".join(table(done(file), names, options.seeds)))
+    for kind in LEFT_OUT:
+        print(f"Validation {kind}", "", *table(done(file), names, options.seeds, kind), "", sep="\n")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,12 @@ _COMPETE = {
     False: "Items of a user's history do not compete with the target",
 }
 """The rule behind every figure, by whether they do."""
+_split_option = click.option(
+    "--split", type=click.Choice(["valid", "test"]), default="test", show_default=True, help="Whose targets."
+)
+_exclude_seen_option = click.option(
+    "--exclude-seen", is_flag=True, help="Items of the user's history do not compete."
+)
 
 
 @click.group()
@@ -181,8 +187,8 @@ def tune(
 @command.command()
 @click.argument("model")
 @options.data_option
-@click.option("--split", type=click.Choice(["valid", "test"]), default="test", show_default=True)
-@click.option("--exclude-seen", is_flag=True, help="Items of the user's history do not compete.")
+@_split_option
+@_exclude_seen_option
 @click.option("--slices", "sliced", is_flag=True, help="Also for cold targets and short histories; coverage.")
 @options.registry_option
 @options.json_option
@@ -236,15 +242,25 @@ def evaluate(
 @options.data_option
 @click.option("--to", metavar="LABEL", help="Whom the others are compared with.  [default: the first]")
 @click.option("--slice", "part", type=click.Choice(_SLICES), default="all", show_default=True)
+@_split_option
+@_exclude_seen_option
 @options.registry_option
 @options.json_option
 def compare(
-    contestants: tuple[str, ...], data: Path, to: str | None, part: str, registry: Path, as_json: bool
+    contestants: tuple[str, ...],
+    data: Path,
+    to: str | None,
+    part: str,
+    split: Literal["valid", "test"],
+    exclude_seen: bool,
+    registry: Path,
+    as_json: bool,
 ) -> None:
-    """HR@10 and NDCG@10 on the test targets, and paired differences to the first.
+    """HR@10 and NDCG@10 of trained recommenders, and paired differences to the first.
 
     Trainings of one contestant with several seeds stand behind one label and are averaged by user. Each difference
     (_less) has its 95% interval and the p of a paired test over users, by Holm's correction for all that are shown.
+    Choose on --split valid.
     """
     from earec_core.catalog import Catalog
     from earec_core.recommend.compare import compare as side_by_side
@@ -259,9 +275,15 @@ def compare(
             )
         named[label] = references.split(",")
     rows = side_by_side(
-        options.open_registry(registry), Catalog.open(data), named, to=to or next(iter(named)), part=part
+        options.open_registry(registry),
+        Catalog.open(data),
+        named,
+        to=to or next(iter(named)),
+        part=part,
+        split=split,
+        exclude_seen=exclude_seen,
     )
-    out.note(f"{_COMPETE[True]}.")
+    out.note(f"{_COMPETE[not exclude_seen]}.")
     columns = list(dict.fromkeys(key for row in (*rows[1:], rows[0]) for key in row))
     out.table(rows, columns, as_json)
 

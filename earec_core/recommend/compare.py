@@ -1,8 +1,9 @@
-"""Registered recommenders side by side, by the ranks that they gave the same users' test targets."""
+"""Registered recommenders side by side, by the ranks that they give the same users' targets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from earec_core.catalog import Catalog
 from earec_core.errors import IntegrityError, UsageError
 from earec_core.metrics.ranking import Metrics
 from earec_core.metrics.statistics import Z, holm, paired
+from earec_core.recommend.evaluate import Part
 from earec_core.recommend.slices import users_of
+from earec_core.recommend.stage import evaluate_registered
 from earec_registry import Registry
 
 _METRICS = ("hr@10", "ndcg@10")
@@ -28,6 +31,8 @@ def compare(
     *,
     to: str,
     part: str = "all",
+    split: Part = "test",
+    exclude_seen: bool = False,
 ) -> list[dict[str, Any]]:
     """Mean HR@10 and NDCG@10 of contestants, and the paired differences to one of them.
 
@@ -35,6 +40,9 @@ def compare(
         contestants: references of one or several trainings (seeds) by a label; those of one are averaged by user.
         to: the label that the others are compared with.
         part: a slice of the users, see `earec_core.recommend.slices`.
+        split: whose targets. Those of the test among all items were ranked when the recommender was stored; others
+            are ranked now.
+        exclude_seen: items of the user's history do not compete.
 
     Returns:
         A row per contestant: `model`, `seeds`, `users`, for each metric its mean, and but for `to` the difference
@@ -47,9 +55,13 @@ def compare(
     """
     if to not in contestants:
         raise UsageError(f"No contestant is called {to!r}.", f"Choose one of {', '.join(contestants)}.")
-    ranks = {label: [_ranks(registry, ref, catalog) for ref in refs] for label, refs in contestants.items()}
+    if split == "test" and not exclude_seen:
+        rank = partial(_stored_ranks, registry, catalog=catalog)
+    else:
+        rank = partial(evaluate_registered, registry, catalog=catalog, part=split, exclude_seen=exclude_seen)
+    ranks = {label: [rank(reference) for reference in refs] for label, refs in contestants.items()}
     first = ranks[to][0]
-    mask = users_of(first.users, catalog.leave_one_out(), "test", len(catalog)).get(part)
+    mask = users_of(first.users, catalog.leave_one_out(), split, len(catalog)).get(part)
     if mask is None or not mask.any():
         raise UsageError(f"No evaluated user is in the slice {part!r}.", "Choose another --slice.")
     gains = {
@@ -77,7 +89,7 @@ def _values(metrics: Metrics, metric: str) -> np.ndarray:
     return metrics.gains(10) if metric == "ndcg@10" else (metrics.ranks <= 10).astype(float)
 
 
-def _ranks(registry: Registry, reference: str, catalog: Catalog) -> Metrics:
+def _stored_ranks(registry: Registry, reference: str, catalog: Catalog) -> Metrics:
     stored = open_as(registry, reference, RecommenderManifest)
     if stored.manifest.data.digest != catalog.digest:
         raise UsageError(

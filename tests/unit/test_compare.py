@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,6 +74,29 @@ def test_means_differences_and_p_are_those_of_a_paired_test(
     assert strong[f"{larger}_p"] == pytest.approx(max(min(1, 2 * ps[smaller]), ps[larger]))
     assert (weak["seeds"], strong["seeds"]) == (1, 2)
     assert not any(key.endswith("_less") and weak[key] is not None for key in weak)
+
+
+@pytest.mark.parametrize(
+    "protocol", [["--exclude-seen"], ["--split", "valid"], ["--split", "valid", "--exclude-seen"]]
+)
+def test_other_protocols_have_the_figures_of_evaluate(
+    protocol: list[str], home: tuple[Workspace, Catalog], capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace, catalog = home
+    on = ["--data", str(catalog.path), "--registry", str(workspace.registry.root), "--json"]
+
+    def printed(*argv: str) -> Any:
+        capsys.readouterr()
+        assert run(["recommend", *argv, *on]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    compared = printed("compare", "x=recommender/weak", "y=recommender/a,recommender/b", *protocol)
+    figures = {name: printed("evaluate", f"recommender/{name}", *protocol) for name in ("weak", "a", "b")}
+    for metric in ("hr@10", "ndcg@10"):
+        assert compared[0][metric] == pytest.approx(figures["weak"][metric], abs=1e-6)
+        both = (figures["a"][metric] + figures["b"][metric]) / 2
+        assert compared[1][metric] == pytest.approx(both, abs=1e-6)
+    assert compared[0]["ndcg@10"] != printed("compare", "x=recommender/weak")[0]["ndcg@10"]
 
 
 def test_a_slice_has_its_users_alone_and_wrong_requests_are_said(
