@@ -7,11 +7,12 @@ Items that the user has seen compete like all others, as in RecBole's sequential
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from earec_core.catalog import LeaveOneOut
@@ -22,6 +23,7 @@ Part = Literal["valid", "test"]
 """Whose targets are ranked."""
 PARTS: tuple[Part, ...] = get_args(Part)
 _SCORES = 1 << 22
+_POSITIONS = 1 << 13
 
 
 def histories(split: LeaveOneOut, part: Part, users: Int[np.ndarray, " k"]) -> list[Int[Tensor, " _"]]:
@@ -53,7 +55,7 @@ def evaluate(
         users: rows of the users to evaluate; default: all that have targets.
         exclude_seen: items of the user's history do not compete.
         top: how many of each user's best items are kept beside the ranks.
-        batch: users at a time; default: as many as keep their scores within some MB.
+        batch: users scored at a time; default: as many as keep their scores within some MB.
     """
     model.eval()
     users = split.eval_users if users is None else users
@@ -61,20 +63,39 @@ def evaluate(
     batch = batch or max(32, min(512, _SCORES // len(items)))
     ranks = np.empty(len(users), dtype=np.int64)
     best = np.empty((len(users), min(top, len(items))), dtype=np.int64)
-    # Users with histories of similar length go together, so that little is padding.
-    order = np.argsort(np.diff(split.train.offsets)[users], kind="stable")
-    for start in range(0, len(users), batch):
-        places = order[start : start + batch]
-        chunk = users[places]
-        past = histories(split, part, chunk)
-        scores = model.scores(model.users(past, items), items)
-        targets = torch.from_numpy(getattr(split, part)[chunk]).to(scores.device)
-        if exclude_seen:
-            own = scores.gather(1, targets[:, None]).clone()
-            for row, history in enumerate(past):
-                scores[row, history.to(scores.device)] = -math.inf
-            scores.scatter_(1, targets[:, None], own)
-        ranks[places] = rank_of(scores, targets).cpu().numpy()
-        if top:
-            best[places] = scores.topk(best.shape[1]).indices.cpu().numpy()
+    for group in _of_like_length(np.diff(split.train.offsets)[users] + 1):
+        past = histories(split, part, users[group])
+        states = model.users(past, items)
+        for start in range(0, len(group), batch):
+            some = slice(start, start + batch)
+            places = group[some]
+            scores = model.scores(states[some], items)
+            targets = torch.from_numpy(getattr(split, part)[users[places]]).to(scores.device)
+            if exclude_seen:
+                _leave_out(scores, past[some], targets)
+            ranks[places] = rank_of(scores, targets).cpu().numpy()
+            if top:
+                best[places] = scores.topk(best.shape[1]).indices.cpu().numpy()
     return Metrics(ranks, users, best if top else None)
+
+
+def _of_like_length(lengths: Int[np.ndarray, " k"]) -> Iterator[Int[np.ndarray, " g"]]:
+    """Places of users who are read together: those of like length, so that little is padding, of some positions."""
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        group = order[start : start + _POSITIONS]
+        padded = lengths[group] * np.arange(1, len(group) + 1)
+        group = group[: max(1, np.searchsorted(padded, _POSITIONS, side="right"))]
+        yield group
+        start += len(group)
+
+
+def _leave_out(
+    scores: Float[Tensor, "b n"], past: Sequence[Int[Tensor, " _"]], targets: Int[Tensor, " b"]
+) -> None:
+    """Make the score of each user's own items minus infinity, in place, but for the target's."""
+    own = scores.gather(1, targets[:, None]).clone()
+    for row, history in enumerate(past):
+        scores[row, history.to(scores.device)] = -math.inf
+    scores.scatter_(1, targets[:, None], own)
