@@ -18,6 +18,7 @@ from earec_core.catalog import Catalog
 from earec_core.errors import IntegrityError, PluginError, UsageError
 from earec_core.llm.backbone import Adapter, Backbone
 from earec_core.llm.lora import MergedLora, Mixture
+from earec_core.llm.store import NAMED
 from earec_core.workspace import Workspace
 from earec_registry import Registry
 
@@ -76,10 +77,14 @@ def check_base(stored: StoredModel, backbone: BaseRecord) -> None:
     for part in ("weights", "tokenizer"):
         digest, given = getattr(base, part), getattr(backbone, part)
         if digest != given:
+            given_name = "another of that name" if base.id == backbone.id else backbone.id
+            recorded = base.id != backbone.id and (base.id in NAMED or "/" in base.id)
             raise IntegrityError(
                 f"Model {stored.id[:12]} was aligned on {base.id} ({part} {digest[:12]}…), "
-                f"this backbone is {backbone.id} ({given[:12]}…).",
-                f"Use --backbone {base.id}.",
+                f"this backbone is {given_name} ({given[:12]}…).",
+                f"Use --backbone {base.id}."
+                if recorded
+                else "Give --backbone the directory that it was aligned on.",
             )
 
 

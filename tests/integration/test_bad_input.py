@@ -99,9 +99,14 @@ def test_another_backbone_is_refused_by_name(
 ) -> None:
     from earec_core.testing import tiny_backbone
 
-    other = tiny_backbone(tmp_path / "other", seed=9)
-    assert in_home.run("encode", "composite", "--data", str(in_home.data), "--backbone", str(other)) == 4
-    assert "was aligned on" in _said(capsys)
+    name = in_home.llm.name
+    for folder, called in (("other", "other"), (name, "another of that name")):
+        other = tiny_backbone(tmp_path / folder, seed=9)
+        assert in_home.run("encode", "composite", "--data", str(in_home.data), "--backbone", str(other)) == 4
+        said = _said(capsys)
+        assert f"was aligned on {name} (" in said
+        assert f"this backbone is {called} (" in said
+        assert "Give --backbone the directory that it was aligned on." in said
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,30 @@ def test_table_2_has_the_baselines_that_the_modalities_allow() -> None:
     assert {row.model for row in plan(2)[0] if row.model} <= {*recommender_names()}
 
 
+def test_a_modality_that_the_paper_does_not_have_needs_its_weight() -> None:
+    weights = {"audio": 1.0, "text": 2.0, "behavior": 1.0}
+    rows, _ = plan(2, modalities=["audio", "text", "behavior"], weights=weights)
+    ours = {row.name: row.weights for row in rows if row.side == "ours" and not row.ids}
+    assert ours == {
+        "earec-text": {},
+        "earec-behavior": {},
+        "earec-audio": {},
+        "earec-text-behavior": pytest.approx({"text": 2 / 3, "behavior": 1 / 3}),
+        "earec-text-audio": pytest.approx({"text": 2 / 3, "audio": 1 / 3}),
+        "earec-text-behavior-audio": {"text": 0.5, "behavior": 0.25, "audio": 0.25},
+    }
+    rows, _ = plan(3, modalities=["audio", "text"], weights={"audio": 1.0, "text": 1.0})
+    assert [(row.name, row.modalities) for row in rows] == [
+        ("all", ("text", "audio")),
+        ("without-text", ("audio",)),
+        ("without-audio", ("text",)),
+        ("unaligned-text", ("text",)),
+        ("unaligned", ("text", "audio")),
+    ]
+    with pytest.raises(UsageError, match="The paper has no weight of audio"):
+        plan(2, modalities=["audio", "text"])
+
+
 def test_the_best_on_validation_are_compared_on_test_and_corrected_together() -> None:
     rng = np.random.default_rng(0)
     rows = [

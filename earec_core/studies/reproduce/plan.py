@@ -117,7 +117,7 @@ def plan(
 
     Args:
         table: the paper's table.
-        modalities: those that there are adapters of; default: the paper's.
+        modalities: those that there are adapters of; default: the paper's. Any other's weight has to be given.
         adapters: modalities that a certain adapter is given for.
         methods: of composition; default: the table's.
         weights: of the composition, of each modality; default: the table's.
@@ -132,9 +132,7 @@ def plan(
         UsageError: an unknown table, modality, method or row; weights where the table is about weights.
     """
     content = read_table(table)
-    if modalities is not None:
-        _among("--modalities", modalities, content["modalities"], f"Table {table} has")
-    given = tuple(m for m in content["modalities"] if modalities is None or m in modalities)
+    given = _given(table, content, modalities, weights)
     if adapters:
         _among("--adapter", adapters, given, "The modalities are")
     methods = tuple(dict.fromkeys(methods or content["methods"]))
@@ -151,6 +149,29 @@ def plan(
         _among("--only", only, names, "The rows are")
         rows = [row for row in rows if row.name in only or row.name == chosen]
     return rows, chosen
+
+
+def _given(
+    table: int,
+    content: Mapping[str, Any],
+    modalities: Sequence[str] | None,
+    weights: Mapping[str, float] | None,
+) -> tuple[str, ...]:
+    """The modalities asked for: the paper's in its order, then any other."""
+    papers = content["modalities"]
+    if modalities is None:
+        return tuple(papers)
+    if "row" in content:
+        _among("--modalities", modalities, papers, f"Table {table} has")
+    if not modalities:
+        raise UsageError("--modalities names nothing.", f"The paper's are {', '.join(papers)}.")
+    others = [m for m in dict.fromkeys(modalities) if m not in papers]
+    if others and weights is None:
+        raise UsageError(
+            f"The paper has no weight of {', '.join(others)}.",
+            f"Give the weights of all, or leave it out: --weights {'=..,'.join(modalities)}=..",
+        )
+    return (*(m for m in papers if m in modalities), *others)
 
 
 def _weighted(asked: _Asked) -> tuple[list[Row], str]:
@@ -212,7 +233,8 @@ def _unaligned(asked: _Asked) -> list[Row]:
     """The un-aligned backbone, shown what the table says of the modalities that there are."""
     rows: dict[str, Row] = {}
     for listed in asked.content["unaligned"]:
-        shown = tuple(m for m in listed if m in asked.given)
+        everything = listed == asked.content["modalities"]
+        shown = asked.given if everything else tuple(m for m in listed if m in asked.given)
         name = "unaligned" if shown == asked.given else f"unaligned-{'-'.join(shown)}"
         if shown:
             paper = asked.content.get("paper", {}).get(name, {})
