@@ -16,7 +16,6 @@ from PIL import Image
 
 from earec_core.artifacts import ItemVectors
 from earec_core.catalog import import_dataset
-from earec_core.config import RecommenderConfig, resolve
 from earec_core.encode import encode
 from earec_core.recommend.serving import history
 from earec_core.recommend.snapshots import over_vectors
@@ -28,7 +27,8 @@ from earec_core.serve.explorer import projection
 from earec_core.serve.explorer.answers import Explorer
 from earec_core.workspace import Workspace
 
-from .conftest import FAST, Pipeline, write_source
+from ..conftest import Pipeline, write_source
+from .conftest import SMALL, configured
 from .pages import running, seen
 
 HOSTILE = "<img src=x onerror=alert(1)> book"
@@ -56,34 +56,27 @@ def _write_source(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def explored(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service over such a catalog, with the pipeline's composite."""
     folder = tmp_path_factory.mktemp("explored")
     catalog = import_dataset(_write_source(folder / "source"), folder / "things", core=0)
     workspace = Workspace.open(folder / "home", pipeline.registry)
-    config = resolve(flags={**FAST, "backbone.model": str(pipeline.llm)})
+    config = configured(pipeline)
     encode(workspace, catalog, "composite", config, name=VECTORS)
-    small = RecommenderConfig(epochs=2, dim=8, lr=0.01)
-    train_registered(workspace, catalog, small, model="earec", name=RECOMMENDER, vectors=[VECTORS])
+    train_registered(workspace, catalog, SMALL, model="earec", name=RECOMMENDER, vectors=[VECTORS])
     service = Service.open(workspace, "composite", catalog, recommender=RECOMMENDER, config=config)
     yield service
     service.close()
 
 
-@pytest.fixture
-def client(explored: Service) -> Iterator[TestClient]:
-    with TestClient(create_app(explored), raise_server_exceptions=False) as one:
-        yield one
-
-
 def test_reasons_are_the_scores_of_a_catalog_without_the_modality_and_of_a_shorter_history(
-    explored: Service, client: TestClient, pipeline: Pipeline
+    service: Service, client: TestClient, pipeline: Pipeline
 ) -> None:
     """Against the catalog encoded anew from one modality alone, and a retriever over those vectors."""
-    now, past = explored.snapshot, ["i0", "i3", "i8"]
+    now, past = service.snapshot, ["i0", "i3", "i8"]
     catalog, registry = now.catalog.first, now.job.workspace.registry
     stored = ItemVectors.open(registry, VECTORS, catalog)
-    config = resolve(flags={**FAST, "backbone.model": str(pipeline.llm)})
+    config = configured(pipeline)
 
     def score(items: list[str], id_: str, vectors: np.ndarray) -> float:
         retriever = over_vectors(registry, RECOMMENDER, catalog, {"v": replace(stored, vectors=vectors)})
@@ -93,7 +86,7 @@ def test_reasons_are_the_scores_of_a_catalog_without_the_modality_and_of_a_short
 
     whole = np.array(stored.vectors)
     ids = catalog.items["item_id"].to_list()
-    answers = Explorer(explored).reasons(["i5", "i6"], past)
+    answers = Explorer(service).reasons(["i5", "i6"], past)
     for answer, modalities in zip(answers, (["text", "behavior"], ["behavior"]), strict=True):
         id_, row = answer.item_id, ids.index(answer.item_id)
         assert answer.score == pytest.approx(score(past, id_, whole), rel=1e-3)
@@ -138,11 +131,11 @@ def test_what_there_are_no_reasons_for_is_a_sentence(
     assert words in answer.json()["problem"]
 
 
-def test_only_pictures_of_the_catalogs_folder_are_given(client: TestClient, explored: Service) -> None:
+def test_only_pictures_of_the_catalogs_folder_are_given(client: TestClient, service: Service) -> None:
     answer = client.get("/v1/pictures/i0")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.content == (explored.snapshot.catalog.item(0).folder / "i0.png").read_bytes()  # type: ignore[operator]
+    assert answer.content == (service.snapshot.catalog.item(0).folder / "i0.png").read_bytes()  # type: ignore[operator]
     cases = {
         "i1": (422, "The image of item 'i1' is no picture.", False),
         "i2": (422, "outside the catalog's folder", False),
@@ -165,14 +158,14 @@ def test_only_pictures_of_the_catalogs_folder_are_given(client: TestClient, expl
 
 
 def test_the_map_has_the_two_leading_directions_and_the_categories(
-    explored: Service, client: TestClient
+    service: Service, client: TestClient
 ) -> None:
     found = client.get("/v1/map").json()
-    catalog = explored.snapshot.catalog.first
+    catalog = service.snapshot.catalog.first
     assert [one["item_id"] for one in found["items"]] == catalog.items["item_id"].to_list()
     assert sorted(found["groups"]) == ["books", "chairs", "desks", "lamps", "pens"]
     assert [found["groups"][one["group"]] for one in found["items"][:2]] == ["pens", "books"]
-    x = explored.snapshot.found.vectors.vectors.astype(np.float64)
+    x = service.snapshot.found.vectors.vectors.astype(np.float64)
     u, _, _ = np.linalg.svd((x - x.mean(0)) / x.std(0), full_matrices=False)
     for axis, name in enumerate("xy"):
         values = [one[name] for one in found["items"]]
@@ -190,8 +183,8 @@ def test_a_large_catalog_is_sampled_and_categories_are_those_that_tell_items_apa
     assert projection.groups(["A", None, "A"]) == ([], [None] * 3)
 
 
-def test_the_page_runs_no_code_but_its_own_and_needs_no_token(explored: Service) -> None:
-    with TestClient(create_app(explored, token=TOKEN)) as client:
+def test_the_page_runs_no_code_but_its_own_and_needs_no_token(service: Service) -> None:
+    with TestClient(create_app(service, token=TOKEN)) as client:
         page = client.get("/")
         assert page.headers["content-type"] == "text/html; charset=utf-8"
         policy = page.headers["content-security-policy"].split("; ")
@@ -211,7 +204,7 @@ def test_the_page_runs_no_code_but_its_own_and_needs_no_token(explored: Service)
             assert client.get(address, headers=bearing).status_code == 404
 
 
-def test_a_person_finds_asks_is_recommended_to_and_told_why(explored: Service, browser: Path) -> None:
+def test_a_person_finds_asks_is_recommended_to_and_told_why(service: Service, browser: Path) -> None:
     """In Chromium, wide and light, then narrow and dark: nothing fails, sticks out, or is hard to operate."""
     pairs = [
         ("Star Wars: Action <1996>", "star trek. action. 1996"),
@@ -219,15 +212,15 @@ def test_a_person_finds_asks_is_recommended_to_and_told_why(explored: Service, b
         ("x", ""),
         ("", "x"),
     ]
-    with running(create_app(explored)) as address:
+    with running(create_app(service)) as address:
         looks = seen(browser, "explore.mjs", address, "--pairs", json.dumps(pairs))
-    pens = [line.title for line in explored.search("pen").items]
-    best = explored.recommend([["i0", "i5"]])[0].items
-    (why,) = Explorer(explored).reasons([best[0].item_id], ["i0", "i5"])
+    pens = [line.title for line in service.search("pen").items]
+    best = service.recommend([["i0", "i5"]])[0].items
+    (why,) = Explorer(service).reasons([best[0].item_id], ["i0", "i5"])
     past = sorted(why.history, key=lambda one: one.change or 0)
     left = [*((one.modality, one) for one in why.modalities), *((one.title, one) for one in past)]
     marks = [re.findall("<mark>(.*?)</mark>", highlight(*pair)) for pair in pairs]
-    (texts,) = explored.explain(["i0"])
+    (texts,) = service.explain(["i0"])
     for look in looks:
         assert look["errors"] == []
         assert look["violations"] == []
@@ -251,8 +244,8 @@ def test_a_person_finds_asks_is_recommended_to_and_told_why(explored: Service, b
     assert [look["width"] for look in looks] == [1280, 375]
 
 
-def test_the_page_asks_for_the_token(explored: Service, browser: Path) -> None:
-    with running(create_app(explored, token=TOKEN)) as address:
+def test_the_page_asks_for_the_token(service: Service, browser: Path) -> None:
+    with running(create_app(service, token=TOKEN)) as address:
         asked = seen(browser, "explore.mjs", address, "--token", TOKEN)
     assert asked["violations"] == []
     assert [error for error in asked["errors"] if "status of 401" not in error] == []

@@ -20,7 +20,6 @@ from earec_core.artifacts import ItemVectors
 from earec_core.catalog import import_dataset
 from earec_core.compose import Recipe
 from earec_core.compose.stage import compose_models
-from earec_core.config import RecommenderConfig, RunConfig, resolve
 from earec_core.encode import encode
 from earec_core.errors import UsageError
 from earec_core.explain import explain, text_rows
@@ -36,7 +35,8 @@ from earec_core.serve.listing import weights_of
 from earec_core.serve.models import Ranked
 from earec_core.workspace import Workspace
 
-from .conftest import FAST, Pipeline, write_source
+from ..conftest import Pipeline, write_source
+from .conftest import SMALL, configured
 from .pages import running, seen
 
 OWN, TEXT, BEHAVIOR, OTHER = (f"vectors/weighed{part}" for part in ("", "-text", "-behavior", "-other"))
@@ -45,17 +45,12 @@ PARTS = {"text": "text/things", "behavior": "behavior/things"}
 NEW = {"item_id": "new", "title": "red lamp", "description": "a lamp that is red"}
 TRIED = {"text": 0.9, "behavior": 0.1}
 PAST = ["i0", "i3", "i8"]
-SMALL = RecommenderConfig(epochs=2, dim=8, lr=0.01)
-
-
-def _config(pipeline: Pipeline) -> RunConfig:
-    return resolve(flags={**FAST, "backbone.model": str(pipeline.llm)})
 
 
 @pytest.fixture(scope="module")
 def made(pipeline: Pipeline) -> Pipeline:
     """The pipeline with vectors of its composite, of each modality alone, and of another composite."""
-    workspace, catalog, config = pipeline.workspace, pipeline.catalog, _config(pipeline)
+    workspace, catalog, config = pipeline.workspace, pipeline.catalog, configured(pipeline)
     compose_models(workspace, PARTS, Recipe(TRIED), name="composite/other")
     for model, names, name in (
         ("composite", None, OWN),
@@ -78,7 +73,12 @@ def _opened(made: Pipeline, home: Path, model: str = "composite", **more: Any) -
     home.mkdir(exist_ok=True)
     (home / "cache").symlink_to(made.workspace.home / "cache")
     workspace = Workspace.open(home, made.registry)
-    given = {"recommender": RECOMMENDER, "beside": [TEXT, BEHAVIOR, OTHER], "config": _config(made), **more}
+    given = {
+        "recommender": RECOMMENDER,
+        "beside": [TEXT, BEHAVIOR, OTHER],
+        "config": configured(made),
+        **more,
+    }
     return Service.open(workspace, model, made.catalog, **given)
 
 
@@ -87,12 +87,6 @@ def service(made: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     one = _opened(made, tmp_path_factory.mktemp("served") / "home")
     yield one
     one.close()
-
-
-@pytest.fixture
-def client(service: Service) -> Iterator[TestClient]:
-    with TestClient(create_app(service), raise_server_exceptions=False) as one:
-        yield one
 
 
 def _near(client: TestClient, id_: str, name: str | None, k: int = 99) -> Any:
@@ -154,7 +148,9 @@ def test_an_added_item_is_compared_by_vectors_of_the_same_model(made: Pipeline, 
         out.write(json.dumps(NEW) + "\n")
     whole = import_dataset(source, tmp_path / "things", core=0)
     ids = whole.items["item_id"].to_list()
-    encoded = encode(made.workspace, whole, "composite", _config(made), names=["text"], name="vectors/whole")
+    encoded = encode(
+        made.workspace, whole, "composite", configured(made), names=["text"], name="vectors/whole"
+    )
     directions = _whitened(_stored(made, TEXT), encoded.vectors.astype(np.float64))
     found = {one["item_id"]: one["score"] for one in _near(client, "new", TEXT).json()["items"]}
     expected = dict(zip(ids, (directions @ directions[ids.index("new")]).tolist(), strict=True))
@@ -211,7 +207,7 @@ def test_other_weights_are_those_of_a_composite_that_is_stored(
     made: Pipeline, tmp_path: Path, method: str
 ) -> None:
     """Cosines, scores and texts, by composing, encoding, explaining; what is served stays bit for bit."""
-    workspace, catalog, config = made.workspace, made.catalog, _config(made)
+    workspace, catalog, config = made.workspace, made.catalog, configured(made)
     ids, registry = catalog.items["item_id"].to_list(), workspace.registry
     model, own, recommender = "composite", OWN, RECOMMENDER
     if method != "delta":
