@@ -148,6 +148,9 @@ def epoch_figures(options: argparse.Namespace) -> dict[str, float]:
     }
 
 
+_PRODUCTS = 100
+
+
 def rank_figures(options: argparse.Namespace) -> dict[str, float]:
     """Seconds of ranking random histories' targets, and of the products alone."""
     config = RecommenderConfig(dim=64)
@@ -175,8 +178,13 @@ def rank_figures(options: argparse.Namespace) -> dict[str, float]:
     taken = min(_seconds(lambda: evaluate(model, split, "test")) for _ in range(options.repeat))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     rows, buffer = torch.randn(128, config.dim), torch.empty(128, n)
+
+    def products() -> None:
+        for _ in range(_PRODUCTS):
+            torch.mm(rows, items.T, out=buffer)
+
     with torch.inference_mode():
-        product = min(_seconds(lambda: torch.mm(rows, items.T, out=buffer)) for _ in range(30))
+        product = min(_seconds(products) for _ in range(1 + options.repeat)) / _PRODUCTS
     alone = product * users / len(rows)
     return {
         "users": users,

@@ -46,7 +46,8 @@ def train(contestant: str, folder: Path, options: argparse.Namespace, seed: int 
         python = str(getattr(options, contestant))
         environment.pop("PYTHONPATH", None)  # a peer has libraries of its own
     environment |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-    settings = {"epochs": options.epochs, "patience": options.patience, "seed": seed}
+    epochs = options.recbole_epochs if contestant == "recbole" else None
+    settings = {"epochs": epochs or options.epochs, "patience": options.patience, "seed": seed}
     worker = Path(__file__).with_name("recommend_worker.py")
     done = subprocess.run(
         [python, "-W", "ignore", str(worker), contestant, str(folder), json.dumps(settings)],
@@ -66,4 +67,6 @@ def add_options(parser: argparse.ArgumentParser, peers: tuple[str, ...] = PEERS)
         parser.add_argument(f"--{peer}", type=Path, metavar="PYTHON", help=text)
     parser.add_argument("--data", type=Path, help="a dataset directory; default: MovieLens-100K")
     parser.add_argument("--epochs", type=int, default=300, help="of SASRec, at most")
+    text = "of RecBole's, at most; default: as the others (on MovieLens-100K one takes minutes)"
+    parser.add_argument("--recbole-epochs", type=int, help=text)
     parser.add_argument("--patience", type=int, default=10, help="epochs without a better validation NDCG@10")

@@ -22,6 +22,13 @@ KS = (10, 50)
 class ScoresError(EarecError):
     """Scores that are no numbers."""
 
+    def __init__(
+        self,
+        problem: str = "The recommender's scores are not numbers.",
+        next_step: str = "Lower recommender.lr and train again.",
+    ) -> None:
+        super().__init__(problem, next_step)
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -71,9 +78,7 @@ def rank_of(scores: Float[Tensor, "b n"], targets: Int[Tensor, " b"]) -> Int[Ten
     """
     # A sum of numbers is a number but where infinities meet.
     if torch.isnan(scores.sum(1)).any() and torch.isnan(scores).any():
-        raise ScoresError(
-            "The recommender's scores are not numbers.", "Lower recommender.lr and train again."
-        )
+        raise ScoresError()
     if scores.device.type == "cpu":
         # numpy has no bfloat16.
         exact = scores.float() if scores.dtype == torch.bfloat16 else scores

@@ -18,12 +18,15 @@ from torch import Tensor
 from earec_core.catalog import LeaveOneOut
 from earec_core.metrics.ranking import Metrics, rank_of
 from earec_core.recommend.models.base import Recommender
+from earec_core.recommend.ranking import ranks_by_products
 
 Part = Literal["valid", "test"]
 """Whose targets are ranked."""
 PARTS: tuple[Part, ...] = get_args(Part)
 _SCORES = 1 << 22
-_POSITIONS = 1 << 13
+"""Numbers of a batch's scores at most."""
+_HELD, _POSITIONS = 1 << 14, 1 << 13
+"""Users whose states are held; positions that are read together."""
 
 
 def histories(split: LeaveOneOut, part: Part, users: Int[np.ndarray, " k"]) -> list[Int[Tensor, " _"]]:
@@ -60,35 +63,44 @@ def evaluate(
     model.eval()
     users = split.eval_users if users is None else users
     items = model.items()
+    keys = model.keys(items) if model.inner_product and not top else None
     batch = batch or max(32, min(512, _SCORES // len(items)))
     ranks = np.empty(len(users), dtype=np.int64)
     best = np.empty((len(users), min(top, len(items))), dtype=np.int64)
-    for group in _of_like_length(np.diff(split.train.offsets)[users] + 1):
-        past = histories(split, part, users[group])
-        states = model.users(past, items)
-        for start in range(0, len(group), batch):
-            some = slice(start, start + batch)
-            places = group[some]
+    lengths = np.diff(split.train.offsets)[users] + 1
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(users), _HELD):
+        places = order[start : start + _HELD]
+        past = histories(split, part, users[places])
+        states = torch.cat([model.users(past[some], items) for some in _alike(lengths[places])])
+        targets = torch.from_numpy(getattr(split, part)[users[places]]).to(states.device)
+        seen = past if exclude_seen else None
+        if keys is not None:
+            ranks[places] = ranks_by_products(model.queries(states), keys, targets, seen).cpu().numpy()
+            continue
+        for first in range(0, len(places), batch):
+            some = slice(first, first + batch)
             scores = model.scores(states[some], items)
-            targets = torch.from_numpy(getattr(split, part)[users[places]]).to(scores.device)
-            if exclude_seen:
-                _leave_out(scores, past[some], targets)
-            ranks[places] = rank_of(scores, targets).cpu().numpy()
+            if seen:
+                _leave_out(scores, seen[some], targets[some])
+            ranks[places[some]] = rank_of(scores, targets[some]).cpu().numpy()
             if top:
-                best[places] = scores.topk(best.shape[1]).indices.cpu().numpy()
+                best[places[some]] = scores.topk(best.shape[1]).indices.cpu().numpy()
     return Metrics(ranks, users, best if top else None)
 
 
-def _of_like_length(lengths: Int[np.ndarray, " k"]) -> Iterator[Int[np.ndarray, " g"]]:
-    """Places of users who are read together: those of like length, so that little is padding, of some positions."""
-    order = np.argsort(lengths, kind="stable")
+def _alike(lengths: Int[np.ndarray, " k"]) -> Iterator[slice]:
+    """Users who are read together, as they come in the order of their lengths, so that little is padding.
+
+    One at least, and else no more positions than `_POSITIONS`.
+    """
     start = 0
-    while start < len(order):
-        group = order[start : start + _POSITIONS]
-        padded = lengths[group] * np.arange(1, len(group) + 1)
-        group = group[: max(1, np.searchsorted(padded, _POSITIONS, side="right"))]
-        yield group
-        start += len(group)
+    while start < len(lengths):
+        some = lengths[start : start + _POSITIONS]
+        padded = some * np.arange(1, len(some) + 1)
+        size = max(1, int(np.searchsorted(padded, _POSITIONS, side="right")))
+        yield slice(start, start + size)
+        start += size
 
 
 def _leave_out(

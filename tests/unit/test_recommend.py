@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -23,6 +25,7 @@ from earec_core.recommend.dropout import Dropout
 from earec_core.recommend.indexes import build_index, keys_of, write_index
 from earec_core.recommend.loss import FullSoftmax, sampled_softmax
 from earec_core.recommend.models.transformer import TransformerRecommender
+from earec_core.recommend.ranking import ranks_by_products
 from earec_core.recommend.scaling import scaled
 from earec_core.recommend.tables import Items
 
@@ -73,9 +76,58 @@ def test_evaluation_equals_brute_force(exclude_seen: bool) -> None:
             assert order.index(target) + 1 == rank
 
 
+@given(
+    n=st.integers(1, 40),
+    users=st.integers(0, 30),
+    tile=st.integers(1, 12),
+    together=st.integers(1, 7),
+    left_out=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_ranks_of_products_in_tiles_follow_the_rule(
+    n: int, users: int, tile: int, together: int, left_out: bool, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole numbers, so that many scores are equal and every product is exact."""
+    monkeypatch.setattr("earec_core.recommend.ranking._ITEMS", tile)
+    monkeypatch.setattr("earec_core.recommend.ranking._USERS", together)
+    draw = torch.Generator().manual_seed(seed)
+    queries, keys = (torch.randint(-2, 3, (size, 2), generator=draw).float() for size in (users, n))
+    targets = torch.randint(n, (users,), generator=draw)
+    seen = [
+        torch.randint(n, (int(size),), generator=draw) for size in torch.randint(4, (users,), generator=draw)
+    ]
+    found = ranks_by_products(queries, keys, targets, seen if left_out else None)
+    for user, target in enumerate(targets.tolist()):
+        scores = (keys @ queries[user]).tolist()
+        gone = set(seen[user].tolist()) - {target} if left_out else set()
+        order = sorted(set(range(n)) - gone, key=lambda item: (-scores[item], item))
+        assert found[user] == order.index(target) + 1
+
+
 def test_scores_that_are_not_numbers_are_refused() -> None:
     with pytest.raises(EarecError, match="not numbers"):
         rank_of(torch.tensor([[0.0, float("nan")]]), torch.tensor([0]))
+    whole, target = torch.ones(1, 2), torch.tensor([0])
+    for harm in (float("nan"), float("inf"), 3e38):
+        broken = torch.tensor([[1.0, 1.0], [harm, -harm]])
+        with pytest.raises(EarecError, match="not numbers"):
+            ranks_by_products(whole, broken, target)
+        with pytest.raises(EarecError, match="not numbers"):
+            ranks_by_products(broken[1:], whole, target)
+
+
+@pytest.mark.parametrize("name", ["sasrec", "esasrec"])
+def test_a_users_state_is_that_of_the_last_position_of_all(name: str) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name].build(SMALL, Items(torch.ones(12, dtype=torch.long))).eval()
+    assert isinstance(model, TransformerRecommender)
+    items, lengths = model.items(), [1, 4, 6, 9]
+    histories = [torch.randint(12, (length,)) for length in lengths]
+    with torch.inference_mode():
+        states = model.users(histories, items)
+        for history, state in zip(histories, states, strict=True):
+            torch.testing.assert_close(state, model(items, history[None, -SMALL.max_len :])[0, -1])
 
 
 @pytest.mark.parametrize("n", [1, 37])

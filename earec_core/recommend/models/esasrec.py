@@ -39,8 +39,11 @@ class LiGRBlock(SelfAttention):
         self.down = nn.Linear(config.inner, d, bias=False)
         self._draw()
 
-    def forward(self, h: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
-        attended = self.dropout(self._attention(self.norm_attention(h)))
+    def forward(
+        self, h: Float[Tensor, "b s d"], at: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b _ d"]:
+        attended = self.dropout(self._attention(self.norm_attention(h), at))
+        h = self._own(h, at)
         h = h + self.gate_attention(h).sigmoid() * attended
         swish, linear = self.up(self.norm(h)).chunk(2, dim=-1)
         inner = self.dropout(F.silu(swish) * linear)

@@ -25,7 +25,10 @@ _TABLE = "table."
 
 
 class SelfAttention(nn.Module):
-    """Causal self-attention of several heads: what the blocks have in common."""
+    """Causal self-attention of several heads: what the blocks have in common.
+
+    A block takes all positions, and gives all, or of each sequence that at a place alone: a user's last.
+    """
 
     def __init__(self, config: RecommenderConfig) -> None:
         super().__init__()
@@ -43,7 +46,16 @@ class SelfAttention(nn.Module):
                     nn.init.zeros_(linear.bias)
         nn.init.xavier_uniform_(self.qkv.weight)
 
-    def _attention(self, h: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
+    def _own(self, h: Float[Tensor, "b s d"], at: Int[Tensor, " b"] | None) -> Float[Tensor, "b _ d"]:
+        """The positions that are asked for: one of each sequence, by its place, or all."""
+        return h if at is None else h[torch.arange(len(h), device=h.device), at][:, None]
+
+    def _attention(
+        self, h: Float[Tensor, "b s d"], at: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b _ d"]:
+        """What the positions asked for take from those before them and from themselves."""
+        if at is not None:
+            return self._attention_at(h, at)
         b, s, d = h.shape
         q, k, v = self.qkv(h).view(b, s, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         if self.training and self.dropout.p:
@@ -53,6 +65,17 @@ class SelfAttention(nn.Module):
         else:
             seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         joined: Tensor = self.out(seen.transpose(1, 2).reshape(b, s, d))
+        return joined
+
+    def _attention_at(self, h: Float[Tensor, "b s d"], at: Int[Tensor, " b"]) -> Float[Tensor, "b 1 d"]:
+        b, s, d = h.shape
+        of_q, of_kv = self.qkv.weight.split_with_sizes([d, 2 * d])
+        more_q, more_kv = self.qkv.bias.split_with_sizes([d, 2 * d])
+        q = F.linear(self._own(h, at), of_q, more_q).view(b, 1, self.heads, -1).transpose(1, 2)
+        k, v = F.linear(h, of_kv, more_kv).view(b, s, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        earlier = torch.arange(s, device=h.device) <= at[:, None]
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=earlier[:, None, None])
+        joined: Tensor = self.out(seen.transpose(1, 2).reshape(b, 1, d))
         return joined
 
 
@@ -69,8 +92,10 @@ class Block(SelfAttention):
         self.norm_attention, self.norm = nn.LayerNorm(d), nn.LayerNorm(d)
         self._draw()
 
-    def forward(self, h: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
-        h = self.norm_attention(h + self.dropout(self._attention(h)))
+    def forward(
+        self, h: Float[Tensor, "b s d"], at: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b _ d"]:
+        h = self.norm_attention(self._own(h, at) + self.dropout(self._attention(h, at)))
         changed: Tensor = self.norm(h + self.dropout(self.down(self.dropout(F.gelu(self.up(h))))))
         return changed
 
@@ -108,17 +133,26 @@ class TransformerRecommender(Recommender):
         self.positions = nn.Parameter(torch.randn(config.max_len, config.dim) * 0.02)
         self.norm = nn.LayerNorm(config.dim)
         self.dropout = Dropout(config.dropout)
-        self.layers = nn.Sequential(*(self.block(config) for _ in range(config.layers)))
+        self.layers = nn.ModuleList(self.block(config) for _ in range(config.layers))
 
-    def forward(self, items: Float[Tensor, "n d"], sequences: Int[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
+    def forward(
+        self,
+        items: Float[Tensor, "n d"],
+        sequences: Int[Tensor, "b s"],
+        at: Int[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b _ d"]:
         """State after each position of sequences that are padded on the right (with any row).
 
         Args:
             items: `items()`, computed once for inputs and candidates.
             sequences: item rows, s at most `max_len`; no position sees a later one, so none sees padding.
+            at: the one place of each sequence whose state is asked for; default: all.
         """
-        h = self.norm(F.embedding(sequences, items) + self.positions[: sequences.shape[1]])
-        states: Tensor = self.layers(self.dropout(h))
+        h = self.dropout(self.norm(F.embedding(sequences, items) + self.positions[: sequences.shape[1]]))
+        *others, last = self.layers
+        for layer in others:
+            h = layer(h)
+        states: Tensor = last(h, at)
         return states
 
     def loss(self, windows: Sequence[Int[np.ndarray, " _"]]) -> tuple[Float[Tensor, ""], int]:
@@ -176,8 +210,8 @@ class TransformerRecommender(Recommender):
         recent = [history[-self.config.max_len :] for history in histories]
         lengths = torch.tensor([history.numel() for history in recent], device=items.device)
         padded = nn.utils.rnn.pad_sequence(recent, batch_first=True).to(items.device)
-        states: Tensor = self(items, padded)
-        return states[torch.arange(len(recent), device=items.device), lengths - 1]
+        states: Tensor = self(items, padded, lengths - 1)
+        return states[:, 0]
 
     def to_store(self) -> dict[str, Tensor]:
         """The layers, and the items as they are read and scored (n d) in place of what makes them."""
