@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Sequence
 from html import unescape
 from pathlib import Path
@@ -40,6 +41,19 @@ def command(in_home: Pipeline) -> list[str]:
         )
     settings = in_home.settings(explain__max_new_tokens=3, explain__batch_size=7)
     return ["compare", "composite", "text/things", *data, "--split", "all", *settings]
+
+
+@pytest.fixture
+def without_vectors(in_home: Pipeline, command: list[str], tmp_path: Path) -> Pipeline:
+    """The pipeline with a registry of its own, in which no vectors are."""
+    copy = Pipeline(tmp_path, in_home.llm)
+    copy.data = in_home.data
+    shutil.copytree(in_home.registry, copy.registry)
+    registry = copy.workspace.registry
+    for entry in registry.list().entries:
+        if entry.name.startswith("vectors/"):
+            registry.untag(entry.name, entry.tag)
+    return copy
 
 
 def _recommenders() -> list[str]:
@@ -140,7 +154,7 @@ def _shared(pipeline: Pipeline) -> float:
 
 
 def test_a_killed_comparison_goes_on_and_what_is_there_is_not_made_again(
-    in_home: Pipeline,
+    without_vectors: Pipeline,
     command: list[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -156,23 +170,28 @@ def test_a_killed_comparison_goes_on_and_what_is_there_is_not_made_again(
         return generate(model, prompts, *given, **named)
 
     monkeypatch.setattr(AlignedModel, "generate", counted)
-    assert in_home.run(*command) == 130
+    assert without_vectors.run(*command) == 130
     before = sum(batches[:-1])
     batches.clear()
     stop = 0
-    assert in_home.run(*command) == 0
+    assert without_vectors.run(*command) == 0
     # The composite says something of 18 items from text, of 20 from behavior and from both, the adapter of 18.
     assert before + sum(batches) == 18 + 20 + 20 + 18
     assert before > 18
     said = capsys.readouterr()
-    model = in_home.workspace.registry.resolve("text/things")
+    model = without_vectors.workspace.registry.resolve("text/things")
     name = f"vectors/things-{model[:12]}:latest"
-    assert ItemVectors.open(in_home.workspace.registry, name, in_home.catalog).manifest.parents[0] == model
+    assert (
+        ItemVectors.open(without_vectors.workspace.registry, name, without_vectors.catalog).manifest.parents[
+            0
+        ]
+        == model
+    )
     (last,) = [line for line in said.err.splitlines() if line.startswith("Next: ")]
     assert shlex.split(last)[1:5] == ["earec", "recommend", "train", "--vectors"]
     monkeypatch.setattr(encoding, "opened", lambda *_, **__: pytest.fail("it encodes"))
     batches.clear()
-    assert in_home.run(*command) == 0
+    assert without_vectors.run(*command) == 0
     assert batches == []
     assert capsys.readouterr().out == said.out
 
