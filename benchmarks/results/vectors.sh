@@ -18,7 +18,7 @@ case $name in
     template="{title}. {description}" composite=text=0.45,audio=0.1,behavior=0.45
     export EAREC_MODALITIES__AUDIO__FEATURES=${EAREC_MODALITIES__AUDIO__FEATURES:?the path of vggish.npy} ;;
   amazon-games-2018)
-    template="{title}" composite=text=0.5,behavior=0.5 text=text/amazon-office-2014 epochs=20 patience=3 ;;
+    template="{title}" composite=text=0.5,behavior=0.5 text=text/amazon-office-2014 epochs=20 patience=8 ;;
   amazon-office-2018) template="{title}" composite=text=0.5,behavior=0.5 text=text/amazon-office-2014 ;;
   *) echo "There is no data set $name here." >&2; exit 2 ;;
 esac
