@@ -149,6 +149,22 @@ def epoch_figures(options: argparse.Namespace) -> dict[str, float]:
 
 
 _PRODUCTS = 100
+_SHAPES = ((128, OFFICE_ITEMS), (512, 2048))
+"""Users by items of the products that are timed: whole rows of scores, and tiles that stay in the cache."""
+
+
+@torch.inference_mode()
+def _products_alone(items: Tensor, users: int, rows: int, columns: int, repeat: int) -> float:
+    """Seconds that the products of all users and items take in pieces of this shape, the least of some rounds."""
+    queries, keys = torch.randn(rows, items.shape[1]), items[:columns].T
+    buffer = torch.empty(rows, columns)
+
+    def products() -> None:
+        for _ in range(_PRODUCTS):
+            torch.mm(queries, keys, out=buffer)
+
+    seconds = min(_seconds(products) for _ in range(1 + repeat)) / _PRODUCTS
+    return seconds * users * len(items) / (rows * columns)
 
 
 def rank_figures(options: argparse.Namespace) -> dict[str, float]:
@@ -177,15 +193,7 @@ def rank_figures(options: argparse.Namespace) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     taken = min(_seconds(lambda: evaluate(model, split, "test")) for _ in range(options.repeat))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    rows, buffer = torch.randn(128, config.dim), torch.empty(128, n)
-
-    def products() -> None:
-        for _ in range(_PRODUCTS):
-            torch.mm(rows, items.T, out=buffer)
-
-    with torch.inference_mode():
-        product = min(_seconds(products) for _ in range(1 + options.repeat)) / _PRODUCTS
-    alone = product * users / len(rows)
+    alone = min(_products_alone(items, users, *shape, options.repeat) for shape in _SHAPES)
     return {
         "users": users,
         "items": n,

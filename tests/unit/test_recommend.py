@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -59,12 +60,17 @@ def test_ranks_follow_the_stated_rule(dtype: torch.dtype) -> None:
     assert rank_of(scores, torch.arange(5)).tolist() == expected
 
 
+@pytest.mark.parametrize("top", [0, 3], ids=["products", "scores"])
 @pytest.mark.parametrize("exclude_seen", [False, True])
-def test_evaluation_equals_brute_force(exclude_seen: bool) -> None:
+def test_evaluation_equals_brute_force(exclude_seen: bool, top: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways: by products in tiles, and by whole rows of scores where the best are asked for."""
+    module = sys.modules[evaluate.__module__]
+    monkeypatch.setattr(module, "_HELD", 9)
+    monkeypatch.setattr(module, "_POSITIONS", 20)
     split, model = _split(), _model()
     items = model.items()
     for which in ("valid", "test"):
-        found = evaluate(model, split, which, exclude_seen=exclude_seen, batch=7)
+        found = evaluate(model, split, which, exclude_seen=exclude_seen, top=top, batch=7)
         for user, rank in zip(found.users, found.ranks, strict=True):
             history = split.train.of(user).tolist() + ([split.valid[user]] if which == "test" else [])
             target = getattr(split, which)[user]
