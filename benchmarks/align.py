@@ -11,14 +11,15 @@ are timed in turn, the first step of each left out, and of each the best round c
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from earec_core import processor
+
+processor.prepare()
 
 import torch
 from torch import Tensor
@@ -32,14 +33,15 @@ from workload import (
     now,
     run,
     steps_of,
+    times,
     without,
 )
 
 from earec_core.align.samples import batches
+from earec_core.align.train import Trainer
 from earec_core.aligned.prompts import Sample
-from earec_core.config import LoraSettings
+from earec_core.config import AlignConfig, LoraSettings
 from earec_core.llm.lora import TrainableLora
-from earec_core.train.engine import TorchEngine
 from earec_core.workspace import Workspace
 
 ONE_STEP = "LoRA in one step"
@@ -72,18 +74,17 @@ def own(
     ):
         for module in backbone.model.modules() if ONE_STEP in left else ():
             module.__dict__.pop("forward", None)  # PEFT's layers compute LoRA then
-        parameters = list(adapter.parameters.values())
-        engine = TorchEngine(torch.optim.AdamW(parameters, lr=_LR, weight_decay=0.0), clip=1.0)
+        config = AlignConfig(batch_size=size, lr=_LR, weight_decay=0.0, clip=1.0)
+        trainer = Trainer(model, adapter.parameters, train, held, config, Path(), lambda *_: None)
         model.train()
         taken = 0.0
         for batch in batched(train, size) if compile_blocks else ():
-            engine.backward(model(batch))  # a shape that is new compiles again
-        for parameter in parameters if compile_blocks else ():
-            parameter.grad = None
+            trainer.gradients(batch)  # a shape that is new compiles again
+        trainer.optimizer.zero_grad()
         for k, batch in enumerate(batched(train, size)):
             started = now()
-            engine.backward(model(batch) / sum(len(sample.response) for sample in batch))
-            engine.step()
+            trainer.gradients(batch)
+            trainer.engine.step()
             taken += now() - started if k else 0.0  # the first step warms up
         model.eval()
         with torch.no_grad():
@@ -102,7 +103,7 @@ def rows_of(workload: Workload, samples: Sequence[Sample]) -> list[dict[str, lis
     return rows
 
 
-def trainer(
+def plain_trainer(
     options: argparse.Namespace,
     device: torch.device,
     train: list[dict[str, list[int]]],
@@ -188,8 +189,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         losses[name], taken = train_it()
         return taken
 
+    rival = "trainer_bf16" if options.bf16 else "trainer_float32"
     ours = partial(own, workload, train, held, options.batch)
-    contestants = {"earec": ours, "trainer": partial(trainer, options, backbone.device, *rows, folder)}
+    contestants = {"earec": ours, rival: partial(plain_trainer, options, backbone.device, *rows, folder)}
     steps = (ONE_STEP, *steps_of(backbone))
     for left in (*((step,) for step in steps), steps):
         contestants[f"without {', '.join(left)}"] = partial(ours, left=left)
@@ -198,7 +200,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     least = in_turn(
         {name: partial(timed, name, run_it) for name, run_it in contestants.items()}, options.rounds
     )
-    if abs(losses["earec"] / losses["trainer"] - 1) > _ALIKE:
+    if abs(losses["earec"] / losses[rival] - 1) > _ALIKE:
         raise SystemExit(f"The validation losses differ: {losses}.")
     counted = train[options.batch :]
     tokens, prefix = sum(sample.length for sample in counted), len(train[0].prompt.pieces[0])
@@ -212,12 +214,12 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "valid_loss": losses["earec"],
-        "valid_loss_trainer": losses["trainer"],
+        "valid_loss_trainer": losses[rival],
         "tokens_per_s": tokens / least["earec"],
         "gflops": rate / 1e9,
         "ceiling_gflops": most / 1e9,
         "share_of_matrix_rate": rate / most,
-        **{f"times {name}": time / least["earec"] for name, time in least.items() if name != "earec"},
+        **times(least),
     }
 
 

@@ -5,19 +5,20 @@ turn, and of each the best round counts. The plain loop is what a script with tr
 catalog's order, padded on the left, a causal LM with `output_hidden_states` and its logits, the last position
 kept. It runs in float32 and in bfloat16.
 
-    python benchmarks/encode.py [--items 192] [--batch 16] [--rounds 3] [--threads 2] [--compile 1] [--json]
+    python benchmarks/encode.py [--items 384] [--batch 16] [--rounds 3] [--threads 2] [--compile 1] [--json]
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from earec_core import processor
+
+processor.prepare()
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from workload import (
     run,
     seconds,
     steps_of,
+    times,
     without,
 )
 
@@ -81,11 +83,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         raise SystemExit(f"The vectors differ: cosine {alike}.")
     known = steps_of(backbone)
     steps = [*((step,) for step in known), known]
-    times = {name: partial(seconds, function) for name, function in contestants.items()}
-    times |= {f"without {', '.join(left)}": partial(left_out, backbone, left, own) for left in steps}
+    timed = {name: partial(seconds, function) for name, function in contestants.items()}
+    timed |= {f"without {', '.join(left)}": partial(left_out, backbone, left, own) for left in steps}
     if options.compile:
-        times["compiled"] = partial(compiled_seconds, backbone, own)
-    least = in_turn(times, options.rounds)
+        timed["compiled"] = partial(compiled_seconds, backbone, own)
+    least = in_turn(timed, options.rounds)
     prefix = len(prompts[0].pieces[0])
     positions = sum(map(len, rows)) - options.items * prefix
     rate, most = 2 * backbone.multiplied() * positions / least["earec"], ceiling(backbone, 1024)
@@ -100,7 +102,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "gflops": rate / 1e9,
         "ceiling_gflops": most / 1e9,
         "share_of_matrix_rate": rate / most,
-        **{f"times {name}": time / least["earec"] for name, time in least.items() if name != "earec"},
+        **times(least),
     }
 
 
@@ -118,4 +120,4 @@ def compiled_seconds(backbone: Backbone, function: Callable[[], Any]) -> float:
 
 
 if __name__ == "__main__":
-    run(__doc__, measure, {"items": 192, "batch": 16, "rounds": 3, "compile": 0})
+    run(__doc__, measure, {"items": 384, "batch": 16, "rounds": 3, "compile": 0})

@@ -10,16 +10,17 @@ two tokens are as likely, so most must be the same.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from earec_core import processor
+
+processor.prepare()
 
 import torch
-from workload import Workload, device_name, in_turn, load_plain, padded, run, seconds
+from workload import Workload, device_name, in_turn, load_plain, padded, run, seconds, times
 
 from earec_core.workspace import Workspace
 
@@ -72,9 +73,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "device": device_name(backbone.device),
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        **{f"same texts as {name}": part for name, part in same.items()},
+        **{f"same_texts_as_{name}": part for name, part in same.items()},
         "texts_per_s": options.items / least["earec"],
-        **{f"times {name}": time / least["earec"] for name, time in least.items() if name != "earec"},
+        **times(least),
     }
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import tempfile
 import time
@@ -29,7 +28,9 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from earec_core import processor
+
+processor.prepare()
 
 import numpy as np
 import torch

@@ -41,16 +41,19 @@ _WORDS = (  # noqa: SIM905
 ).split()
 _TOKENS = 60
 
-WEIGHTS, ATTENTION, PREFIX = (
+WEIGHTS, ATTENTION, PREFIX, SIDE_BY_SIDE = (
     "frozen weights in the compute type",
     "attention for short rows",
     "prefix once a batch",
+    "passes side by side",
 )
 
 
 def steps_of(backbone: Backbone) -> tuple[str, ...]:
-    """What of how an LLM is run can be left out, to see what it brings: the first two are a processor's."""
-    return (WEIGHTS, ATTENTION, PREFIX) if backbone.device.type == "cpu" else (PREFIX,)
+    """What of how an LLM is run can be left out, to see what it brings: all but the prefix are a processor's."""
+    if backbone.device.type != "cpu":
+        return (PREFIX,)
+    return (WEIGHTS, ATTENTION, PREFIX, *((SIDE_BY_SIDE,) if torch.get_num_threads() > 1 else ()))
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,11 @@ def without(backbone: Backbone, steps: Collection[str]) -> Iterator[None]:
             layer.weight.data = layer.weight.data.float()
     if ATTENTION in steps:
         use_kernel(backbone.model)
-    if PREFIX in steps:
-        backbone.abilities = replace(abilities, shares_prefix=False)
+    backbone.abilities = replace(
+        abilities,
+        shares_prefix=abilities.shares_prefix and PREFIX not in steps,
+        side_by_side=abilities.side_by_side and SIDE_BY_SIDE not in steps,
+    )
     try:
         yield
     finally:
@@ -156,6 +162,12 @@ def in_turn(times: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, 
         for name, taken in times.items():
             least[name] = min(least[name], taken())
     return least
+
+
+def times(least: Mapping[str, float]) -> dict[str, float]:
+    """How many times as long the others take as `earec`."""
+    others = {name: taken for name, taken in least.items() if name != "earec"}
+    return {f"times_{name.replace(' ', '_')}": taken / least["earec"] for name, taken in others.items()}
 
 
 def seconds(function: Callable[[], Any]) -> float:

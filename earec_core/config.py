@@ -152,7 +152,7 @@ class ExplainConfig(Section):
     """Generation of anchors."""
 
     max_new_tokens: int = Field(64, ge=1)
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(64, ge=1, description="Items generated together.")
     bootstrap: int = Field(2000, ge=100, description="Resamples for the confidence interval.")
     stemmer: bool = Field(True, description="Porter stemming in ROUGE-L, as the authors' release.")
 
@@ -160,7 +160,7 @@ class ExplainConfig(Section):
 class EncodeConfig(Section):
     """Item vectors (Eq. 5)."""
 
-    batch_tokens: int = Field(4096, ge=64, description="Positions per forward pass, padding included.")
+    batch_tokens: int = Field(4096, ge=64, description="Positions that are read at once, padding included.")
     shard_items: int = Field(
         1024, ge=1, description="Vectors that are written at once: a killed run encodes so many again, about."
     )

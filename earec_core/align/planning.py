@@ -164,9 +164,10 @@ def shown(model: AlignedModel, samples: Sequence[Sample]) -> list[dict[str, Any]
 def _calibrated(
     trainer: Trainer, epoch: Sequence[Sequence[Sequence[Sample]]], computed: Sequence[int]
 ) -> tuple[float, int]:
-    """Positions a second of some steps, and the bytes that the largest part of a batch keeps."""
-    largest = max(range(len(epoch)), key=computed.__getitem__)
-    kept = max(_kept(trainer, part) for part in epoch[largest])  # which warms up
+    """Positions a second of some steps, and the bytes that are kept at once of the largest batch."""
+    largest = epoch[max(range(len(epoch)), key=computed.__getitem__)]
+    at_once = trainer.lanes([sample for part in largest for sample in part])
+    kept = sum(sorted(_kept(trainer, part) for part in largest)[-at_once:])  # which warms up
     seconds, positions = 0.0, 0
     for batch, n in zip(epoch, computed, strict=True):
         started = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,8 +14,12 @@ from torch.nn import functional as F
 from earec_core.aligned.features import ModalityInputs
 from earec_core.aligned.prompts import ItemPrompts, Sample
 from earec_core.llm.backbone import Backbone, Spliced
+from earec_core.llm.lanes import lanes, side_by_side
 from earec_core.llm.prompts import Prompt
 from earec_core.types import Item, Show, Slot
+
+_ROWS = 8
+"""Of a batch of texts that is written beside others, at least."""
 
 
 def itself(slot: Slot) -> int:
@@ -99,9 +104,16 @@ class AlignedModel(nn.Module):
         Args:
             beside: a second loss; both are returned then.
         """
-        # The last token is predicted, never read.
-        prompts = [Prompt(s.prompt.item, (*s.prompt.pieces, s.response[:-1])) for s in samples]
-        spliced = self.splice(prompts)
+        return self.loss_of(self.splice_samples(samples), samples, beside)
+
+    def splice_samples(self, samples: Sequence[Sample]) -> Spliced:
+        """Prompts and responses as embeddings; the last token is predicted, never read."""
+        return self.splice([Prompt(s.prompt.item, (*s.prompt.pieces, s.response[:-1])) for s in samples])
+
+    def loss_of(
+        self, spliced: Spliced, samples: Sequence[Sample], beside: PromptLoss | None = None
+    ) -> Float[Tensor, ""] | Float[Tensor, " 2"]:
+        """`forward` of samples that are embeddings already."""
         hidden = self.backbone.hidden(spliced)
         rows, columns, targets = list[int](), list[int](), list[int]()
         for i, (sample, length) in enumerate(zip(samples, spliced.lengths.tolist(), strict=True)):
@@ -117,13 +129,12 @@ class AlignedModel(nn.Module):
         states = States(hidden, spliced.lengths - read, self._slots(spliced), tuple(self.inputs))
         return torch.stack([loss, beside(states, [sample.prompt.item for sample in samples])])
 
-    def states(self, prompts: Sequence[Prompt], *, layer: int | None = None) -> States:
+    def states(self, batch: Spliced, *, layer: int | None = None) -> States:
         """What the LLM makes of prompts.
 
         Args:
             layer: whose output is wanted, from 1; default: the last layer's, after its norm.
         """
-        batch = self.splice(prompts)
         hidden = self.backbone.hidden(batch, layer=layer)
         return States(hidden, batch.lengths, self._slots(batch), tuple(self.inputs))
 
@@ -157,7 +168,7 @@ class AlignedModel(nn.Module):
         prompts: Sequence[Prompt],
         max_new_tokens: int,
         *,
-        batch_size: int = 32,
+        batch_size: int = 64,
         source: Callable[[Slot], int] = itself,
         show: Show = lambda *_: None,
     ) -> list[str]:
@@ -166,15 +177,25 @@ class AlignedModel(nn.Module):
         Where the LLM has fewer positions left than `max_new_tokens`, as many are written.
         """
         order = sorted(range(len(prompts)), key=lambda i: self.prompts.length(prompts[i]))
-        texts = [""] * len(prompts)
-        for start in range(0, len(order), batch_size):
-            chunk = order[start : start + batch_size]
+        number = lanes(self.backbone, min(batch_size, len(prompts)), least=_ROWS)
+        size = math.ceil(batch_size / number)
+        chunks = [order[start : start + size] for start in range(0, len(order), size)]
+
+        def begun(chunk: Sequence[int]) -> tuple[Spliced | None, int]:
             new = self._left(prompts[chunk[-1]], max_new_tokens)
-            if new > 0:
-                spliced = self.splice([prompts[i] for i in chunk], source)
-                for i, text in zip(chunk, self.backbone.generate(spliced, new), strict=True):
-                    texts[i] = text
-            show(min(start + batch_size, len(order)), len(order), "generated")
+            return (self.splice([prompts[i] for i in chunk], source) if new > 0 else None), new
+
+        def continued(batch: tuple[Spliced | None, int]) -> list[str]:
+            spliced, new = batch
+            return [] if spliced is None else self.backbone.generate(spliced, new)
+
+        texts, done = [""] * len(prompts), 0
+        written = side_by_side(continued, map(begun, chunks), number)
+        for chunk, new_texts in zip(chunks, written, strict=True):
+            for i, text in zip(chunk, new_texts, strict=False):
+                texts[i] = text
+            done += len(chunk)
+            show(done, len(order), "generated")
         return texts
 
     def _left(self, longest: Prompt, wanted: int) -> int:

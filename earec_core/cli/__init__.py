@@ -14,6 +14,7 @@ from dataclasses import replace
 import click
 
 import earec_core
+from earec_core import processor
 from earec_core.cli.guide import with_guide
 from earec_core.cli.output import out
 from earec_core.errors import PluginError, one_line
@@ -103,7 +104,7 @@ def cli() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; exit with the code documented in `earec_core.errors`."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    processor.prepare()
     # Plugins of pydantic's own are of no use here, and one that fails to import would stop every command.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     process.skip_unreadable_entry_points()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,8 +12,13 @@ from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.readouts import get_readout
 from earec_core.config import EncodeConfig
 from earec_core.errors import EarecError
+from earec_core.llm.backbone import Spliced
+from earec_core.llm.lanes import lanes, side_by_side
 from earec_core.llm.prompts import Prompt
 from earec_core.types import Show
+
+_POSITIONS = 1024
+"""Of a batch that runs beside others, at least: products of fewer rows are slower for each."""
 
 
 def item_vectors(
@@ -44,17 +49,42 @@ def prompt_vectors(
 ) -> Iterator[tuple[list[int], Float[np.ndarray, "b d"]]]:
     """Vectors of prompts, batch by batch: their places among `prompts`, and the vectors.
 
-    Batches hold prompts of similar length and at most `batch_tokens` positions, padding included; a vector depends
-    on the batch it was computed in by floating-point rounding only.
+    Batches hold prompts of similar length; a vector depends on the batch it was computed in by floating-point
+    rounding only.
 
     Raises:
         EarecError: a vector is not finite; its item is named.
     """
-    readout = get_readout(config.readout)
-    for chunk in batched([model.prompts.length(prompt) for prompt in prompts], config):
-        with torch.inference_mode():
-            states = model.states([prompts[i] for i in chunk], layer=config.layer)
-            vectors = readout.read(states).cpu().numpy()
+    chunks = list(batched([model.prompts.length(prompt) for prompt in prompts], positions_of(model, config)))
+    yield from read_batches(model, prompts, chunks, config)
+
+
+def positions_of(model: AlignedModel, config: EncodeConfig) -> int:
+    """Positions of one batch: of `batch_tokens` its share, where several are read side by side."""
+    return config.batch_tokens // _lanes(model, config)
+
+
+def _lanes(model: AlignedModel, config: EncodeConfig) -> int:
+    return lanes(model.backbone, config.batch_tokens, least=_POSITIONS)
+
+
+def read_batches(
+    model: AlignedModel, prompts: Sequence[Prompt], chunks: Sequence[list[int]], config: EncodeConfig
+) -> Generator[tuple[list[int], Float[np.ndarray, "b d"]], None, None]:
+    """Vectors of prompts, in the batches given by their places; see `prompt_vectors`."""
+    readout, places = get_readout(config.readout), iter(chunks)
+
+    @torch.inference_mode()
+    def spliced(chunk: Sequence[int]) -> Spliced:
+        return model.splice([prompts[i] for i in chunk])
+
+    @torch.inference_mode()
+    def read(batch: Spliced) -> Float[np.ndarray, "b d"]:
+        vectors: np.ndarray = readout.read(model.states(batch, layer=config.layer)).cpu().numpy()
+        return vectors
+
+    for vectors in side_by_side(read, map(spliced, chunks), _lanes(model, config)):
+        chunk = next(places)
         finite = np.isfinite(vectors).all(1)
         if not finite.all():
             item = model.prompts.items[prompts[chunk[int(finite.argmin())]].item]
@@ -66,12 +96,16 @@ def prompt_vectors(
         yield chunk, vectors
 
 
-def batched(lengths: Sequence[int], config: EncodeConfig) -> Iterator[list[int]]:
-    """Places of prompts that are run together, of similar length, the longest first in every batch."""
+def batched(lengths: Sequence[int], positions: int) -> Iterator[list[int]]:
+    """Places of prompts that are run together, of similar length, the longest first in every batch.
+
+    Args:
+        positions: of a batch at most, padding included, but one prompt's.
+    """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     done = 0
     while done < len(order):
         # The first prompt's length is the whole batch's.
-        size = max(1, config.batch_tokens // max(1, lengths[order[done]]))
+        size = max(1, positions // max(1, lengths[order[done]]))
         yield order[done : done + size]
         done += size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.words import ItemWords
 from earec_core.catalog import Catalog
 from earec_core.config import EncodeConfig, RunConfig
-from earec_core.encode.batches import batched
+from earec_core.encode.batches import batched, positions_of, read_batches
 from earec_core.encode.stage import opened
 from earec_core.encode.windows import Coverage, Job, vector_key
 from earec_core.llm.backbone import Backbone
@@ -147,31 +148,31 @@ def _chunks(job: Job, keys: Sequence[bytes], lengths: Sequence[int]) -> list[lis
             missing = store.missing(keys[window.start : window.stop])
             new = [row for place in missing if keys[row := window.start + place] not in seen]
             seen |= {keys[row] for row in new}
-            batches = batched([lengths[row] for row in new], job.config.encode)
+            batches = batched([lengths[row] for row in new], positions_of(job.model, job.config.encode))
             chunks += [[new[place] for place in chunk] for chunk in batches]
     return chunks
 
 
-@torch.inference_mode()
 def _rate(
     model: AlignedModel,
     prompts: Sequence[Prompt],
-    chunks: Sequence[Sequence[int]],
+    chunks: Sequence[list[int]],
     computed: Sequence[int],
     config: EncodeConfig,
 ) -> float:
     """Positions a second, of batches from all over the catalog; 0 where there is none."""
     if not chunks:
         return 0.0
-    model.states([prompts[i] for i in chunks[-1]], layer=config.layer)  # warms up
-    seconds, positions = 0.0, 0
-    for number in _spread(len(chunks)):
-        started = time.monotonic()
-        model.states([prompts[i] for i in chunks[number]], layer=config.layer)
-        seconds, positions = seconds + time.monotonic() - started, positions + computed[number]
-        if seconds > _SECONDS:
-            break
-    return positions / seconds
+    order = list(_spread(len(chunks)))
+    for _ in read_batches(model, prompts, [chunks[order[-1]]], config):
+        pass  # warms up
+    started, positions = time.monotonic(), 0
+    with closing(read_batches(model, prompts, [chunks[i] for i in order], config)) as batches:
+        for number, _ in zip(order, batches, strict=True):
+            positions += computed[number]
+            if time.monotonic() - started > _SECONDS:
+                break
+        return positions / (time.monotonic() - started)
 
 
 def _spread(n: int) -> Iterator[int]:

@@ -9,10 +9,11 @@ nothing fails: the numbers are only wrong. So what transformers makes of the ids
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from earec_core.errors import UsageError, one_line
 from earec_core.llm import attention
@@ -52,13 +53,15 @@ def tried(backbone: Backbone) -> Abilities:
     if fast and not shares_prefix:
         attention.use_kernel(backbone.model)
         shares_prefix = _agree(backbone, ids, expected, share_prefix=True)
+    before = _held(backbone.model)
     if not _agree(backbone, ids, expected, share_prefix=False):
         raise _refusal(backbone, _reason(backbone, ids, plain))
+    side_by_side = not _rescaled(backbone.model) and _same(before, _held(backbone.model))
     for padding in ("behind", "before"):
-        backbone.abilities = Abilities(shares_prefix, padding)
+        backbone.abilities = Abilities(shares_prefix, padding, side_by_side)
         if _generates(backbone, ids):
             return backbone.abilities
-    return Abilities(shares_prefix, None)
+    return Abilities(shares_prefix, None, side_by_side)
 
 
 def _plain(backbone: Backbone, ids: Sequence[int]) -> Float[Tensor, "s v"]:
@@ -79,6 +82,24 @@ def _attend_faster(backbone: Backbone, ids: Sequence[int], plain: Tensor) -> boo
     if not same:
         attention.use_kernel(backbone.model)
     return same
+
+
+def _held(model: nn.Module) -> list[tuple[Any, int]]:
+    """What the modules hold, and how often each tensor of it was written to."""
+    values = [v for module in model.modules() for v in (*vars(module).values(), *module._buffers.values())]
+    return [(value, value._version if isinstance(value, Tensor) else 0) for value in values]
+
+
+def _same(before: Sequence[tuple[Any, int]], after: Sequence[tuple[Any, int]]) -> bool:
+    """Whether the modules hold what they held."""
+    return len(before) == len(after) and all(
+        old is new and was == now for (old, was), (new, now) in zip(before, after, strict=True)
+    )
+
+
+def _rescaled(model: nn.Module) -> bool:
+    """Whether rotary positions follow from the longest row so far (transformers' `dynamic` scaling)."""
+    return any("dynamic" in str(getattr(module, "rope_type", "")) for module in model.modules())
 
 
 def _rows(ids: tuple[int, ...]) -> list[Prompt]:

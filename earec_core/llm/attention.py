@@ -71,7 +71,7 @@ def attend(
         mask = attention_mask[..., :t]
         # Not -inf: a position of padding may see nothing, and its NaN would spread to the others.
         hidden = torch.finfo(scores.dtype).min
-        scores = scores.masked_fill(~mask, hidden) if mask.dtype == torch.bool else scores + mask
+        scores = scores.masked_fill_(~mask, hidden) if mask.dtype == torch.bool else scores + mask
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
     seen = weights.view(b, k, (h // k) * s, t) @ value
     return seen.view(b, h, s, -1).transpose(1, 2).contiguous(), None

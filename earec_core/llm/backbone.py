@@ -60,10 +60,12 @@ class Abilities:
     Attributes:
         shares_prefix: go on from a prefix that was computed once for all rows.
         generates: go on from rows that were read, padded behind (as all passes pad, the prefix shared) or before.
+        side_by_side: passes in threads of their own at once, as a pass leaves nothing behind in the modules.
     """
 
     shares_prefix: bool = True
     generates: Literal["behind", "before"] | None = "behind"
+    side_by_side: bool = True
 
 
 class Adapter(ABC):

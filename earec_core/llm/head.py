@@ -7,8 +7,7 @@ hidden states, already computed, in place of the base model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 from jaxtyping import Float
@@ -22,8 +21,7 @@ def logits(model: Any, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
         model: a transformers causal LM.
         hidden: what its base model gave as `last_hidden_state` at those positions, in the output layer's dtype.
     """
-    with _answering(model, hidden[None]):
-        result: Tensor = model(inputs_embeds=hidden[None], use_cache=False).logits[0]
+    result: Tensor = _answering(model, hidden[None])(inputs_embeds=hidden[None], use_cache=False).logits[0]
     return result
 
 
@@ -38,16 +36,15 @@ def base_name(model: Any) -> str:
     return name
 
 
-@contextmanager
-def _answering(model: Any, hidden: Float[Tensor, "1 n d"]) -> Iterator[None]:
-    """The causal LM with a base model that answers whatever it is asked with these hidden states."""
+def _answering(model: Any, hidden: Float[Tensor, "1 n d"]) -> Any:
+    """The causal LM with a base model that answers whatever it is asked with these hidden states.
+
+    A shallow copy: other threads may be asking the model itself.
+    """
     name = base_name(model)
-    base = getattr(model, name)
-    setattr(model, name, _Answer(base, hidden))
-    try:
-        yield
-    finally:
-        setattr(model, name, base)
+    answering = copy(model)
+    answering._modules = {**model._modules, name: _Answer(getattr(model, name), hidden)}
+    return answering
 
 
 class _Output(tuple[Tensor]):

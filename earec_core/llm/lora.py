@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import local
 from typing import Any, cast
 
 import torch
@@ -221,7 +222,7 @@ class Mixture(Adapter):
         self._weights: Float[Tensor, "l n"] = torch.zeros(self.layers, len(self.names))
         self._own: dict[str, int] = {}
         self._mixed: dict[str, _Mixed] = {}
-        self._routes: dict[str, tuple[Tensor, tuple[str, ...]]] = {}
+        self._route = _Route()
 
     def set(self, weights: Mapping[str, float] | Tensor, *, own: Mapping[str, str] | None = None) -> None:
         """Set the coefficients.
@@ -250,21 +251,28 @@ class Mixture(Adapter):
 
     @contextmanager
     def routed(self, owners: Int[Tensor, "b s"], modalities: tuple[str, ...]) -> Iterator[None]:
-        self._routes = dict.fromkeys(self._mixed, (owners, modalities)) if self._own else {}
+        self._route.left = dict.fromkeys(self._mixed, (owners, modalities)) if self._own else {}
         try:
             yield
         finally:
-            self._routes = {}
+            self._route.left = {}
 
     def coefficients(self, module: str) -> Float[Tensor, "*_ n"]:
         """A module's coefficients in its next pass: [n], or [b, s, n] where positions have a route of their own."""
         weights = self._weights[layer_of(module) or 0]
-        if module not in self._routes:
+        if module not in self._route.left:
             return weights
-        owners, modalities = self._routes.pop(module)
+        owners, modalities = self._route.left.pop(module)
         unit = torch.eye(len(self.names), device=owners.device)
         by_modality = [unit[self._own[m]] if m in self._own else weights for m in modalities]
         return torch.stack([*by_modality, weights])[owners]
+
+
+class _Route(local):
+    """Of a thread's next pass, by modules that it has not reached: whose each position is."""
+
+    def __init__(self) -> None:
+        self.left: dict[str, tuple[Tensor, tuple[str, ...]]] = {}
 
 
 class _Mixed(nn.Module):

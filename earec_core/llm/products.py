@@ -7,6 +7,7 @@ Symbols: n positions, r the rank.
 
 from __future__ import annotations
 
+from threading import local
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from earec_core.llm.packed import PackedLinear
 
 
-class Casts:
-    """The last input that was cast: attention's three projections and the two of a gated network read the same."""
+class Casts(local):
+    """The last input that a thread cast: attention's three projections, or a gated network's two, read the same."""
 
     def __init__(self) -> None:
         self._of: tuple[Tensor, int, Tensor] | None = None

@@ -40,7 +40,7 @@ def test_the_gpu_run_ends_with_figures_and_adapters(
         for name in ("align", "encode", "generate"):
             file = figures.extractfile(f"figures/{name}.json")
             assert file is not None
-            assert json.load(file)["times plain_bf16" if name != "align" else "times trainer"] > 0
+            assert json.load(file)["times_plain_bf16" if name != "align" else "times_trainer_bf16"] > 0
         tests = figures.extractfile("figures/tests")
         assert tests is not None
         assert b"passed" in tests.read()

@@ -196,6 +196,34 @@ def test_vectors_do_not_depend_on_the_batch_size(in_home: Pipeline) -> None:
         np.testing.assert_allclose(some, alone[[7, 3]], atol=1e-4)
 
 
+def test_vectors_and_texts_do_not_depend_on_what_runs_beside_them(
+    in_home: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("earec_core.encode.batches._POSITIONS", 64)
+    # The tiny LLM says the same of every item; a number of its input tells which text is whose.
+    monkeypatch.setattr(
+        Backbone, "generate", lambda _, batch, new: [f"{row.sum():.2f}" for row in batch.body]
+    )
+    threads, shown = torch.get_num_threads(), list[int]()
+    with _model(in_home, "composite") as model:
+        prompts = [model.prompts.prompt(row) for row in range(20)]
+        config, made = EncodeConfig(batch_tokens=512), []
+        try:
+            for number in (1, 3):
+                torch.set_num_threads(number)
+                vectors = item_vectors(model, range(20), config)
+                texts = model.generate(prompts, 6, batch_size=24, show=lambda done, *_: shown.append(done))
+                made.append((vectors, texts))
+        finally:
+            torch.set_num_threads(threads)
+    (alone, texts), (beside, others) = made
+    np.testing.assert_allclose(beside, alone, atol=1e-4)
+    assert np.ptp(alone, axis=0).max() > 1e-2
+    assert others == texts
+    assert len(set(texts)) > 5
+    assert shown == [20, 12, 20]
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_vector_that_is_not_finite_ends_the_encoding_and_its_item_is_named(
     in_home: Pipeline, value: float

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -15,6 +16,7 @@ from earec_core.aligned.model import AlignedModel
 from earec_core.artifacts import AdapterManifest, open_as
 from earec_core.cli import run
 from earec_core.encode import planning as encoding
+from earec_core.llm.backbone import Spliced
 
 from .conftest import Pipeline
 
@@ -23,9 +25,10 @@ ON = {"align__epochs": 2, "align__batch_size": 4, "align__micro_batch": 3}
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two steps are calibration enough here."""
+    """Two steps are calibration enough here; a batch is in as many parts on any machine."""
     monkeypatch.setattr(planning, "_SECONDS", 0.0)
     monkeypatch.setattr(encoding, "_SECONDS", 0.0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 
 def _asked(pipeline: Pipeline, capsys: pytest.CaptureFixture[str], *options: str, **more: Any) -> Any:
@@ -175,13 +178,12 @@ def test_a_plan_of_an_encoding_counts_the_positions_that_the_llm_then_reads(
     assert in_home.run(*encode, "--plan", "--json") == 0
     plan = json.loads(capsys.readouterr().out)["plan"]
     assert in_home.workspace.registry.list().entries == before
-    bodies: list[tuple[int, int]] = []
+    bodies: list[tuple[int, ...]] = []
     states = AlignedModel.states
 
-    def counted(model: AlignedModel, prompts: Any, **options: Any) -> Any:
-        found = states(model, prompts, **options)
-        bodies.append((len(prompts), found.hidden.shape[1]))
-        return found
+    def counted(model: AlignedModel, batch: Spliced, **options: Any) -> Any:
+        bodies.append(tuple(batch.body.shape[:2]))
+        return states(model, batch, **options)
 
     monkeypatch.setattr(AlignedModel, "states", counted)
     assert in_home.run(*encode, "--json") == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from earec_core.catalog import Catalog, import_dataset
 from earec_core.config import RunConfig, resolve
 from earec_core.encode import encode, item_vectors, windows
 from earec_core.errors import DataError
-from earec_core.llm.backbone import Backbone
+from earec_core.llm.backbone import Backbone, Spliced
 from earec_core.workspace import Reporter, Workspace
 
 from .conftest import Pipeline, write_source
@@ -60,9 +60,9 @@ def encoding(in_home: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(windows, "WINDOW", 6)
     made, states = Encoding(in_home, tmp_path / "home"), AlignedModel.states
 
-    def spied(model: AlignedModel, prompts: Sequence[Any], **options: Any) -> Any:
-        made.read.append(len(prompts))
-        return states(model, prompts, **options)
+    def spied(model: AlignedModel, batch: Spliced, **options: Any) -> Any:
+        made.read.append(len(batch.body))
+        return states(model, batch, **options)
 
     monkeypatch.setattr(AlignedModel, "states", spied)
     return made
@@ -110,11 +110,11 @@ def test_a_killed_run_goes_on_at_the_last_shard(encoding: Encoding, monkeypatch:
     catalog, states = encoding.pipeline.catalog, AlignedModel.states
     batches: list[int] = []
 
-    def killed(model: AlignedModel, prompts: Sequence[Any], **options: Any) -> Any:
+    def killed(model: AlignedModel, batch: Spliced, **options: Any) -> Any:
         if sum(batches) >= 10:
             raise KeyboardInterrupt
-        batches.append(len(prompts))
-        return states(model, prompts, **options)
+        batches.append(len(batch.body))
+        return states(model, batch, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(AlignedModel, "states", killed)

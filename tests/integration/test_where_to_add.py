@@ -78,7 +78,7 @@ def test_a_readout_is_a_row_more(in_home: Pipeline, monkeypatch: pytest.MonkeyPa
     stored = open_model(workspace.registry, "composite")
     model = stored_model(workspace, catalog, backbone, stored)
     with backbone.adapted(adapter_of(stored)), torch.inference_mode():
-        states = [model.states([model.prompts.prompt(row)]) for row in range(len(catalog))]
+        states = [model.states(model.splice([model.prompts.prompt(row)])) for row in range(len(catalog))]
     alone = [(each.hidden, int(each.lengths)) for each in states]
     expected = np.stack([hidden[0, n - 2 : n].mean(0).numpy() for hidden, n in alone])
     np.testing.assert_allclose(vectors.vectors, expected, rtol=1e-4, atol=1e-5)

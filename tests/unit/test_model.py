@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,57 @@ def test_the_parts_of_a_batch_have_its_loss_and_gradients(tiny_llm: Path) -> Non
     assert sum_of_losses == pytest.approx(loss, rel=1e-5)
     for name, gradient in gradients.items():
         torch.testing.assert_close(added[name], gradient, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1])
+def test_parts_side_by_side_have_the_batchs_loss_and_gradients_the_same_each_time(
+    model: AlignedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, micro_batch: int | None
+) -> None:
+    threads, batch = torch.get_num_threads(), _samples(model)
+    torch.set_num_threads(2)
+    monkeypatch.setattr("earec_core.align.train._POSITIONS", 1)
+    config = AlignConfig(micro_batch=micro_batch)
+    results: list[tuple[float, list[torch.Tensor | None]]] = []
+    with model.backbone.adapted(TrainableLora(LoraSettings(r=2))) as lora:
+        for name, factor in lora.parameters.items():
+            if "lora_B" in name:  # else A has no gradient
+                nn.init.normal_(factor, std=0.1)
+        for able in (False, True, True):
+            model.backbone.abilities = replace(model.backbone.abilities, side_by_side=able)
+            trainer = Trainer(model, lora.parameters, batch, [], config, tmp_path / "no", lambda *_: None)
+            assert trainer.lanes(batch) == (2 if able else 1)
+            assert len(list(trainer.parts_of(batch))) == (len(batch) if micro_batch else 2 if able else 1)
+            loss, _ = trainer.gradients(batch)
+            results.append((loss, [p.grad for p in trainer.parameters.values()]))
+            trainer.optimizer.zero_grad(set_to_none=True)
+    torch.set_num_threads(threads)
+    in_turn, first, again = results
+    assert first[0] == again[0] == pytest.approx(in_turn[0], rel=1e-5)
+    for expected, gradient, other in zip(in_turn[1], first[1], again[1], strict=True):
+        assert expected is not None
+        assert gradient is not None
+        assert other is not None
+        assert expected.any()
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
+        assert torch.equal(gradient, other)
+
+
+def test_passes_that_draw_random_numbers_run_in_turn(
+    model: AlignedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("earec_core.align.train._POSITIONS", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    batch = _samples(model)
+    for dropout, lanes in ((0.0, 2), (0.1, 1)):
+        with model.backbone.adapted(TrainableLora(LoraSettings(r=2, dropout=dropout))) as lora:
+            trainer = Trainer(
+                model, lora.parameters, batch, [], AlignConfig(), tmp_path / "no", lambda *_: None
+            )
+            model.train()
+            assert trainer.lanes(batch) == lanes
+            trainer.loss = nn.Module()  # a wrapper, that counts passes
+            assert trainer.lanes(batch) == 1
+        model.eval()
 
 
 @given(
