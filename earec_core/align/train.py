@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from earec_core.align.contrast import Contrast, paired_batches
 from earec_core.align.samples import batches, parts
-from earec_core.aligned.model import AlignedModel
+from earec_core.aligned.model import AlignedModel, PromptLoss
 from earec_core.aligned.prompts import Sample
 from earec_core.catalog.splits import FROM
 from earec_core.config import AlignConfig
@@ -283,10 +283,10 @@ class Trainer:
             counted = number < len(mine)
             samples = mine[number] if counted else batch[:1]
             with nullcontext() if number == passes - 1 else self.engine.no_sync():
-                whole, said = self._weighed(self.loss(samples, self.contrast and self.contrast.loss), batch)
+                whole, said = self._weighed(self.loss(samples, self._beside), batch)
                 # Gradients are averaged over the processes.
                 self.engine.backward(whole * self.processes.size if counted else whole * 0)
-            yield said if counted else (0.0, said[1])
+            yield said if counted else (0.0, 0.0)
 
     def _side_by_side(
         self, batch: Sequence[Sample], mine: Sequence[Sequence[Sample]]
@@ -298,8 +298,7 @@ class Trainer:
             part: tuple[Sequence[Sample], Spliced],
         ) -> tuple[tuple[float, float], Sequence[Tensor | None]]:
             samples, spliced = part
-            losses = self.model.loss_of(spliced, samples, self.contrast.loss if self.contrast else None)
-            whole, said = self._weighed(losses, batch)
+            whole, said = self._weighed(self.model.loss_of(spliced, samples, self._beside), batch)
             return said, torch.autograd.grad(whole, parameters, allow_unused=True)
 
         spliced = ((samples, self.model.splice_samples(samples)) for samples in mine)
@@ -308,6 +307,10 @@ class Trainer:
                 if gradient is not None:
                     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
             yield said
+
+    @property
+    def _beside(self) -> PromptLoss | None:
+        return None if self.contrast is None else self.contrast.loss
 
     def _weighed(self, losses: Tensor, batch: Sequence[Sample]) -> tuple[Tensor, tuple[float, float]]:
         """What of a part's losses is to be lowered, and both losses' shares of the batch's."""
