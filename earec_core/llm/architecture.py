@@ -87,7 +87,8 @@ def _attend_faster(backbone: Backbone, ids: Sequence[int], plain: Tensor) -> boo
 def _held(model: nn.Module) -> list[tuple[Any, int]]:
     """What the modules hold, and how often each tensor of it was written to."""
     values = [v for module in model.modules() for v in (*vars(module).values(), *module._buffers.values())]
-    return [(value, value._version if isinstance(value, Tensor) else 0) for value in values]
+    counted = (isinstance(value, Tensor) and not value.is_inference() for value in values)
+    return [(value, value._version if counts else 0) for value, counts in zip(values, counted, strict=True)]
 
 
 def _same(before: Sequence[tuple[Any, int]], after: Sequence[tuple[Any, int]]) -> bool:

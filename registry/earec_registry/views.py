@@ -70,12 +70,19 @@ class Views:
         return self._folder / f"{manifest.id[:12]}.json"
 
     def _known_good(self, manifest: Manifest) -> bool:
+        """Whether the files are as they were when they were last hashed.
+
+        A file that was as new as the stamp is not known: what changed it in that tick of the clock does not show.
+        """
+        file = self._stamp(manifest)
         try:
-            stamp = json.loads(self._stamp(manifest).read_bytes())
+            stamp, stamped = json.loads(file.read_bytes()), file.stat().st_mtime_ns
         except (FileNotFoundError, ValueError):
             return False
         facts = self._facts(manifest)
-        return bool(facts is not None and stamp == {"id": manifest.id, "files": facts})
+        if facts is None or stamp != {"id": manifest.id, "files": facts}:
+            return False
+        return all(changed < stamped for _, changed, _ in facts.values())
 
     def _facts(self, manifest: Manifest) -> dict[str, list[int]] | None:
         """Size, time and inode of each file; None if a file is missing, too many or of another size."""

@@ -39,6 +39,21 @@ def test_a_copied_file_edited_in_a_view_is_noticed_and_the_blob_is_untouched(reg
     assert registry.verify().ok
 
 
+def test_a_file_edited_within_the_tick_of_the_clock_in_which_it_was_checked_is_noticed(
+    registry, store
+) -> None:
+    view = registry.materialize(store())
+    file, stamp = view / "sub/w.txt", view.with_name(f"{view.name}.json")
+    tick = stamp.stat().st_mtime_ns
+    os.utime(file, ns=(tick, tick))
+    registry.materialize("text/demo")  # checks it again, and says so
+    os.utime(stamp, ns=(tick, tick))
+    file.chmod(0o644)
+    flip(file)
+    os.utime(file, ns=(tick, tick))
+    assert (registry.materialize("text/demo") / "sub/w.txt").read_text() == "weights"
+
+
 def test_a_half_written_or_meddled_view_is_made_again(registry, store, tmp_path) -> None:
     view = registry.materialize(store())
     whole = (tmp_path / "source/big").read_bytes()
