@@ -79,11 +79,11 @@ def own(
         model.train()
         taken = 0.0
         for batch in batched(train, size) if compile_blocks else ():
-            trainer.gradients(batch)  # a shape that is new compiles again
+            trainer.gradients.add(batch)  # a shape that is new compiles again
         trainer.optimizer.zero_grad()
         for k, batch in enumerate(batched(train, size)):
             started = now()
-            trainer.gradients(batch)
+            trainer.gradients.add(batch)
             trainer.engine.step()
             taken += now() - started if k else 0.0  # the first step warms up
         model.eval()

@@ -105,7 +105,7 @@ def plan(
         job.workspace.note("Timing some steps ...")
         job.model.train()
         shared = backbone.shared(train[0].prompt)
-        epoch = [list(trainer.parts_of(batch)) for batch in trainer.epoch(0)]
+        epoch = [list(trainer.gradients.parts_of(batch)) for batch in trainer.epoch(0)]
         computed = [sum(_positions(part, shared) for part in batch) for batch in epoch]
         useful = sum(_useful(part, shared) for batch in epoch for part in batch)
         rate, kept = _calibrated(trainer, epoch, computed)
@@ -166,12 +166,12 @@ def _calibrated(
 ) -> tuple[float, int]:
     """Positions a second of some steps, and the bytes that are kept at once of the largest batch."""
     largest = epoch[max(range(len(epoch)), key=computed.__getitem__)]
-    at_once = trainer.lanes([sample for part in largest for sample in part])
+    at_once = trainer.gradients.lanes([sample for part in largest for sample in part])
     kept = sum(sorted(_kept(trainer, part) for part in largest)[-at_once:])  # which warms up
     seconds, positions = 0.0, 0
     for batch, n in zip(epoch, computed, strict=True):
         started = time.monotonic()
-        trainer.gradients([sample for part in batch for sample in part])
+        trainer.gradients.add([sample for part in batch for sample in part])
         seconds, positions = seconds + time.monotonic() - started, positions + n
         if seconds > _SECONDS:
             break

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,14 +16,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from earec_core.align.contrast import Contrast, paired_batches
-from earec_core.align.samples import batches, parts
-from earec_core.aligned.model import AlignedModel, PromptLoss
+from earec_core.align.gradients import Gradients
+from earec_core.align.samples import batches
+from earec_core.aligned.model import AlignedModel
 from earec_core.aligned.prompts import Sample
 from earec_core.catalog.splits import FROM
 from earec_core.config import AlignConfig
 from earec_core.errors import EarecError
-from earec_core.llm.backbone import Spliced
-from earec_core.llm.lanes import lanes, side_by_side
 from earec_core.metrics.rouge import rouge_l
 from earec_core.train import checkpoint, schedule
 from earec_core.train.engine import MakeEngine, TorchEngine
@@ -35,8 +33,6 @@ Point = dict[str, float]
 
 _FAR = 1_000_000_007
 """Between the seeds of two processes."""
-_POSITIONS = 128
-"""Of a part that runs beside others, at least: fewer are slower side by side than together."""
 
 
 @dataclass
@@ -119,7 +115,9 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
         self.processes = processes or Processes()
         self.engine = engine(self.optimizer, config.clip, self.processes)
-        self.loss: nn.Module = model
+        self.gradients = Gradients(
+            model, list(self.parameters.values()), config, self.engine, self.processes, contrast
+        )
         # With companions beside them, half as many samples of its own are in a batch.
         per_epoch = math.ceil(
             len(train) / (config.batch_size if contrast is None else max(1, config.batch_size // 2))
@@ -153,11 +151,11 @@ class Trainer:
             state.engines.append(own)
         self.model.backbone.alike = self.engine.in_step
         try:
-            with self.engine.around(self.model, self.parameters.values()) as self.loss:
+            with self.engine.around(self.model, self.parameters.values()) as self.gradients.loss:
                 self._train(show)
         finally:
             self.model.backbone.alike = False
-        self.loss = self.model.eval()
+        self.gradients.loss = self.model.eval()
         for name, tensor in self.best.items():
             self.parameters[name].data.copy_(tensor)
         return state
@@ -229,7 +227,7 @@ class Trainer:
         self.model.train()
         # Dropout's masks follow from the step, so that a resumed run draws the same.
         torch.manual_seed(self.seed * 1_000_003 + state.step + self.processes.rank * _FAR)
-        loss, pairs = self.gradients(batch)
+        loss, pairs = self.gradients.add(batch)
         if not math.isfinite(loss + pairs):
             raise EarecError(
                 f"The loss is {loss} at step {state.step + 1}.",
@@ -240,86 +238,6 @@ class Trainer:
         self.engine.step(held=self.lora if warming else ())
         said = {"loss": loss} | ({} if self.contrast is None else {"pairs_loss": pairs})
         return said, sum(sample.length for sample in batch)
-
-    def lanes(self, batch: Sequence[Sample]) -> int:
-        """Parts of a batch that are run side by side.
-
-        One, where a wrapper counts the passes, where they draw random numbers, and where blocks are computed again.
-        """
-        backbone = self.model.backbone
-        random = backbone.adapter is not None and backbone.adapter.random
-        if self.loss is not self.model or random or backbone.checkpointing:
-            return 1
-        return min(len(batch), lanes(backbone, sum(sample.length for sample in batch), least=_POSITIONS))
-
-    def parts_of(self, batch: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
-        """What goes through the model together of this process's part of a batch."""
-        config, number = self.config, self.lanes(batch)
-        most, tokens = config.micro_batch, config.micro_tokens
-        if number > 1 and self.contrast is None:  # whose negatives are a part's own
-            most = math.ceil(min(most or len(batch), len(batch)) / number)
-            tokens = tokens and max(1, tokens // number)
-        return parts(
-            self.processes.share_of(batch),
-            most=most,
-            tokens=tokens,
-            together=1 if self.contrast is None else 2,  # companions stay side by side
-        )
-
-    def gradients(self, batch: Sequence[Sample]) -> tuple[float, float]:
-        """Add a batch's gradients up, part by part; its loss and that of its pairs."""
-        mine = list(self.parts_of(batch))
-        losses = self._side_by_side(batch, mine) if self.lanes(batch) > 1 else self._in_turn(batch, mine)
-        loss, pairs = map(sum, zip(*losses, strict=True))
-        return self.processes.sum(loss), pairs
-
-    def _in_turn(
-        self, batch: Sequence[Sample], mine: Sequence[Sequence[Sample]]
-    ) -> Iterator[tuple[float, float]]:
-        """The parts one after another, each through the engine."""
-        passes = self.processes.most(len(mine)) if self.engine.in_step else max(1, len(mine))
-        for number in range(passes):
-            # Who has fewer parts, or none, takes part in what all do together with one that does not count.
-            counted = number < len(mine)
-            samples = mine[number] if counted else batch[:1]
-            with nullcontext() if number == passes - 1 else self.engine.no_sync():
-                whole, said = self._weighed(self.loss(samples, self._beside), batch)
-                # Gradients are averaged over the processes.
-                self.engine.backward(whole * self.processes.size if counted else whole * 0)
-            yield said if counted else (0.0, 0.0)
-
-    def _side_by_side(
-        self, batch: Sequence[Sample], mine: Sequence[Sequence[Sample]]
-    ) -> Iterator[tuple[float, float]]:
-        """The parts in threads of their own; their gradients are added in the parts' order, whichever is first."""
-        parameters = list(self.parameters.values())
-
-        def run(
-            part: tuple[Sequence[Sample], Spliced],
-        ) -> tuple[tuple[float, float], Sequence[Tensor | None]]:
-            samples, spliced = part
-            whole, said = self._weighed(self.model.loss_of(spliced, samples, self._beside), batch)
-            return said, torch.autograd.grad(whole, parameters, allow_unused=True)
-
-        spliced = ((samples, self.model.splice_samples(samples)) for samples in mine)
-        for said, gradients in side_by_side(run, spliced, self.lanes(batch)):
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                if gradient is not None:
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-            yield said
-
-    @property
-    def _beside(self) -> PromptLoss | None:
-        return None if self.contrast is None else self.contrast.loss
-
-    def _weighed(self, losses: Tensor, batch: Sequence[Sample]) -> tuple[Tensor, tuple[float, float]]:
-        """What of a part's losses is to be lowered, and both losses' shares of the batch's."""
-        total = sum(len(sample.response) for sample in batch)
-        if self.contrast is None:
-            part = losses / total
-            return part, (part.item(), 0.0)
-        part, beside = losses[0] / total, losses[1] / len(batch)
-        return part + self.config.pairs * beside, (part.item(), beside.item())
 
     @torch.no_grad()
     def _validate(self) -> None:
