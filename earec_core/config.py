@@ -186,6 +186,11 @@ class RecommenderConfig(Section):
     weight_decay: float = Field(0.0, ge=0)
     batch_size: int = Field(2048, ge=1, description="Predicted positions per step, about.")
     max_len: int = Field(50, ge=2, description="Items of a sequence that the model sees.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Of the products in training; parameters, sums and rankings stay float32. bfloat16 is about "
+        "twice as fast where the machine multiplies it.",
+    )
     epochs: int = Field(
         200, ge=0, description="At most; 0, with --from: the source's parameters as they are."
     )

@@ -178,9 +178,10 @@ def _epoch(
     # Dropout's masks follow from the epoch, so that a resumed run draws the same.
     torch.manual_seed(config.seed * 1_000_003 + epoch)
     rng = np.random.default_rng((config.seed, epoch))
-    total, count = 0.0, 0
+    total, count, device = 0.0, 0, next(model.parameters()).device.type
     for windows in epoch_batches(sequences, config, rng):
-        loss, n = model.loss(windows)
+        with torch.autocast(device, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+            loss, n = model.loss(windows)
         optimizer.zero_grad(set_to_none=True)
         (loss / n).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

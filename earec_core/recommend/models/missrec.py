@@ -210,7 +210,7 @@ class MissRec(Recommender):
             return self.queries(users) @ self.keys(items).T
         m, blocks = len(self.adaptors), self._blocks(items)
         directions = F.normalize(blocks, dim=-1).flatten(0, 1)
-        cosines = (F.normalize(users, dim=-1) @ directions.T).view(len(users), len(items), -1)
+        cosines = (F.normalize(users, dim=-1) @ directions.T).float().view(len(users), len(items), -1)
         known, has_id = torch.split(_known(blocks), [m, blocks.shape[1] - m], dim=1)
         # An item without any modality has equal weights, of cosines that are 0.
         lacking = (~known & known.any(1, keepdim=True))[None]
@@ -313,7 +313,7 @@ class MissRec(Recommender):
         """
         if not self._outdated:
             return
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(items.device.type, enabled=False):
             current = self._without_dropout() if self.training else items.clone()
             if not torch.equal(self.found_in, current):
                 blocks = self._blocks(current)[:, : len(self.adaptors)]

@@ -46,7 +46,7 @@ class TextTable(ItemTable):
     def of(self, rows: Sequence[int]) -> Float[Tensor, "m d"]:
         """Some items."""
         pooled = self.encoder.batched([self.tokens[row] for row in rows], _POSITIONS)
-        return F.gelu(self.map(pooled))
+        return F.gelu(self.map(pooled).float())
 
     def forward(self) -> Float[Tensor, "n d"]:
         return self.of(range(len(self.tokens)))

@@ -83,7 +83,7 @@ def contrast(
     Args:
         ids: the next item of each; a key of the same next item as the query's is no negative of it.
     """
-    logits = F.normalize(queries, dim=-1) @ F.normalize(keys, dim=-1).T / temperature
+    logits = (F.normalize(queries, dim=-1) @ F.normalize(keys, dim=-1).T).float() / temperature
     own = torch.eye(len(ids), dtype=torch.bool, device=ids.device)
     logits = logits.masked_fill((ids[:, None] == ids) & ~own, -torch.inf)
     return F.cross_entropy(logits, torch.arange(len(ids), device=ids.device), reduction="sum")

@@ -134,10 +134,10 @@ class VectorTable(ItemTable):
         """Items by their scaled vectors."""
 
     def forward(self) -> Float[Tensor, "n d"]:
-        return self.map(self.vectors)
+        return self.map(self.vectors).float()
 
     def some(self, rows: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
-        return self.map(self.vectors[rows])
+        return self.map(self.vectors[rows]).float()
 
     def to_transfer(self) -> dict[str, Tensor]:
         scaling = {f"{_SCALING}{name}": tensor for name, tensor in self.scaling.to_store().items()}
