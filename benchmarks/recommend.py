@@ -5,6 +5,9 @@ batches and begin with the same weights; without dropout their items after an ep
 printed. The plain loop is what a script writes: nn.TransformerEncoder with a causal mask, the logits of all
 positions at once, F.cross_entropy.
 
+`bfloat16`: steps of training in bfloat16 (`recommender.dtype`) beside those of float32, on ids and over frozen
+vectors through the `mlp` table, at the size of amazon-games-2018; the losses of both are compared before.
+
 `quality`: SASRec beside RecBole's and RecTools', each in its own environment and a process of its own
 (`recommend_worker.py`), on MovieLens-100K with the same split: seconds of training until the validation NDCG@10
 that both EAREC and the peer reach.
@@ -42,10 +45,11 @@ from earec_core.catalog import LeaveOneOut, Sequences
 from earec_core.config import RecommenderConfig
 from earec_core.recommend.evaluate import evaluate, histories
 from earec_core.recommend.models.transformer import TransformerRecommender
-from earec_core.recommend.tables import IdTable
+from earec_core.recommend.tables import IdTable, Items, build_table
 
 Batch = list[np.ndarray]
 OFFICE_USERS, OFFICE_ITEMS = 87_346, 25_986
+GAMES_ITEMS, WIDTH = 16_428, 576
 
 
 class Plain(nn.Module):
@@ -147,6 +151,61 @@ def epoch_figures(options: argparse.Namespace) -> dict[str, float]:
         "ratio": ratio,
         "items_differ": worst,
     }
+
+
+_READ = ("ids", "vectors")
+
+
+def low_figures(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of some steps in each type, for ids and for vectors, and how far their last losses are apart."""
+    rng = np.random.default_rng(0)
+    given = [
+        [rng.integers(0, GAMES_ITEMS, 8) for _ in range(options.batch // 7)] for _ in range(options.low_steps)
+    ]
+    vectors = torch.randn(GAMES_ITEMS, WIDTH)
+    found: dict[str, Any] = {"items": GAMES_ITEMS, "threads": torch.get_num_threads(), "steps": len(given)}
+    config = RecommenderConfig(table="mlp", dropout=0.2)
+    for name in _READ:
+        items = Items(torch.ones(GAMES_ITEMS, dtype=torch.long), vectors if name == "vectors" else None)
+        runs = {
+            dtype: [_steps(config.model_copy(update={"dtype": dtype}), items, given) for _ in range(2)]
+            for dtype in ("float32", "bfloat16")
+        }
+        losses = {dtype: run[-1][1] for dtype, run in runs.items()}
+        apart = abs(losses["bfloat16"] / losses["float32"] - 1)
+        assert apart < 0.01, f"the losses differ by {apart:.1%}"
+        seconds = {dtype: min(taken for taken, _ in run) for dtype, run in runs.items()}
+        found[name] = {
+            **{f"{dtype}_s": taken for dtype, taken in seconds.items()},
+            "ratio": seconds["float32"] / seconds["bfloat16"],
+            "losses_differ": apart,
+        }
+    return found
+
+
+def _steps(config: RecommenderConfig, items: Items, given: list[Batch]) -> tuple[float, float]:
+    """Seconds of a training's steps, and its last loss."""
+    torch.manual_seed(0)
+    table = build_table(config, items) if items.vectors is not None else IdTable(len(items), config.dim)
+    model = TransformerRecommender(table, config).train()
+
+    def loss(batch: Batch) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.dtype == "bfloat16"):
+            return ours(model, batch)
+
+    epoch(model.parameters(), loss, given[:2])
+    taken = epoch(model.parameters(), loss, given)
+    return taken, loss(given[0]).item()
+
+
+def show_low(found: dict[str, Any]) -> None:
+    for name in _READ:
+        row = found[name]
+        print(
+            f"{name}: {found['steps']} steps over {found['items']} items, {found['threads']} threads: float32 "
+            f"{row['float32_s']:.2f} s, bfloat16 {row['bfloat16_s']:.2f} s, {row['ratio']:.2f} times as fast; "
+            f"losses {row['losses_differ']:.2%} apart"
+        )
 
 
 _PRODUCTS = 100
@@ -299,13 +358,14 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=1024, help="positions")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--low-steps", type=int, default=20, help="of each type, where both are compared")
     parser.add_argument("--rank-users", type=int, default=OFFICE_USERS)
     add_options(parser)
     parser.add_argument("--folder", type=Path, help="for temporary files; default: the system's")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     peers = any(getattr(options, peer) for peer in PEERS)
-    parts = [options.only] if options.only else ["epoch", "rank", *(["quality"] if peers else [])]
+    parts = [options.only] if options.only else ["epoch", "bfloat16", "rank", *(["quality"] if peers else [])]
     found = {part: PARTS[part][0](options) for part in parts}
     if options.json:
         print(json.dumps(found))
@@ -318,6 +378,7 @@ def main() -> None:
 
 PARTS = {
     "epoch": (epoch_figures, show_epoch),
+    "bfloat16": (low_figures, show_low),
     "rank": (rank_figures, show_rank),
     "quality": (quality_figures, show_quality),
 }

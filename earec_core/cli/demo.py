@@ -36,6 +36,7 @@ def command(folder: Path, at_once: int | None, show_only: bool, as_json: bool) -
     from earec_core.report import write
     from earec_core.studies import demo
     from earec_core.studies.demo.summary import report
+    from earec_core.studies.processes import sensible
 
     if show_only:
         lines = [stage.line for stage in demo.stages(folder)]
@@ -43,7 +44,7 @@ def command(folder: Path, at_once: int | None, show_only: bool, as_json: bool) -
         return
     started = time.monotonic()
     workspace = Workspace.open(registry=folder / "registry", reporter=Reporter(out.lines))
-    stages = demo.run(folder, workspace, run_command, at_once=at_once or demo.sensible())
+    stages = demo.run(folder, workspace, run_command, at_once=at_once or sensible(2))
     target = write(report(folder, workspace, stages), folder / "report.html", folder / "report.json")
     minutes = (time.monotonic() - started) / 60
     out.lines(f"\nDone in {minutes:.1f} minutes.")

@@ -13,12 +13,14 @@ from earec_core.cli.output import out
 from earec_core.config import RunConfig
 from earec_core.errors import EarecError, UsageError
 from earec_core.files import write_atomic
+from earec_core.studies.processes import sensible
 
 if TYPE_CHECKING:
     from earec_core.catalog import Catalog
     from earec_core.studies.reproduce import Cost, Page, Protocol, Row
 
 
+_MOST = 8
 _ALWAYS = {"table", "figure", "data", "target", "as_json", "config", "session"}
 _TABLE = {
     "adapters",
@@ -32,6 +34,7 @@ _TABLE = {
     "minutes",
     "exclude_seen",
     "dry_run",
+    "at_once",
 }
 _TAKEN = {
     "table 1": set[str](),
@@ -39,7 +42,7 @@ _TAKEN = {
     "table 3": {*_TABLE, "weights"},
     "table 4": {*_TABLE, "weights"},
     "figure 4": {"adapters", "modalities", "items"},
-    "figure 5": {"adapters", "modalities", "items", "seeds"},
+    "figure 5": {"adapters", "modalities", "items", "seeds", "at_once"},
 }
 """What each takes of the options by which it could be asked for more."""
 
@@ -96,6 +99,11 @@ _TAKEN = {
 )
 @click.option(
     "--dry-run", is_flag=True, help="List the rows and how long each would take here; make nothing."
+)
+@click.option(
+    "--at-once",
+    type=click.IntRange(1),
+    help=f"Trainings that run at once.  [default: one a core, {_MOST} at most; 1 with a GPU]",
 )
 @click.option("--out", "target", type=options.OutFile, help="Also write a page: .md, .html or .csv.")
 @options.config_options("preset", "backbone")
@@ -187,6 +195,7 @@ def _table(
     adapters: dict[str, str],
     config: RunConfig,
     session: options.Session,
+    at_once: int | None,
     **asked: Any,
 ) -> Page:
     from earec_core.studies import reproduce as study
@@ -194,7 +203,15 @@ def _table(
     protocol = _protocol(**asked)
     with session("reproduce") as workspace:
         report = study.reproduce(
-            workspace, catalog, table, rows, compared_with, config, adapters=adapters, protocol=protocol
+            workspace,
+            catalog,
+            table,
+            rows,
+            compared_with,
+            config,
+            adapters=adapters,
+            protocol=protocol,
+            at_once=at_once or sensible(_MOST),
         )
     return study.measured(report)
 
@@ -223,26 +240,29 @@ def _costs(
     adapters: dict[str, str],
     config: RunConfig,
     session: options.Session,
+    at_once: int | None,
     **asked: Any,
 ) -> dict[str, Cost]:
     """What each row would take; nothing, and why, where that cannot be said yet."""
     from earec_core.studies import reproduce as study
 
-    protocol = _protocol(**asked)
+    protocol, at_once = _protocol(**asked), at_once or sensible(_MOST)
     if not session.registry.exists():
         out.note(f"How long it would take is not known: there is no registry {session.registry} yet.")
         return {}
     try:
         with session("reproduce") as workspace:
-            costs = study.expected(workspace, catalog, rows, config, adapters=adapters, protocol=protocol)
+            costs = study.expected(
+                workspace, catalog, rows, config, adapters=adapters, protocol=protocol, at_once=at_once
+            )
     except UsageError as error:
         out.note(f"How long it would take is not known: {error.problem}")
         return {}
     encoding = sum(cost.encoding for cost in costs.values())
-    training = sum(cost.training for cost in costs.values())
+    training = sum(cost.training for cost in costs.values()) / at_once
     out.note(
-        f"On this machine: {encoding:.1f} minutes of encoding and {training:.1f} of training at most, were no "
-        "training to stop before its last epoch."
+        f"On this machine, {at_once} at a time: {encoding:.1f} minutes of encoding and {training:.1f} of training "
+        "at most, were no training to stop before its last epoch."
     )
     return costs
 
@@ -255,6 +275,7 @@ def _figure(
     modalities: list[str] | None,
     seeds: int,
     items: int | None,
+    at_once: int | None,
     config: RunConfig,
     session: options.Session,
     **_: Any,
@@ -271,7 +292,14 @@ def _figure(
             )
             return study.shown_cases(catalog.name, made)
         correlation = study.correlate(
-            workspace, catalog, config, modalities=shown, adapters=adapters, seeds=seeds, items=items
+            workspace,
+            catalog,
+            config,
+            modalities=shown,
+            adapters=adapters,
+            seeds=seeds,
+            items=items,
+            at_once=at_once or sensible(_MOST),
         )
     return study.correlated(catalog.name, correlation)
 

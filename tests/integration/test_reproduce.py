@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def _argv(pipeline: Pipeline, *more: str) -> list[str]:
     settings = ("recommender.epochs=2", "recommender.dim=8", "recommender.dropout=0.1")
     sets = [part for setting in settings for part in ("--set", setting)]
     common = ["--data", str(pipeline.data), "--backbone", str(pipeline.llm), "--modalities", "text,behavior"]
-    return ["reproduce", "--table", "4", *common, *NAMED, *sets, *more]
+    return ["reproduce", "--table", "4", *common, *NAMED, *sets, "--at-once", "1", *more]
 
 
 def _measure(pipeline: Pipeline, *more: str) -> int:
@@ -191,6 +192,48 @@ def test_what_is_made_is_not_made_again(
     trained.clear()
     assert _measure(in_home, "--set", "recommender.lr=0.02") == 0
     assert len(trained) == 2 * len(ROWS)
+
+
+def test_trainings_in_other_processes_give_the_same_and_their_events_are_heard(
+    report: dict[str, Any],
+    in_home: Pipeline,
+    tmp_path: Path,
+    out_json: OutJson,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry, events = tmp_path / "registry", tmp_path / "events"
+    shutil.copytree(in_home.registry, registry)
+    for name in [f"reproduce/things/{row}/recommender-{seed}" for row in ROWS for seed in range(2)]:
+        Registry.open(registry).untag(name)
+    monkeypatch.setenv("EAREC_HOME", str(tmp_path / "home"))
+    asked = ["--only", ",".join(ROWS), "--seeds", "2", "--json", "--jsonl", str(events)]
+    assert run([*_argv(in_home, *asked, "--at-once", "2"), "--registry", str(registry)]) == 0
+    for one, other in zip(out_json()["results"], report["results"], strict=True):
+        assert one["row"] == other["row"]
+        # Sums over another number of threads may end in other digits.
+        assert one["valid"] == pytest.approx(other["valid"], abs=1e-6)
+        for metric, figures in one["test"].items():
+            assert figures["seeds"] == pytest.approx(other["test"][metric]["seeds"], abs=1e-6)
+    heard = [json.loads(line) for line in events.read_text().splitlines()]
+    ended = [event for event in heard if (event["event"], event.get("stage")) == ("end", "recommend")]
+    assert len(ended) == 2 * len(ROWS)
+
+
+def test_what_fails_in_another_process_is_its_sentence(
+    in_home: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing = (
+        "--set",
+        "recommender.max_len=2",
+        "--set",
+        "recommender.lr=1e30",
+        "--set",
+        "recommender.epochs=3",
+    )
+    assert _measure(in_home, "--at-once", "2", *failing) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert "lr" in said.splitlines()[-1] or "lr" in said.splitlines()[-2]
 
 
 def test_what_is_damaged_is_made_again_and_whole_then(

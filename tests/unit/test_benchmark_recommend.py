@@ -70,6 +70,13 @@ def test_the_benchmark_trains_as_the_package_does(catalog: Catalog) -> None:
     assert 0 < ours["seconds_to_target"] <= ours["seconds"]
 
 
+def test_both_types_are_timed_on_the_same_steps() -> None:
+    found = _run("recommend.py", "--only", "bfloat16", "--low-steps", "2", "--batch", "70")["bfloat16"]
+    for items in ("ids", "vectors"):
+        assert 0 < found[items]["losses_differ"] < 0.01
+        assert found[items]["ratio"] == pytest.approx(found[items]["float32_s"] / found[items]["bfloat16_s"])
+
+
 def test_training_alone_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     worker, now = _worker(), 0.0
     monkeypatch.setattr(worker.time, "process_time", lambda: now)

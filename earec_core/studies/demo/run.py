@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 import tomllib
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -14,8 +15,13 @@ from typing import Any
 import earec_core
 from earec_core.files import digest, write_atomic, write_json
 from earec_core.studies.demo import sources
-from earec_core.studies.demo.processes import Runner, Timed, running
+from earec_core.studies.processes import running
 from earec_core.workspace import Workspace
+
+Runner = Callable[[Sequence[str]], Any]
+"""Runs one `earec` command and returns what it printed, parsed where it is JSON."""
+Timed = tuple[float, float, Any]
+"""When a command began, in Unix time, the seconds that it took, and what the runner gave."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +121,13 @@ def run(folder: Path, workspace: Workspace, runner: Runner, *, at_once: int = 1)
 
     failed: BaseException | None = None
     begun: dict[Future[Timed], Stage] = {}
-    with running(at_once, runner) as submit:
+    with running(at_once) as submit:
         while begun or (failed is None and len(done) < len(planned)):
             for stage in _ready(planned, done, begun.values()) if failed is None else ():
                 if len(begun) < at_once:
                     head = f"[{numbers[stage.name]}/{len(planned)}] {stage.title}"
                     workspace.note(f"\n{head}\n$ {stage.line}")
-                    begun[submit(stage.command)] = stage
+                    begun[submit(_timed, runner, stage.command)] = stage
             for future in wait(begun, return_when=FIRST_COMPLETED).done:
                 stage = begun.pop(future)
                 failed = failed or future.exception()
@@ -130,6 +136,12 @@ def run(folder: Path, workspace: Workspace, runner: Runner, *, at_once: int = 1)
         if failed is not None:
             raise failed
     return [done[stage.name] for stage in planned]
+
+
+def _timed(runner: Runner, command: Sequence[str]) -> Timed:
+    began, started = time.time(), time.monotonic()
+    result = runner(command)
+    return began, time.monotonic() - started, result
 
 
 def _ready(planned: Sequence[Stage], done: Container[str], begun: Container[Stage]) -> list[Stage]:

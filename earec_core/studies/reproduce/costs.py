@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -42,8 +43,11 @@ def expected(
     *,
     adapters: Mapping[str, str],
     protocol: Protocol,
+    at_once: int = 1,
 ) -> dict[str, Cost]:
     """What each row of `reproduce`, its arguments being these, would take; nothing is stored.
+
+    A training has the share of the processor that each of `at_once` has.
 
     Recommenders that are there already count as if they were not.
 
@@ -56,9 +60,22 @@ def expected(
         encodings = maker.encoding_minutes(row)
         encoding = sum(minutes for name, minutes in encodings.items() if name not in counted)
         counted |= encodings.keys()
-        costs[row.name] = Cost(encoding, _training(maker, row, config.recommender, protocol))
+        with _threads(max(1, torch.get_num_threads() // at_once)):
+            training = _training(maker, row, config.recommender, protocol)
+        costs[row.name] = Cost(encoding, training)
         workspace.progress(number, len(rows), row.name)
     return costs
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """So many within it, and as many as before behind it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _training(maker: RowMaker, row: Row, config: RecommenderConfig, protocol: Protocol) -> float:

@@ -120,12 +120,14 @@ def correlate(
     adapters: Mapping[str, str] | None = None,
     seeds: int = 3,
     items: int | None = None,
+    at_once: int = 1,
 ) -> Correlation:
     """Figure 5: ROUGE-L and recommendation of each modality alone, un-aligned and aligned.
 
     Args:
         seeds: trainings of the recommender each.
         items: of the test split, for ROUGE-L; default: all.
+        at_once: trainings that run at once, see `reproduce`.
 
     Raises:
         UsageError: an adapter is missing.
@@ -148,6 +150,7 @@ def correlate(
         config,
         adapters=adapters,
         protocol=Protocol(seeds),
+        at_once=at_once,
     )
     test = {result.row.name: result.test for result in report.results}
     points = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from earec_core.metrics.ranking import KS, Metrics
 from earec_core.studies.reproduce import compare
 from earec_core.studies.reproduce.plan import Row, label
 from earec_core.studies.reproduce.rows import Protocol, RowMaker
+from earec_core.studies.reproduce.trainings import trainings
 from earec_core.studies.reproduce.verdict import Verdict, verdicts
 from earec_core.workspace import Workspace
 
@@ -96,6 +98,7 @@ def reproduce(
     *,
     adapters: Mapping[str, str] | None = None,
     protocol: Protocol | None = None,
+    at_once: int = 1,
 ) -> Report:
     """Measure the rows of `plan`; what is already in the registry is not made again.
 
@@ -103,6 +106,8 @@ def reproduce(
         table, rows, reference: those of `plan`.
         config: backbone, the recommender's hyper-parameters, plugin settings that differ from the adapters' own.
         adapters: references by modality; default: see `choose_adapters`.
+        at_once: trainings that run at once, each in a process of its own with its share of the processor. A script
+            that asks for several does so under `if __name__ == "__main__":`, since each process imports it.
 
     Raises:
         UsageError: an adapter is missing, or the adapters cannot be composed.
@@ -112,7 +117,7 @@ def reproduce(
     protocol = protocol or Protocol()
     users = _evaluated(catalog)
     maker = RowMaker.over(workspace, catalog, rows, config, adapters or {}, protocol.encoder)
-    ids, measured = _measure(workspace, maker, rows, config.recommender, protocol)
+    ids, measured = _measure(workspace, maker, rows, config.recommender, protocol, at_once)
     worth = {metric: _worth(measured, metric) for metric in METRICS}
     gains = worth["ndcg@10"]
     versus = statistics.versus(gains, reference)
@@ -179,6 +184,7 @@ def _measure(
     rows: Sequence[Row],
     config: RecommenderConfig,
     protocol: Protocol,
+    at_once: int,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[Metrics]]]:
     """Every row's ids, and its recommenders' test ranks, a seed each."""
     key = {
@@ -191,26 +197,51 @@ def _measure(
     run = workspace.run("reproduce", key).start()
     # All of them first: adapters that do not fit are then found before hours of training.
     composites = {row.name: maker.composite(row) for row in rows if row.kind == "composite"}
+    vectors = {row.name: maker.inputs(row, composites.get(row.name)) for row in rows}
+    trained = _train(maker, rows, vectors, config, protocol, at_once)
     ids: dict[str, dict[str, Any]] = {}
     measured: dict[str, list[Metrics]] = {}
     for number, row in enumerate(rows, 1):
-        vectors = maker.inputs(row, composites.get(row.name))
-        best = maker.settings(row, vectors, config, protocol)
-        trained = [
-            maker.recommender(row, vectors, best.model_copy(update={"seed": seed}))
-            for seed in range(protocol.seeds)
-        ]
+        read = vectors[row.name]
         ids[row.name] = {
             "composite": composites.get(row.name),
-            "vectors": vectors[0] if len(vectors) == 1 else list(vectors) or None,
-            "recommenders": trained,
+            "vectors": read[0] if len(read) == 1 else list(read) or None,
+            "recommenders": trained[row.name],
         }
-        measured[row.name] = [maker.tested(identity, protocol.exclude_seen) for identity in trained]
+        measured[row.name] = [maker.tested(identity, protocol.exclude_seen) for identity in trained[row.name]]
         hits = [metrics.hr(10) for metrics in measured[row.name]]
         workspace.note(f"{row.name}: HR@10 {np.mean(hits):.4f} ({', '.join(f'{hit:.4f}' for hit in hits)})")
         run.step(number, {"hr@10": float(np.mean(hits))})
     run.finish({"rows": ids}, step=len(rows))
     return ids, measured
+
+
+def _train(
+    maker: RowMaker,
+    rows: Sequence[Row],
+    vectors: Mapping[str, Sequence[str]],
+    config: RecommenderConfig,
+    protocol: Protocol,
+    at_once: int,
+) -> dict[str, list[str]]:
+    """Ids of every row's recommenders, a seed each; the rows' settings are found first."""
+    with trainings(maker, at_once) as submit:
+        tuned = {row.name: submit("settings", row, vectors[row.name], config, protocol) for row in rows}
+        begun = {
+            submit("recommender", row, vectors[row.name], best.model_copy(update={"seed": seed})): (row, seed)
+            for row in rows
+            for best in (tuned[row.name].result(),)
+            for seed in range(protocol.seeds)
+        }
+        for done, future in enumerate(as_completed(begun), 1):
+            row, seed = begun[future]
+            future.result()
+            if at_once > 1:
+                maker.workspace.progress(done, len(begun), f"{row.name}, seed {seed}")
+    trained: dict[str, list[str]] = {row.name: [] for row in rows}
+    for future, (row, _) in begun.items():
+        trained[row.name].append(future.result())
+    return trained
 
 
 def _over_seeds(

@@ -1,4 +1,4 @@
-"""Commands in processes that live as long as the demo does, each with its share of the processor."""
+"""Work in processes that live as long as a study does, each with its share of the processor."""
 
 from __future__ import annotations
 
@@ -6,54 +6,51 @@ import io
 import multiprocessing
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import connection
 from typing import Any
 
 from earec_core.errors import EarecError
 
-Runner = Callable[[Sequence[str]], Any]
-"""Runs one `earec` command and returns what it printed, parsed where it is JSON."""
-Timed = tuple[float, float, Any]
-"""When a command began, in Unix time, the seconds that it took, and what the runner gave."""
-Submit = Callable[[Sequence[str]], "Future[Timed]"]
-"""Begins a command."""
+Submit = Callable[..., "Future[Any]"]
+"""Begins a function of a module with some arguments."""
+Prepare = Callable[[], None]
 
 
-def sensible() -> int:
-    """Commands at once: two share a processor better than one alone fills it; a GPU is one's own."""
+def sensible(most: int) -> int:
+    """How many pieces of work at once: each alone fills a few cores badly; a GPU is one's own."""
     import torch
 
-    return 1 if torch.cuda.is_available() or _cores() < 2 else 2
+    return 1 if torch.cuda.is_available() else max(1, min(cores(), most))
 
 
 @contextmanager
-def running(at_once: int, runner: Runner) -> Iterator[Submit]:
-    """Within it commands can be begun; one at a time they run in this process, and are done when `submit` returns.
+def running(at_once: int, prepare: Prepare | None = None) -> Iterator[Submit]:
+    """Within it work can be begun; one at a time it runs in this process, and is done when `submit` returns.
 
     Args:
         at_once: processes; each has its share of the cores as threads.
-        runner: a function of a module, which other processes can import.
+        prepare: what each of several processes calls first.
 
     Raises:
         EarecError: a process was killed.
     """
     if at_once == 1:
-        yield lambda command: _Here().submit(_timed, runner, command)
+        yield _Here().submit
         return
-    threads = max(1, _cores() // at_once)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(at_once, context, _begin, (threads,))
+    pool = ProcessPoolExecutor(at_once, context, _begin, (max(1, cores() // at_once), prepare))
     try:
-        yield lambda command: pool.submit(_timed, runner, command)
+        yield pool.submit
         pool.shutdown()
     except BrokenProcessPool as error:
         raise EarecError(
-            "A process that ran a stage was killed, most likely for its memory.",
-            "Run it again one stage at a time: --at-once 1. What is finished is not repeated.",
+            "A process that did a part of the work was killed, most likely for its memory.",
+            "Run it again with one at a time: --at-once 1. What is finished is not repeated.",
         ) from error
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -62,7 +59,7 @@ def running(at_once: int, runner: Runner) -> Iterator[Submit]:
         raise
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use."""
     # macOS and Windows have no affinity.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -80,7 +77,7 @@ class _Here(Executor):
         return future
 
 
-def _begin(threads: int) -> None:
+def _begin(threads: int, prepare: Prepare | None) -> None:
     """What a process does first."""
     import torch
 
@@ -92,9 +89,14 @@ def _begin(threads: int) -> None:
 
     torch.set_num_threads(threads)
     sys.stderr = Log(sys.stderr.buffer, line_buffering=True)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if prepare is not None:
+        prepare()
 
 
-def _timed(runner: Runner, command: Sequence[str]) -> Timed:
-    began, started = time.time(), time.monotonic()
-    result = runner(command)
-    return began, time.monotonic() - started, result
+def _end_with_parent() -> None:
+    """End this process once the one that began it has: killed, it cannot end others."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
