@@ -50,9 +50,10 @@ def done(file: Path) -> dict[Key, Figures]:
     }
 
 
-def measure(work: Path, catalog: Catalog, reference: str, variant: str, seed: int) -> Figures:
+def measure(work: Path, catalog: Catalog, reference: str, variant: str, seed: int, dtype: str) -> Figures:
     """Validation NDCG@10 of a variant, trained, by what competes."""
-    config = RecommenderConfig.model_validate({**SETTINGS, **VARIANTS[variant], "seed": seed})
+    settings = {**SETTINGS, **VARIANTS[variant], "seed": seed, "dtype": dtype}
+    config = RecommenderConfig.model_validate(settings)
     split, vectors = catalog.leave_one_out(), None
     if variant != "ids":
         registry = Registry.open(work / "registry")
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("catalogs", nargs="+", metavar="CATALOG=VECTORS")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--dtype", default="float32", help="of the trainings' products")
     options = parser.parse_args()
     file = options.work / "item_tables.jsonl"
     for pair in options.catalogs:
@@ -93,7 +95,7 @@ def main() -> None:
             for seed in range(options.seeds):
                 if (name, variant, seed) in done(file):
                     continue
-                figures = measure(options.work, catalog, reference, variant, seed)
+                figures = measure(options.work, catalog, reference, variant, seed, options.dtype)
                 with file.open("a") as out:
                     out.write(
                         json.dumps({"catalog": name, "variant": variant, "seed": seed, **figures}) + "\n"

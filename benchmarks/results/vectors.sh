@@ -61,5 +61,7 @@ for part in all unseen cold warm; do
   step "compare-$part" earec recommend compare "$(refs ids)" "$(refs unaligned)" "$(refs text)" "$(refs composite)" \
     "$(refs composite-ids)" --data "$catalog" --slice "$part" || true
 done
+step compare-left-out earec recommend compare "$(refs ids)" "$(refs unaligned)" "$(refs text)" "$(refs composite)" \
+  "$(refs composite-ids)" --data "$catalog" --exclude-seen
 step compare-unaligned earec recommend compare "$(refs unaligned)" "$(refs text)" "$(refs composite)" --data "$catalog"
 step compare-text earec recommend compare "$(refs text)" "$(refs composite)" --data "$catalog"

@@ -235,10 +235,9 @@ class RowMaker:
             return None
         return ItemTexts.open(self.workspace, self.catalog, config, row.words, self._settings)
 
-    def recommender(self, row: Row, vectors: Sequence[str], config: RecommenderConfig) -> str:
-        """Id of a recommender over the vectors, over ids without."""
-        name = self._name(row, f"recommender-{config.seed}")
-        stored = self._stored(name, RecommenderManifest)
+    def made(self, row: Row, vectors: Sequence[str], config: RecommenderConfig) -> str | None:
+        """Id of the row's recommender of this configuration, if it has been trained."""
+        stored = self._stored(self._name(row, f"recommender-{config.seed}"), RecommenderManifest)
         if (
             stored is not None
             and stored.manifest.parents == tuple(vectors)
@@ -247,11 +246,15 @@ class RowMaker:
             and stored.manifest.data.digest == self.catalog.digest
         ):
             return stored.id
+        return None
+
+    def recommender(self, row: Row, vectors: Sequence[str], config: RecommenderConfig) -> str:
+        """Train a recommender over the vectors, over ids without; its id."""
         return train_registered(
             self.workspace.about(f"{row.name}, seed {config.seed}"),
             self.catalog,
             config,
-            name=name,
+            name=self._name(row, f"recommender-{config.seed}"),
             vectors=vectors,
             model=row.model,
             words=row.words if self._trains_encoder(row) else (),

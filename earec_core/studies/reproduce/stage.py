@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from earec_core.metrics.ranking import KS, Metrics
 from earec_core.studies.reproduce import compare
 from earec_core.studies.reproduce.plan import Row, label
 from earec_core.studies.reproduce.rows import Protocol, RowMaker
-from earec_core.studies.reproduce.trainings import trainings
+from earec_core.studies.reproduce.trainings import here, trainings
 from earec_core.studies.reproduce.verdict import Verdict, verdicts
 from earec_core.workspace import Workspace
 
@@ -225,23 +226,25 @@ def _train(
     at_once: int,
 ) -> dict[str, list[str]]:
     """Ids of every row's recommenders, a seed each; the rows' settings are found first."""
+    trained: dict[tuple[str, int], str] = {}
     with trainings(maker, at_once) as submit:
-        tuned = {row.name: submit("settings", row, vectors[row.name], config, protocol) for row in rows}
-        begun = {
-            submit("recommender", row, vectors[row.name], best.model_copy(update={"seed": seed})): (row, seed)
-            for row in rows
-            for best in (tuned[row.name].result(),)
-            for seed in range(protocol.seeds)
-        }
+        search = submit if protocol.trials > 1 else partial(here, maker)
+        tuned = {row.name: search("settings", row, vectors[row.name], config, protocol) for row in rows}
+        begun: dict[Future[str], tuple[str, int]] = {}
+        for row in rows:
+            best, read = tuned[row.name].result(), vectors[row.name]
+            for seed in range(protocol.seeds):
+                seeded = best.model_copy(update={"seed": seed})
+                if (made := maker.made(row, read, seeded)) is not None:
+                    trained[row.name, seed] = made
+                else:
+                    begun[submit("recommender", row, read, seeded)] = (row.name, seed)
         for done, future in enumerate(as_completed(begun), 1):
-            row, seed = begun[future]
-            future.result()
+            name, seed = begun[future]
+            trained[name, seed] = future.result()
             if at_once > 1:
-                maker.workspace.progress(done, len(begun), f"{row.name}, seed {seed}")
-    trained: dict[str, list[str]] = {row.name: [] for row in rows}
-    for future, (row, _) in begun.items():
-        trained[row.name].append(future.result())
-    return trained
+                maker.workspace.progress(done, len(begun), f"{name}, seed {seed}")
+    return {row.name: [trained[row.name, seed] for seed in range(protocol.seeds)] for row in rows}
 
 
 def _over_seeds(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -32,10 +31,10 @@ def trainings(maker: RowMaker, at_once: int) -> Iterator[Submit]:
 
     Raises:
         EarecError: see `running`.
+        Exception: what a strict observer raised.
     """
     if at_once == 1:
-        with running(1) as submit:
-            yield partial(_at_once, submit, maker)
+        yield partial(here, maker)
         return
     workspace = maker.workspace
     told: Told = multiprocessing.get_context("spawn").Queue()
@@ -43,14 +42,21 @@ def trainings(maker: RowMaker, at_once: int) -> Iterator[Submit]:
     place = _Place(
         workspace.home, workspace.registry.root, maker.catalog.path, maker.config, adapters, maker.encoder
     )
-    listener = threading.Thread(target=_listen, args=(told, workspace))
-    listener.start()
-    try:
-        with running(at_once, partial(_settle, place, told)) as submit:
-            yield partial(submit, _call)
-    finally:
-        told.put(None)
-        listener.join()
+    with ThreadPoolExecutor(1, "listener") as listener:
+        heard = listener.submit(_listen, told, workspace)
+        try:
+            with running(at_once, partial(_settle, place, told)) as submit:
+                yield partial(submit, _call)
+        finally:
+            told.put(None)
+        heard.result()
+
+
+def here(maker: RowMaker, method: str, *arguments: Any) -> Future[Any]:
+    """Calls a method of the maker in this process; what fails is raised before anything else is begun."""
+    future: Future[Any] = Future()
+    future.set_result(getattr(maker, method)(*arguments))
+    return future
 
 
 @dataclass(frozen=True)
@@ -107,13 +113,6 @@ def _maker() -> RowMaker:
     """Made at the first call, so that what is wrong is its error."""
     place: _Place = _settled["place"]
     return place.maker(_settled["told"])
-
-
-def _at_once(submit: Submit, maker: RowMaker, method: str, *arguments: Any) -> Future[Any]:
-    """In this process what fails is raised before anything else is begun."""
-    future = submit(getattr(maker, method), *arguments)
-    future.result()
-    return future
 
 
 def _call(method: str, *arguments: Any) -> Any:
