@@ -1,6 +1,6 @@
 """Which item table and which scaling wins on validation, on every catalog, over seeds: what the defaults rest on.
 
-Usage: item_tables.py WORK CATALOG=VECTORS ... [--seeds 3]
+Usage: item_tables.py WORK CATALOG=VECTORS ... [--seeds 3] [--only ROW ...] [--set lr=2e-3 ...]
 WORK holds the catalogs' folders and `registry`. Each result is a line of WORK/item_tables.jsonl; one that is
 there is not trained again. Test targets are not looked at. Prints the tables of docs/results.md.
 """
@@ -50,9 +50,11 @@ def done(file: Path) -> dict[Key, Figures]:
     }
 
 
-def measure(work: Path, catalog: Catalog, reference: str, variant: str, seed: int, dtype: str) -> Figures:
+def measure(
+    work: Path, catalog: Catalog, reference: str, variant: str, seed: int, given: dict[str, object]
+) -> Figures:
     """Validation NDCG@10 of a variant, trained, by what competes."""
-    settings = {**SETTINGS, **VARIANTS[variant], "seed": seed, "dtype": dtype}
+    settings = {**SETTINGS, **given, **VARIANTS[variant], "seed": seed}
     config = RecommenderConfig.model_validate(settings)
     split, vectors = catalog.leave_one_out(), None
     if variant != "ids":
@@ -85,17 +87,19 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("catalogs", nargs="+", metavar="CATALOG=VECTORS")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--dtype", default="float32", help="of the trainings' products")
+    parser.add_argument("--only", nargs="+", metavar="ROW", choices=VARIANTS, help="rows to train")
+    parser.add_argument("--set", nargs="+", metavar="KEY=VALUE", default=[], help="settings of every row")
     options = parser.parse_args()
+    given = {key: value for key, _, value in (pair.partition("=") for pair in options.set)}
     file = options.work / "item_tables.jsonl"
     for pair in options.catalogs:
         name, _, reference = pair.partition("=")
         catalog = Catalog.open(options.work / name)
-        for variant in VARIANTS:
+        for variant in options.only or VARIANTS:
             for seed in range(options.seeds):
                 if (name, variant, seed) in done(file):
                     continue
-                figures = measure(options.work, catalog, reference, variant, seed, options.dtype)
+                figures = measure(options.work, catalog, reference, variant, seed, given)
                 with file.open("a") as out:
                     out.write(
                         json.dumps({"catalog": name, "variant": variant, "seed": seed, **figures}) + "\n"
