@@ -188,7 +188,7 @@ class RecommenderConfig(Section):
     max_len: int = Field(50, ge=2, description="Items of a sequence that the model sees.")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="Of the products in training; parameters, sums and rankings stay float32. bfloat16 is about "
+        description="Of the products in training; parameters, sums and rankings stay float32. bfloat16 is up to "
         "twice as fast where the machine multiplies it.",
     )
     epochs: int = Field(
