@@ -148,6 +148,7 @@ RARE: Mapping[str, frozenset[str]] = {
             "--encoder",
             "--items",
             "--exclude-seen",
+            "--at-once",
             "--adapter",
             "--config",
             "--preset",
