@@ -121,19 +121,8 @@ def reproduce(
     ids, measured = _measure(workspace, maker, rows, config.recommender, protocol, at_once)
     worth = {metric: _worth(measured, metric) for metric in METRICS}
     gains = worth["ndcg@10"]
-    versus = statistics.versus(gains, reference)
     valid = {name: float(np.mean([*map(maker.valid, made["recommenders"])])) for name, made in ids.items()}
-    results = tuple(
-        Result(
-            row,
-            ids[row.name],
-            _test(row.name, measured, worth),
-            valid[row.name],
-            maker.size(ids[row.name]["composite"]) if row.kind == "composite" else None,
-            versus.get(row.name),
-        )
-        for row in rows
-    )
+    versus = statistics.versus(gains, reference)
     rate = float(np.mean([metrics.hr(10) for metrics in measured[reference]]))
     return Report(
         table,
@@ -145,12 +134,26 @@ def reproduce(
         protocol.seeds,
         reference,
         statistics.resolution(rate, users),
-        results,
+        tuple(_result(maker, row, ids[row.name], measured, worth, valid, versus) for row in rows),
         _effects(rows, gains, reference),
         protocol.trials,
         protocol.exclude_seen,
         verdicts(rows, valid, worth),
     )
+
+
+def _result(
+    maker: RowMaker,
+    row: Row,
+    made: Mapping[str, Any],
+    measured: Mapping[str, Sequence[Metrics]],
+    worth: Mapping[str, Mapping[str, Any]],
+    valid: Mapping[str, float],
+    versus: Mapping[str, Mapping[str, float]],
+) -> Result:
+    size = maker.size(made["composite"]) if row.kind == "composite" else None
+    test = _test(row.name, measured, worth)
+    return Result(row, made, test, valid[row.name], size, versus.get(row.name))
 
 
 def _evaluated(catalog: Catalog) -> int:
